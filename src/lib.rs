@@ -1,0 +1,21 @@
+//! Moves Dify's workflow history from Postgres to Aliyun SLS.
+//!
+//! The map, from the top down; a module names only modules below its line, and none of its own
+//! line (`tests/it/layers.rs` checks that):
+//!
+//! ```text
+//! cli                              flags and environment → checked settings; exit codes
+//! commands                         one file a subcommand
+//! pipeline                         rows → logs → batches → lanes → ledger
+//! source  dify  sls  ledger        Postgres reads · row → log · SLS's HTTP interface · the book
+//! pg                               how both databases are reached
+//! record  wire                     row types · SLS's bytes
+//! secret
+//! ```
+//!
+//! Beside it stand `sim`, the local SLS, and `demo`, which makes history; only their subcommands
+//! name them.
+
+pub mod record;
+pub mod secret;
+pub mod wire;
