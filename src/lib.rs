@@ -16,6 +16,10 @@
 //! Beside it stand `sim`, the local SLS, and `demo`, which makes history; only their subcommands
 //! name them.
 
+pub mod ledger;
+pub mod pg;
 pub mod record;
 pub mod secret;
+pub mod sls;
+pub mod source;
 pub mod wire;
