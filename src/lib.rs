@@ -16,6 +16,7 @@
 //! Beside it stand `sim`, the local SLS, and `demo`, which makes history; only their subcommands
 //! name them.
 
+pub mod dify;
 pub mod ledger;
 pub mod pg;
 pub mod record;
