@@ -17,7 +17,6 @@ const SOURCE: u8 = 0x22;
 const LOG_TAGS: u8 = 0x32;
 const TIME: u8 = 0x08;
 const CONTENTS: u8 = 0x12;
-const TIME_NS: u8 = 0x25;
 const KEY: u8 = 0x0a;
 const VALUE: u8 = 0x12;
 
