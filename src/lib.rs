@@ -19,6 +19,7 @@
 pub mod dify;
 pub mod ledger;
 pub mod pg;
+pub mod pipeline;
 pub mod record;
 pub mod secret;
 pub mod sls;

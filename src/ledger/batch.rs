@@ -72,19 +72,10 @@ impl Ledger {
         Ok(Lane { id: row.try_get("id")?, hash_key: hash_key.to_owned(), last_number: 0 })
     }
 
-    /// Which of these rows are in a live batch or an open hold. Each row with its `created_at`.
-    pub async fn known(
-        &self,
-        table: Table,
-        rows: &[(Uuid, Timestamp)],
-    ) -> anyhow::Result<HashSet<Uuid>> {
-        if rows.is_empty() {
-            return Ok(HashSet::new());
-        }
+    /// Which of these rows are held.
+    pub async fn held(&self, table: Table, ids: Vec<Uuid>) -> anyhow::Result<HashSet<Uuid>> {
         let mut tx = self.begin_relaxed().await?;
-        let wanted: HashSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
-        let ids: Vec<Uuid> = rows.iter().map(|(id, _)| *id).collect();
-        let mut known: HashSet<Uuid> = pg::statement(
+        let rows = pg::statement(
             "SELECT row_id FROM sls_backfill.hold WHERE table_name = $1 AND row_id = ANY($2) \
              AND state = 'open'",
         )
@@ -92,11 +83,22 @@ impl Ledger {
         .bind(ids)
         .fetch_all(&mut *tx)
         .await
-        .context("look for held rows")?
-        .iter()
-        .map(|row| row.try_get("row_id"))
-        .collect::<Result<_, _>>()?;
+        .context("look for held rows")?;
+        rows.iter().map(|row| Ok(row.try_get("row_id")?)).collect()
+    }
 
+    /// Which of these rows are in a live batch. Each row with its `created_at`.
+    pub async fn batched(
+        &self,
+        table: Table,
+        rows: &[(Uuid, Timestamp)],
+    ) -> anyhow::Result<HashSet<Uuid>> {
+        let mut known = HashSet::new();
+        if rows.is_empty() {
+            return Ok(known);
+        }
+        let mut tx = self.begin_relaxed().await?;
+        let wanted: HashSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
         let numbers: Vec<i64> = rows.iter().map(|(id, _)| id_number(*id)).collect();
         let times: Vec<Timestamp> = rows.iter().map(|(_, at)| *at).collect();
         let overlaps = pg::statement(
