@@ -18,4 +18,6 @@
 
 pub mod record;
 pub mod secret;
+#[cfg(feature = "simulator")]
+pub mod sim;
 pub mod wire;
