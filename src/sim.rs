@@ -21,6 +21,7 @@ pub mod search;
 pub mod store;
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -88,8 +89,14 @@ pub async fn serve(
         tokio::select! {
             () = &mut shutdown => return Ok(()),
             accepted = listener.accept() => {
-                let (stream, _) = accepted.context("accept a connection")?;
-                connections.spawn(serve_connection(Arc::clone(&service), stream));
+                match accepted {
+                    Ok((stream, _)) => {
+                        connections.spawn(serve_connection(Arc::clone(&service), stream));
+                    }
+                    // The client was gone before it was served.
+                    Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                    Err(error) => return Err(error).context("accept a connection"),
+                }
             }
             Some(_) = connections.join_next() => {}
         }

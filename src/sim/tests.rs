@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
 use crate::secret::Secret;
@@ -382,6 +383,27 @@ async fn things_are_set_up_and_looked_at() {
     let got = sim.get("/logstores/runs").await;
     assert_eq!(got.error(), (404, "LogStoreNotExist".to_owned()));
     assert_eq!(sim.get("/nothing").await.error(), (404, "UnsupportedOperation".to_owned()));
+}
+
+/// What the Rust and Python SDKs send through HTTP_PROXY.
+#[tokio::test]
+async fn a_target_in_absolute_form_is_served() {
+    let sim = Sim::with_logstore(SignatureVersion::V4).await;
+    let headers: Vec<_> = [("Host", "dify.sls.test"), ("x-log-apiversion", "0.6.0")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec();
+    let parts =
+        SignedParts { method: "GET", path: "/logstores", query: &[], headers: &headers, body: b"" };
+    let mut request = "GET http://dify.sls.test/logstores HTTP/1.1\r\n".to_owned();
+    for (name, value) in sign(sim.version, &sim.credentials, "cn-test", unix_now_s(), &parts) {
+        request += &format!("{name}: {value}\r\n");
+    }
+    request += "Connection: close\r\n\r\n";
+    let mut stream = TcpStream::connect(sim.base.trim_start_matches("http://")).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#"["runs"]"#), "{answer}");
 }
 
 #[tokio::test]

@@ -127,26 +127,20 @@ impl Field {
         match &self.wanted {
             Wanted::Any => true,
             Wanted::Number(number) => text.trim().parse() == Ok(*number),
-            Wanted::Prefix(prefix) => self
-                .words(text)
-                .any(|word| self.fold(word, |folded| folded.starts_with(prefix.as_str()))),
+            Wanted::Prefix(prefix) => self.any_word(text, |word| word.starts_with(prefix.as_str())),
             // Without a word in it, as an empty text, nothing is found.
             Wanted::Words(wanted) => {
-                !wanted.is_empty()
-                    && wanted.iter().all(|wanted| {
-                        self.words(text).any(|word| self.fold(word, |folded| folded == wanted))
-                    })
+                let is_there = |wanted: &String| self.any_word(text, |word| word == wanted);
+                !wanted.is_empty() && wanted.iter().all(is_there)
             }
         }
     }
 
-    fn words<'a>(&'a self, text: &'a str) -> impl Iterator<Item = &'a str> {
-        text.split(self.delimiters.as_slice()).filter(|word| !word.is_empty())
-    }
-
-    /// Judges `word` in the case that counts.
-    fn fold(&self, word: &str, judge: impl Fn(&str) -> bool) -> bool {
-        if self.case_sensitive { judge(word) } else { judge(&word.to_lowercase()) }
+    /// Whether `judge` takes a word of `text`, in the case that counts.
+    fn any_word(&self, text: &str, judge: impl Fn(&str) -> bool) -> bool {
+        let mut words = text.split(self.delimiters.as_slice()).filter(|word| !word.is_empty());
+        words
+            .any(|word| if self.case_sensitive { judge(word) } else { judge(&word.to_lowercase()) })
     }
 }
 
