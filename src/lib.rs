@@ -22,6 +22,8 @@ pub mod pg;
 pub mod pipeline;
 pub mod record;
 pub mod secret;
+#[cfg(feature = "simulator")]
+pub mod sim;
 pub mod sls;
 pub mod source;
 pub mod wire;
