@@ -1,3 +1,5 @@
-//! The program: hands its arguments to the library.
+//! The binary: everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    dify_sls_backfill::cli::main()
+}
