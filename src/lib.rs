@@ -16,6 +16,8 @@
 //! Beside it stand `sim`, the local SLS, and `demo`, which makes history; only their subcommands
 //! name them.
 
+#[cfg(feature = "simulator")]
+pub mod demo;
 pub mod record;
 pub mod secret;
 pub mod wire;
