@@ -41,14 +41,12 @@ async fn dispatch(cli: Cli) -> Result<Exit, Ended> {
     let environment = Environment::of_process();
     let format = cli.global.format();
     match cli.command {
-        Command::Init(args) => {
-            init::init(&args.settings(&environment).or_exit(Exit::Usage)?).await
-        }
+        Command::Init(args) => init::init(&args.settings(&environment).or_exit(Exit::Usage)?).await,
         Command::Run(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, stop) = channel();
             listen_for_signals(stopper.clone())?;
-            
+
             run::run(&settings, &stopper, stop).await
         }
         Command::Status(args) => {

@@ -16,6 +16,10 @@
 //! Beside it stand `sim`, the local SLS, and `demo`, which makes history; only their subcommands
 //! name them.
 
+pub mod cli;
+pub mod commands;
+#[cfg(feature = "simulator")]
+pub mod demo;
 pub mod dify;
 pub mod ledger;
 pub mod pg;

@@ -31,14 +31,14 @@ pub struct Ended {
 
 impl From<anyhow::Error> for Ended {
     fn from(error: anyhow::Error) -> Self {
-        let exit = if error.is::<AlreadyRunning>() {
-            Exit::Busy
-        } else if error.is::<Refusal>() {
-            Exit::Preflight
-        } else {
-            Exit::Failed
-        };
+        let exit = if error.is::<AlreadyRunning>() { Exit::Busy } else { Exit::Failed };
         Self { exit, error }
+    }
+}
+
+impl From<Refusal> for Ended {
+    fn from(refusal: Refusal) -> Self {
+        Self { exit: Exit::Preflight, error: refusal.into() }
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
-use crate::commands::output::{self, Format, bytes, count};
+use crate::commands::output::{Format, bytes, count};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::commands::status;
 use crate::dify::conversion::Conversion;
@@ -174,7 +174,8 @@ impl Run<'_> {
                 );
             }
         }
-        let (mut accounts, mut total) = (Vec::new(), Outcome { is_complete: true, ..Outcome::default() });
+        let (mut accounts, mut total) =
+            (Vec::new(), Outcome { is_complete: true, ..Outcome::default() });
         for shape in shapes {
             let outcome = self.table(shape).await?;
             accounts.push((shape.table, self.ledger.account(shape.table).await?));
@@ -241,7 +242,9 @@ impl Run<'_> {
         }
         let open = self.ledger.intents(table).await?;
         if open > 0 {
-            tracing::warn!("{table}: {open} batches may or may not be in SLS; the next run looks again");
+            tracing::warn!(
+                "{table}: {open} batches may or may not be in SLS; the next run looks again"
+            );
         }
         if self.settings.verify == Verify::Tags && !self.stop.is_asked() {
             outcome.differences = self.compare(table, open).await?;
@@ -332,8 +335,15 @@ impl Run<'_> {
                     .context("read a pass's conversion from the ledger")?;
                 let only_holds = held.pass_id != pass.id;
                 if only_holds {
-                    self.workers(shape, held.pass_id, (held.conversion_id, conversion), pass, progress, true)
-                        .await?;
+                    self.workers(
+                        shape,
+                        held.pass_id,
+                        (held.conversion_id, conversion),
+                        pass,
+                        progress,
+                        true,
+                    )
+                    .await?;
                 }
             }
         }

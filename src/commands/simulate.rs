@@ -27,7 +27,8 @@ pub async fn simulate(settings: SimulateSettings) -> Result<Exit, Ended> {
         return Err(Ended { exit: Exit::Usage, error });
     }
     let listener = TcpListener::bind(listen).await;
-    let listener = listener.with_context(|| format!("listen on {listen}")).or_exit(Exit::Preflight)?;
+    let listener =
+        listener.with_context(|| format!("listen on {listen}")).or_exit(Exit::Preflight)?;
     let address = listener.local_addr().context("find out the port")?;
     output::line(&format!("listening on {address}"));
     let count_only = settings.sim.count_only;

@@ -83,7 +83,8 @@ fn text(table: Table, account: &Account) -> String {
     }
     if account.late > 0 {
         let rows = count(account.late);
-        text += &format!("\n    {rows} rows came after their range was read: the next run takes them");
+        text +=
+            &format!("\n    {rows} rows came after their range was read: the next run takes them");
     }
     text
 }

@@ -6,8 +6,8 @@ use crate::record::table::{Column, ColumnKind, Table};
 
 /// `DEFAULT_TOKEN_LIST` of Dify's `aliyun_logstore.py`.
 const TOKENS: [&str; 20] = [
-    ",", " ", "\"", ";", "=", "(", ")", "[", "]", "{", "}", "?", "@", "&", "<", ">", "/", ":", "\n",
-    "\t",
+    ",", " ", "\"", ";", "=", "(", ")", "[", "]", "{", "}", "?", "@", "&", "<", ">", "/", ":",
+    "\n", "\t",
 ];
 
 /// SQL on SLS sees that many bytes of a text at most; SLS's own default is 2,048.

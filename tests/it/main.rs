@@ -5,4 +5,6 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 mod harness;
+#[cfg(feature = "simulator")]
+mod history;
 mod layers;
