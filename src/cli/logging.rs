@@ -3,9 +3,11 @@
 use std::io::IsTerminal as _;
 
 use tracing::Level;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::args::{GlobalArgs, LogFormat};
 
@@ -18,15 +20,17 @@ pub fn start(args: &GlobalArgs) {
         (false, _) => Level::TRACE,
     };
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from_level(level))
+    // Libraries tell of their own affairs only when everything is asked for.
+    let others = if args.verbose > 1 { Level::DEBUG } else { Level::WARN };
+    let targets = Targets::new().with_default(others).with_target(env!("CARGO_CRATE_NAME"), level);
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(args.verbose > 1)
-        .with_ansi(color)
         .with_timer(UtcSeconds);
+    let registry = tracing_subscriber::registry().with(targets);
     match args.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().with_ansi(false).init(),
+        LogFormat::Text => registry.with(layer.with_ansi(color)).init(),
+        LogFormat::Json => registry.with(layer.json().with_ansi(false)).init(),
     }
 }
 
