@@ -87,6 +87,7 @@ copy_seconds() {
 # A simulator that counts what it gets and keeps nothing, so that its memory does not matter.
 start_simulator() {
     stop_simulator
+    : >"$work/simulator"
     "$tool" simulate --listen 127.0.0.1:0 --count-only >"$work/simulator" 2>>"$work/log" &
     simulator=$!
     local line="" attempt
@@ -121,8 +122,8 @@ measure() {
     run_s=$(seconds /usr/bin/time -v -o "$work/time" "$tool" run \
         --tables workflow_node_executions --key-order "$order" --verify none 2>>"$work/log")
     stop_simulator
-    cpu_s=$(awk -v user="$(time_field 'User time')" -v system="$(time_field 'System time')" \
-        'BEGIN { print user + system }')
+    cpu_s=$(awk -v user="$(time_field 'User time')" -v kernel="$(time_field 'System time')" \
+        'BEGIN { print user + kernel }')
     rss_kb=$(time_field 'Maximum resident set size')
     table+=("$(awk -v order="$order" -v mb="$((bytes / 1000))e-3" -v copy="$copy_s" \
         -v run="$run_s" -v cpu="$cpu_s" -v rss="$rss_kb" -v sdk="$sdk_mb_per_s" 'BEGIN {

@@ -29,15 +29,21 @@ pub(crate) struct Cluster {
     pub(crate) port: u16,
 }
 
-/// `$1` is the directory, `$2` the server's binary, the rest its arguments. The first descriptor is
-/// kept as the third, because a shell gives its background jobs an empty standard input.
+/// `$1` is the directory, `$2` initdb, `$3` the superuser, the rest the server with its
+/// arguments. The first descriptor is kept as the third, because a shell gives its
+/// background jobs an empty standard input. It has them ignore SIGQUIT, too: a server that has only
+/// just begun would not hear it, but dies of SIGTERM.
 const GUARD: &str = r#"
-directory=$1 postgres=$2
-shift 2
+directory=$1 initdb=$2 user=$3
+shift 3
 exec 3<&0
-"$postgres" "$@" </dev/null 3<&- >"$directory/log" 2>&1 &
+"$initdb" -D "$directory/data" -U "$user" -E UTF8 --locale=C --no-sync \
+    --auth=scram-sha-256 --pwfile="$directory/password" </dev/null >"$directory/log" 2>&1 ||
+    echo "FATAL: initdb has failed" >>"$directory/log"
+"$@" </dev/null 3<&- >>"$directory/log" 2>&1 &
 server=$!
 read -r _ <&3
+kill -TERM "$server" 2>/dev/null
 kill -QUIT "$server" 2>/dev/null
 wait "$server"
 rm -rf "$directory"
@@ -71,11 +77,11 @@ impl Cluster {
         fs::write(directory.join("password"), PASSWORD).unwrap();
         owner.give(&directory);
         owner.give(&directory.join("password"));
-        init(&owner, &directory, &data);
 
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut guard = owner.command("sh");
-        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(binary("postgres"));
+        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(binary("initdb")).arg(USER);
+        guard.arg(binary("postgres"));
         guard.arg("-D").arg(&data).args(["-p", &port.to_string()]);
         guard.arg("-c").arg(format!("unix_socket_directories={}", directory.display()));
         for (name, value) in
@@ -90,7 +96,7 @@ impl Cluster {
 
         let cluster = Self { guard, port };
         let log = directory.join("log");
-        poll("Postgres to start", Duration::from_secs(30), || {
+        poll("Postgres to start", Duration::from_secs(60), || {
             let log = fs::read_to_string(&log).unwrap_or_default();
             if log.contains("could not create any TCP/IP sockets") {
                 return Some(false);
@@ -107,14 +113,6 @@ impl Drop for Cluster {
         // Closes the pipe first.
         let _ = self.guard.wait();
     }
-}
-
-fn init(owner: &Owner, directory: &Path, data: &Path) {
-    let mut initdb = owner.command(binary("initdb"));
-    initdb.arg("-D").arg(data).args(["-U", USER, "-E", "UTF8", "--locale=C", "--no-sync"]);
-    initdb.args(["--auth=scram-sha-256", "--pwfile"]).arg(directory.join("password"));
-    let output = initdb.current_dir(directory).output().unwrap();
-    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// One of Postgres's programs: of the newest version in Debian's folders, else from the PATH. In
