@@ -26,6 +26,9 @@ use crate::demo::history::rows::{NODE_COLUMNS, PAUSE_COLUMNS, RUN_COLUMNS};
 use crate::demo::history::{Chunk, History};
 use crate::record::timestamp::Timestamp;
 
+/// The connection that history goes through.
+pub type Connection = PgConnection;
+
 /// Which history to make. The same settings make the same rows, byte for byte.
 #[derive(Debug, Clone)]
 pub struct HistorySettings {

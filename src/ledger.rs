@@ -16,11 +16,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use uuid::Uuid;
 
-use crate::pg;
+use crate::pg::{self, Address};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 
@@ -53,13 +52,13 @@ impl Ledger {
     ///
     /// Refuses a server with `fsync = off` unless `allow_fsync_off`: its commits survive no crash.
     pub async fn open(
-        options: &PgConnectOptions,
+        address: &Address,
         connections_max: u32,
         allow_fsync_off: bool,
     ) -> anyhow::Result<Self> {
-        let pool = pg::connect(options, connections_max).await.with_context(|| {
-            format!("connect to the ledger at {}:{}", options.get_host(), options.get_port())
-        })?;
+        let pool = pg::connect(address, connections_max)
+            .await
+            .with_context(|| format!("connect to the ledger at {address}"))?;
         let mut tx = pool.begin().await.context("begin a transaction in the ledger")?;
         let fsync = pg::statement("SELECT current_setting('fsync') = 'on' AS fsync")
             .fetch_one(&mut *tx)

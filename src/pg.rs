@@ -5,6 +5,7 @@
 //! (seen with 1.18). So: no start-up options, no named statements, and every statement inside a
 //! transaction, whose settings are `SET LOCAL`.
 
+use std::fmt;
 use std::time::Duration;
 
 use sqlx::encode::IsNull;
@@ -15,20 +16,75 @@ use sqlx::postgres::{
     PgValueFormat, PgValueRef,
 };
 use sqlx::query::Query;
-use sqlx::{AssertSqlSafe, Decode, Encode, PgPool, Postgres, Type};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions as _, Decode, Encode, PgConnection, PgPool, Postgres, Type,
+};
 
 use crate::record::timestamp::Timestamp;
+use crate::secret::Secret;
 
 /// How long a connection may take to be made, or a free one to be had.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Where a database is, and who logs in.
+#[derive(Clone)]
+pub struct Address(PgConnectOptions);
+
+impl Address {
+    /// From a URL. The error does not quote it: it may hold a password.
+    pub fn parse(url: &str) -> Result<Self, NotAnAddress> {
+        // SQLAlchemy's spelling names the driver too.
+        let url = url.replacen("postgresql+psycopg2://", "postgresql://", 1);
+        url.parse().map(Self).map_err(|_| NotAnAddress)
+    }
+
+    /// From its parts.
+    pub fn new(
+        host: &str,
+        port: u16,
+        user: &str,
+        password: Option<&Secret>,
+        database: &str,
+    ) -> Self {
+        let options = PgConnectOptions::new_without_pgpass()
+            .host(host)
+            .port(port)
+            .username(user)
+            .database(database);
+        Self(match password {
+            Some(password) => options.password(password.expose()),
+            None => options,
+        })
+    }
+
+    /// The database's name, if one is given.
+    pub fn database(&self) -> Option<&str> {
+        self.0.get_database()
+    }
+
+    /// One connection, without a pool.
+    pub async fn connect_once(&self) -> Result<PgConnection, sqlx::Error> {
+        self.0.connect().await
+    }
+}
+
+/// Host and port; never the password.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.0.get_host(), self.0.get_port())
+    }
+}
+
+/// The text is not a Postgres URL.
+#[derive(Debug, thiserror::Error)]
+#[error("it is not a Postgres URL (its text is not shown)")]
+pub struct NotAnAddress;
+
 /// Opens a pool of at most `connections_max` connections; the first is made at once, so that a
 /// wrong address or password shows here.
-pub async fn connect(
-    options: &PgConnectOptions,
-    connections_max: u32,
-) -> Result<PgPool, sqlx::Error> {
-    let options = options
+pub async fn connect(address: &Address, connections_max: u32) -> Result<PgPool, sqlx::Error> {
+    let options = address
+        .0
         .clone()
         .extra_float_digits(None)
         .statement_cache_capacity(0)

@@ -13,10 +13,9 @@ pub mod scope;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
-use crate::pg;
+use crate::pg::{self, Address};
 use crate::record::timestamp::Timestamp;
 
 /// Bounds of a read.
@@ -59,14 +58,10 @@ pub struct Server {
 
 impl Source {
     /// Connects with at most `readers` connections, and asks the server who it is.
-    pub async fn connect(
-        options: &PgConnectOptions,
-        readers: u32,
-        limits: &Limits,
-    ) -> anyhow::Result<Self> {
-        let pool = pg::connect(options, readers).await.with_context(|| {
-            format!("connect to Postgres at {}:{}", options.get_host(), options.get_port())
-        })?;
+    pub async fn connect(address: &Address, readers: u32, limits: &Limits) -> anyhow::Result<Self> {
+        let pool = pg::connect(address, readers)
+            .await
+            .with_context(|| format!("connect to Postgres at {address}"))?;
         let server = describe_server(&pool).await.context("ask the Postgres server who it is")?;
         let mut begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \

@@ -291,11 +291,9 @@ impl SimulateArgs {
     ) -> anyhow::Result<crate::commands::simulate::SimulateSettings> {
         Ok(crate::commands::simulate::SimulateSettings {
             listen: self.listen,
-            sim: crate::sim::Settings {
-                credentials: environment.credentials()?,
-                shards_default: self.shards,
-                count_only: self.count_only,
-            },
+            credentials: environment.simulator_credentials(),
+            shards: self.shards,
+            count_only: self.count_only,
         })
     }
 }
@@ -338,10 +336,7 @@ impl DemoArgs {
             rows: self.rows,
             seed: self.seed,
             days: self.days,
-            profile: match self.profile {
-                ProfileArg::Mixed => crate::demo::Profile::Mixed,
-                ProfileArg::Bench => crate::demo::Profile::Bench,
-            },
+            for_measuring: matches!(self.profile, ProfileArg::Bench),
             fill_only: self.fill_only,
         })
     }

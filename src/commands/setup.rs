@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::postgres::PgConnectOptions;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::dify::conversion::{Conversion, LogTime, RULES};
+use crate::pg::Address;
 use crate::pipeline::patience::patiently;
 use crate::record::table::Table;
 use crate::sls::answer::Next;
@@ -28,10 +28,10 @@ pub struct SlsSettings {
 }
 
 /// How Postgres is reached.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PostgresSettings {
-    pub source: PgConnectOptions,
-    pub ledger: PgConnectOptions,
+    pub source: Address,
+    pub ledger: Address,
 }
 
 /// Makes the SLS client.

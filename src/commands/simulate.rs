@@ -8,11 +8,17 @@ use tokio::net::TcpListener;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output;
 use crate::sim;
+use crate::wire::sign::Credentials;
 
 /// What `simulate` needs to know.
 pub struct SimulateSettings {
     pub listen: SocketAddr,
-    pub sim: sim::Settings,
+    /// Whom it lets in.
+    pub credentials: Credentials,
+    /// Shards of a logstore that is made without saying how many; at least 1.
+    pub shards: u32,
+    /// Check and count what is written, and store nothing.
+    pub count_only: bool,
 }
 
 /// Serves until SIGINT or SIGTERM.
@@ -31,14 +37,19 @@ pub async fn simulate(settings: SimulateSettings) -> Result<Exit, Ended> {
         listener.with_context(|| format!("listen on {listen}")).or_exit(Exit::Preflight)?;
     let address = listener.local_addr().context("find out the port")?;
     output::line(&format!("listening on {address}"));
-    let count_only = settings.sim.count_only;
+    let count_only = settings.count_only;
     tracing::info!(
         "a local SLS: PutLogs with seqid, shards, cursors, PullLogs, simple searches, signatures V1 \
          and V4{}",
         if count_only { "; it counts and stores nothing" } else { "; kept in memory only" },
     );
     tracing::info!("not imitated: SQL, quotas, TTL, splitting and merging of shards");
-    sim::serve(listener, settings.sim, interrupted()).await?;
+    let settings = sim::Settings {
+        credentials: settings.credentials,
+        shards_default: settings.shards,
+        count_only,
+    };
+    sim::serve(listener, settings, interrupted()).await?;
     Ok(Exit::Done)
 }
 

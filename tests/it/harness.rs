@@ -15,6 +15,8 @@ pub(crate) mod golden;
 pub(crate) mod http;
 pub(crate) mod simulator;
 pub(crate) mod tool;
+#[cfg(feature = "simulator")]
+pub(crate) mod world;
 
 use std::time::{Duration, Instant};
 

@@ -8,3 +8,7 @@ mod harness;
 #[cfg(feature = "simulator")]
 mod history;
 mod layers;
+#[cfg(feature = "simulator")]
+mod resume;
+#[cfg(feature = "simulator")]
+mod run;
