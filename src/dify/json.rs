@@ -126,8 +126,7 @@ impl Scanner<'_> {
     fn escape(&mut self, at: usize) -> Option<usize> {
         let letter = *self.text.get(at + 1)?;
         if letter != b'u' {
-            let is_known = matches!(letter, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't');
-            return is_known.then_some(at + 2);
+            return IS_SHORT_ESCAPE[usize::from(letter)].then_some(at + 2);
         }
         match code_unit(self.text, at)? {
             0..0x7f => Some(at + ESCAPE_LEN),
@@ -264,7 +263,7 @@ impl Copy<'_> {
 }
 
 /// Writes a character as UTF-8 to `out` at `at`; gives where it ends. Surrogates are none.
-#[inline]
+#[inline(always)]
 fn put_character(out: &mut [u8], at: usize, code: u32) -> usize {
     // Chinese, and nearly all that comes escaped.
     if let 0x800..0x10000 = code
@@ -327,6 +326,18 @@ fn code_unit(text: &[u8], at: usize) -> Option<u32> {
     let unit = digits.iter().fold(0, |unit, digit| (unit << 4) | HEX[usize::from(*digit)]);
     (unit < NOT_HEX).then_some(unit)
 }
+
+/// Which letters make an escape of two bytes. A table, because the compiler makes a jump of a match.
+const IS_SHORT_ESCAPE: [bool; 256] = {
+    let mut table = [false; 256];
+    let letters = b"\"\\/bfnrt";
+    let mut at = 0;
+    while at < letters.len() {
+        table[letters[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// The length of `\uXXXX`.
 const ESCAPE_LEN: usize = 6;
