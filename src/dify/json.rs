@@ -298,14 +298,15 @@ fn skip_digits(text: &[u8], mut at: usize) -> usize {
 fn skip_plain(text: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGHS: u64 = ONES << 7;
-    // Zero bytes get their high bit set. A borrow can set wrong bits, but only above a right one.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    // Bytes below `limit` lose their high bit's worth in a borrow, 8 bytes at a time. A borrow can
+    // also reach the byte above, so only the lowest find counts. Bytes from 0x80 on never count.
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit));
     while let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*chunk);
-        let quotes = zeros(word ^ (ONES * u64::from(b'"')));
-        let backslashes = zeros(word ^ (ONES * u64::from(b'\\')));
-        let controls = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let found = quotes | backslashes | controls;
+        // Flipping bit 1 puts the quote, 0x22, right above the control characters.
+        let quotes_and_controls = below(word ^ (ONES * 0x02), 0x21);
+        let backslashes = below(word ^ (ONES * u64::from(b'\\')), 0x01);
+        let found = (quotes_and_controls | backslashes) & !word & HIGHS;
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
