@@ -1,7 +1,7 @@
 //! How fast rows become logs, in megabytes of row bytes a second on one core.
 //!
-//! `cargo bench --bench convert`. Three kinds of node executions of about 4 KB: what Dify writes for
-//! Chinese and for English text, and a mix of both with many short values.
+//! `cargo bench --bench convert`. Three kinds of node executions of about 4 KB: what Dify writes
+//! for Chinese and for English text, and a mix of both with many short values.
 
 #![allow(clippy::print_stdout, reason = "the figures are the result")]
 

@@ -8,6 +8,7 @@
 pub mod conversion;
 pub mod converter;
 pub mod fields;
+pub mod index;
 pub mod json;
 pub mod judge;
 pub mod python;

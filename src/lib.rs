@@ -16,7 +16,18 @@
 //! Beside it stand `sim`, the local SLS, and `demo`, which makes history; only their subcommands
 //! name them.
 
+pub mod cli;
+pub mod commands;
+#[cfg(feature = "simulator")]
+pub mod demo;
 pub mod dify;
+pub mod ledger;
+pub mod pg;
+pub mod pipeline;
 pub mod record;
 pub mod secret;
+#[cfg(feature = "simulator")]
+pub mod sim;
+pub mod sls;
+pub mod source;
 pub mod wire;

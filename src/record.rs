@@ -2,5 +2,6 @@
 
 pub mod digest;
 pub mod hold;
+pub mod key;
 pub mod table;
 pub mod timestamp;

@@ -1,13 +1,13 @@
 //! Transcodes JSON text from Python's ASCII spelling (`\u4e2d`) to UTF-8, without parsing it.
 //!
-//! Dify's SQL writers call `json.dumps(x)`, its LogStore writer `json.dumps(x, ensure_ascii=False)`.
-//! The two texts differ only in how characters from U+007F on are spelled, so big numbers, `NaN`,
-//! key order and duplicate keys survive where parsing and printing again would change them. What
-//! stays escaped: U+0000 to U+007E, which both spell alike, and lone surrogates, which UTF-8 does
-//! not have.
+//! Dify's SQL writers call `json.dumps(x)`, its LogStore writer calls `json.dumps(x,
+//! ensure_ascii=False)`. The two texts differ only in how characters from U+007F on are spelled, so
+//! big numbers, `NaN`, key order and duplicate keys survive where parsing and printing again would
+//! change them. What stays escaped: U+0000 to U+007E, which both spell alike, and lone surrogates,
+//! which UTF-8 does not have.
 //!
-//! One pass validates while it copies. JSON is what Python's `json.loads` takes for it: RFC 8259 and
-//! `NaN`, `Infinity`, `-Infinity`.
+//! One pass validates while it copies. JSON is what Python's `json.loads` takes for it: RFC 8259
+//! and `NaN`, `Infinity`, `-Infinity`.
 
 /// Transcodes texts; what it keeps between them is memory.
 #[derive(Default)]
@@ -328,7 +328,7 @@ fn code_unit(text: &[u8], at: usize) -> Option<u32> {
     (unit < NOT_HEX).then_some(unit)
 }
 
-/// Which letters make an escape of two bytes. A table, because the compiler makes a jump of a match.
+/// Which letters make an escape of two bytes. A table: the compiler makes a jump of a match.
 const IS_SHORT_ESCAPE: [bool; 256] = {
     let mut table = [false; 256];
     let letters = b"\"\\/bfnrt";

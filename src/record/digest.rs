@@ -94,6 +94,23 @@ impl LogHasher {
     }
 }
 
+/// The logs found under one batch's tag.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum {
+    pub rows: u64,
+    pub digest: Digest,
+    pub groups: u32,
+}
+
+impl Sum {
+    /// Adds what was found elsewhere under the same tag.
+    pub fn add(&mut self, other: &Self) {
+        self.rows += other.rows;
+        self.digest.add(other.digest);
+        self.groups += other.groups;
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.to_bytes()))

@@ -181,7 +181,10 @@ fn each_column_is_written_under_its_key() {
 
 #[test]
 fn null_is_written_as_dify_writes_it() {
-    let cases: [(Table, &str, &str, &[Option<&str>], Option<&str>); 17] = [
+    /// Table, column, key, the column's texts, and the value; `None` if it is the text.
+    type Case =
+        (Table, &'static str, &'static str, &'static [Option<&'static str>], Option<&'static str>);
+    let cases: [Case; 17] = [
         (Table::Runs, "inputs", "inputs", &[None, Some(""), Some("null")], Some("{}")),
         (Table::Runs, "outputs", "outputs", &[None, Some(""), Some("null")], Some("{}")),
         (Table::Runs, "graph", "graph", &[None, Some(""), Some("null")], Some("{}")),

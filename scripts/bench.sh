@@ -1,0 +1,181 @@
+#!/usr/bin/env bash
+# Measures how fast node executions go from Postgres to (simulated) SLS, against two marks on the
+# same machine and the same data: Postgres's own COPY in the same order, the most that can be read;
+# and the vendor's Python SDK in a loop, what one would write by hand.
+#
+# ROWS (300000) is the size of the table, SDK_ROWS (60000) what the slow loop gets of it. MB are
+# those of COPY's binary output, for everybody. Takes about ten minutes and 6 GB of disk.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+ROWS=${ROWS:-300000}
+SDK_ROWS=${SDK_ROWS:-60000}
+need_packages postgres cc python time
+need_cargo
+tool=$(build_release)
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/dify-sls-backfill-bench-XXXXXX")
+work=$(mktemp -d "${TMPDIR:-/tmp}/dify-sls-backfill-bench-XXXXXX")
+simulator=
+
+stop_simulator() {
+    [[ -n $simulator ]] || return 0
+    kill "$simulator" 2>/dev/null || true
+    wait "$simulator" 2>/dev/null || true
+    simulator=
+}
+
+clean_up() {
+    local code=$?
+    stop_simulator
+    stop_postgres "$dir"
+    if ((code != 0)) && [[ -s $work/log ]]; then
+        printf 'The last lines of what the tool said:\n' >&2
+        tail -n 20 "$work/log" >&2
+    fi
+    rm -rf "$work"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+say() {
+    printf '== %s\n' "$*" >&2
+}
+
+sql() {
+    "$(find_pg_bin)/psql" -X -q -A -t -v ON_ERROR_STOP=1 -c "$1"
+}
+
+# seconds COMMAND...: prints how long it takes.
+seconds() {
+    local begin=$EPOCHREALTIME
+    "$@" >/dev/null
+    awk -v begin="$begin" -v end="$EPOCHREALTIME" 'BEGIN { printf "%.3f", end - begin }'
+}
+
+# The SELECT that gives all node rows in the order of a key.
+select_in_order() {
+    case $1 in
+    by-run)
+        printf '%s' "SELECT n.* FROM workflow_runs r JOIN workflow_node_executions n" \
+            " ON n.workflow_run_id = r.id ORDER BY r.created_at, r.id, n.id"
+        ;;
+    walk) printf '%s' "SELECT n.* FROM workflow_node_executions n ORDER BY n.id" ;;
+    time) printf '%s' "SELECT n.* FROM workflow_node_executions n ORDER BY n.created_at, n.id" ;;
+    esac
+}
+
+copy_out() {
+    sql "COPY ($1) TO STDOUT (FORMAT binary)"
+}
+
+# copy_seconds SELECT: the second of two runs, of the faster of two plans: the planner's choice, and
+# the indexes in key order.
+copy_seconds() {
+    local by_index="-c enable_seqscan=off -c enable_sort=off -c enable_hashjoin=off"
+    local options best=
+    for options in "" "$by_index -c enable_mergejoin=off"; do
+        local took
+        PGOPTIONS=$options copy_out "$1" >/dev/null
+        took=$(PGOPTIONS=$options seconds copy_out "$1")
+        best=$(awk -v a="${best:-$took}" -v b="$took" 'BEGIN { print (a < b) ? a : b }')
+    done
+    printf '%s' "$best"
+}
+
+# A simulator that counts what it gets and keeps nothing, so that its memory does not matter.
+start_simulator() {
+    stop_simulator
+    "$tool" simulate --listen 127.0.0.1:0 --count-only >"$work/simulator" 2>>"$work/log" &
+    simulator=$!
+    local line="" attempt
+    for ((attempt = 0; attempt < 200; attempt++)); do
+        line=$(head -n 1 "$work/simulator")
+        [[ $line == "listening on "* ]] && break
+        kill -0 "$simulator" 2>/dev/null || die "the simulator has ended"
+        sleep 0.05
+    done
+    [[ $line == "listening on "* ]] || die "the simulator does not answer"
+    export ALIYUN_SLS_ENDPOINT=http://${line#listening on }
+    export ALIYUN_SLS_REGION=cn-hangzhou ALIYUN_SLS_PROJECT_NAME=dify-logs
+    export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
+    sql "DROP SCHEMA IF EXISTS sls_backfill CASCADE" 2>>"$work/log"
+    "$tool" init >>"$work/log" 2>&1
+}
+
+# One field of what /usr/bin/time -v wrote.
+time_field() {
+    awk -F ': ' -v name="$1" 'index($0, name) { print $2 }' "$work/time"
+}
+
+table=()
+
+measure() {
+    local order=$1 bytes copy_s run_s cpu_s rss_kb
+    say "$order: COPY"
+    bytes=$(copy_out "$(select_in_order "$order")" | wc -c)
+    copy_s=$(copy_seconds "$(select_in_order "$order")")
+    say "$order: run"
+    start_simulator
+    run_s=$(seconds /usr/bin/time -v -o "$work/time" "$tool" run \
+        --tables workflow_node_executions --key-order "$order" --verify none 2>>"$work/log")
+    stop_simulator
+    cpu_s=$(awk -v user="$(time_field 'User time')" -v system="$(time_field 'System time')" \
+        'BEGIN { print user + system }')
+    rss_kb=$(time_field 'Maximum resident set size')
+    table+=("$(awk -v order="$order" -v mb="$((bytes / 1000))e-3" -v copy="$copy_s" \
+        -v run="$run_s" -v cpu="$cpu_s" -v rss="$rss_kb" -v sdk="$sdk_mb_per_s" 'BEGIN {
+            printf "%s|%.0f|%.0f|%.2f|%.2f|%.0f|%.1f|%.0f", order, mb / copy, mb / run,
+                copy / run, cpu / mb * 1000, rss / 1024, sdk, mb / run / sdk
+        }')")
+}
+
+measure_sdk() {
+    local venv=${XDG_CACHE_HOME:-$HOME/.cache}/dify-sls-backfill/venv bytes took
+    if ! "$venv/bin/python" -c 'import aliyun.log, psycopg2' 2>/dev/null; then
+        say "installing the vendor's SDK into $venv"
+        python3 -m venv "$venv"
+        "$venv/bin/pip" install -q aliyun-log-python-sdk==0.9.52 psycopg2-binary >&2
+    fi
+    say "the vendor's SDK: $SDK_ROWS rows"
+    bytes=$(copy_out "SELECT * FROM workflow_node_executions LIMIT $SDK_ROWS" | wc -c)
+    start_simulator
+    took=$("$venv/bin/python" "$ROOT/scripts/bench/sdk_loop.py" "$SDK_ROWS")
+    stop_simulator
+    sdk_mb_per_s=$(awk -v bytes="$bytes" -v took="$took" 'BEGIN { print bytes / 1e6 / took }')
+}
+
+port=$(start_postgres "$dir" fsync=on shared_buffers=1GB max_wal_size=8GB \
+    checkpoint_timeout=30min)
+use_postgres "$port" postgres
+say "$ROWS node executions"
+"$tool" demo --fill-only --profile bench --rows "$ROWS" --seed 1 >>"$work/log" 2>&1
+sql "VACUUM ANALYZE"
+# What is written back later must not fall into a measurement.
+sql "CHECKPOINT"
+
+measure_sdk
+measure by-run
+measure walk
+say "CREATE INDEX ON workflow_node_executions (created_at, id)"
+sql "CREATE INDEX ON workflow_node_executions (created_at, id)"
+sql "VACUUM ANALYZE workflow_node_executions"
+sql "CHECKPOINT"
+measure time
+
+printf '\n%s rows, %s, %s cores, Postgres %s\n\n' "$ROWS" \
+    "$(awk -F ': ' '/model name/ { print $2; exit }' /proc/cpuinfo)" "$(nproc)" \
+    "$(sql 'SHOW server_version')"
+row='%-8s %10s %10s %10s %10s %10s %10s %10s\n'
+# shellcheck disable=SC2059
+printf "$row" order 'COPY MB/s' 'run MB/s' 'run/COPY' 'CPU s/GB' 'RSS MB' 'SDK MB/s' 'run/SDK'
+for line in "${table[@]}"; do
+    IFS='|' read -ra fields <<<"$line"
+    # shellcheck disable=SC2059
+    printf "$row" "${fields[@]}"
+done
+printf '%s\n' "" \
+    "by-run and walk go by the indexes that Dify 1.12 really has; time goes by one on" \
+    "(created_at, id) that Dify does not have on this table, and that was added for it." \
+    "The SDK got $SDK_ROWS rows in the order they lie in, and converts nothing."

@@ -1,0 +1,124 @@
+# shellcheck shell=bash
+# What the scripts share: installs what is missing, and runs throw-away Postgres clusters. To be
+# sourced. Postgres refuses to run as root: then all of it runs as the user `postgres`.
+
+# An error inside of $(…) is an error.
+shopt -s inherit_errexit
+
+# The repository.
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# Dify's own defaults, so that its `.env` would fit.
+PG_USER=postgres
+PG_PASSWORD=difyai123456
+
+die() {
+    printf '%s\n' "$*" >&2
+    exit 1
+}
+
+# need_packages PART...: installs what of `postgres`, `cc`, `python`, `time` is not there.
+need_packages() {
+    local part missing=()
+    for part in "$@"; do
+        case $part in
+        postgres) find_pg_bin >/dev/null || missing+=(postgresql) ;;
+        cc) command -v cc >/dev/null || missing+=(gcc libc6-dev) ;;
+        python) python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv) ;;
+        time) [[ -x /usr/bin/time ]] || missing+=(time) ;;
+        *) die "need_packages: $part?" ;;
+        esac
+    done
+    ((${#missing[@]} > 0)) || return 0
+    command -v apt-get >/dev/null || die "please install: ${missing[*]}"
+    local as_root=()
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || die "please install, as root: apt-get install ${missing[*]}"
+        as_root=(sudo)
+    fi
+    printf '== installing %s\n' "${missing[*]}" >&2
+    "${as_root[@]}" apt-get update -q >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends "${missing[@]}" >&2
+}
+
+need_cargo() {
+    command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
+    command -v cargo >/dev/null || die "cargo is missing: install Rust from https://rustup.rs"
+}
+
+# Builds the release and prints the path of the binary.
+build_release() {
+    (cd "$ROOT" && cargo build --release --locked >&2)
+    local target=${CARGO_TARGET_DIR:-target}
+    [[ $target == /* ]] || target=$ROOT/$target
+    printf '%s\n' "$target/release/dify-sls-backfill"
+}
+
+# Prints the folder with the newest Postgres's initdb, postgres and psql.
+find_pg_bin() {
+    local folder found=
+    while IFS= read -r folder; do
+        [[ -x $folder/initdb && -x $folder/postgres ]] && found=$folder
+    done < <(printf '%s\n' /usr/lib/postgresql/*/bin | sort -V)
+    if [[ -z $found ]]; then
+        found=$(command -v initdb) || return 1
+        found=$(dirname "$found")
+    fi
+    printf '%s\n' "$found"
+}
+
+as_postgres() {
+    if ((EUID == 0)); then
+        (cd / && runuser -u postgres -- "$@")
+    else
+        "$@"
+    fi
+}
+
+# start_postgres DIR [NAME=VALUE...]: makes a cluster in DIR, which must be there and empty, with
+# these settings, and prints the port on 127.0.0.1 where it answers.
+start_postgres() {
+    local dir=$1 bin port settings="" setting attempt
+    shift
+    bin=$(find_pg_bin)
+    for setting in "$@"; do
+        settings+=" -c $setting"
+    done
+    printf '%s' "$PG_PASSWORD" >"$dir/password"
+    if ((EUID == 0)); then
+        chown -R postgres "$dir"
+    fi
+    as_postgres "$bin/initdb" -D "$dir/data" -U "$PG_USER" -E UTF8 --locale=C \
+        --auth=scram-sha-256 --pwfile="$dir/password" --no-sync >"$dir/initdb.log" 2>&1 ||
+        die "initdb: $(cat "$dir/initdb.log")"
+    # Nobody keeps a port free until Postgres takes it: try a few.
+    for attempt in 1 2 3 4 5; do
+        port=$((20000 + (RANDOM * 32768 + RANDOM) % 40000))
+        if as_postgres "$bin/pg_ctl" -w -s -D "$dir/data" -l "$dir/log" -o \
+            "-p $port -k $dir -c listen_addresses=127.0.0.1$settings" start >&2; then
+            printf '%s\n' "$port"
+            return 0
+        fi
+        printf 'Postgres did not start on port %s (attempt %s)\n' "$port" "$attempt" >&2
+    done
+    die "Postgres does not start: $(cat "$dir/log")"
+}
+
+# stop_postgres DIR: stops the cluster, if it runs, and deletes DIR.
+stop_postgres() {
+    local dir=$1 bin
+    if [[ -f $dir/data/postmaster.pid ]]; then
+        bin=$(find_pg_bin)
+        as_postgres "$bin/pg_ctl" -s -D "$dir/data" -m immediate stop >&2 || true
+    fi
+    rm -rf "$dir"
+}
+
+# use_postgres PORT DATABASE: points the tool, and psql, at that database.
+use_postgres() {
+    export DB_TYPE=postgresql DB_HOST=127.0.0.1 DB_PORT=$1 DB_DATABASE=$2
+    export DB_USERNAME=$PG_USER DB_PASSWORD=$PG_PASSWORD
+    export PGHOST=127.0.0.1 PGPORT=$1 PGDATABASE=$2 PGUSER=$PG_USER PGPASSWORD=$PG_PASSWORD
+    unset DATABASE_URL
+}

@@ -1,0 +1,92 @@
+//! The command line: flags and environment in, checked settings out, exit codes back.
+
+pub mod args;
+pub mod environment;
+pub mod logging;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::cli::args::{Cli, Command};
+use crate::cli::environment::Environment;
+use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::{init, run, status};
+use crate::pipeline::stop::{Stopper, channel};
+
+/// Reads the command line, runs the command, and tells how it ended.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start(&cli.global);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let ended = match runtime {
+        Ok(runtime) => {
+            let ended = runtime.block_on(dispatch(cli));
+            // What still runs is not waited for: the ledger knows all that matters.
+            runtime.shutdown_background();
+            ended
+        }
+        Err(error) => Err(anyhow::Error::from(error).context("start the runtime").into()),
+    };
+    match ended {
+        Ok(exit) => ExitCode::from(exit as u8),
+        Err(Ended { exit, error }) => {
+            tracing::error!("{error:#}");
+            ExitCode::from(exit as u8)
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<Exit, Ended> {
+    let environment = Environment::of_process();
+    let format = cli.global.format();
+    match cli.command {
+        Command::Init(args) => init::init(&args.settings(&environment).or_exit(Exit::Usage)?).await,
+        Command::Run(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, stop) = channel();
+            listen_for_signals(stopper.clone())?;
+
+            run::run(&settings, &stopper, stop).await
+        }
+        Command::Status(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            status::status(&settings).await
+        }
+        #[cfg(feature = "simulator")]
+        Command::Simulate(args) => {
+            let settings = args.settings(&environment).or_exit(Exit::Usage)?;
+            crate::commands::simulate::simulate(settings).await
+        }
+        #[cfg(feature = "simulator")]
+        Command::Demo(args) => {
+            let settings = args.settings(&environment).or_exit(Exit::Usage)?;
+            crate::commands::demo::demo(&settings).await
+        }
+    }
+}
+
+/// The first SIGINT or SIGTERM asks to stop, the second ends the process at once: that is as safe,
+/// it only leaves more to look up for the next run.
+fn listen_for_signals(stopper: Stopper) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::spawn(async move {
+        let mut asked = false;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if asked {
+                tracing::warn!("stopped at once; the next run looks up what was in flight");
+                std::process::exit(Exit::Unfinished as i32);
+            }
+            asked = true;
+            tracing::warn!("stopping: what is in flight is finished first (again: at once)");
+            stopper.stop();
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,394 @@
+//! The flags, as the operator types them, and what they mean once checked.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
+
+use crate::cli::environment::Environment;
+use crate::commands::init::InitSettings;
+use crate::commands::output::Format;
+use crate::commands::run::{RunSettings, Verify};
+use crate::commands::status::StatusSettings;
+use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::window::Wish;
+use crate::record::key::KeyOrder;
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+
+/// Moves Dify's workflow history from Postgres to Aliyun SLS, proves it, and loses nothing.
+///
+/// Postgres and SLS are named by the environment variables that Dify itself uses: DB_HOST, DB_PORT,
+/// DB_USERNAME, DB_PASSWORD, DB_DATABASE (or DATABASE_URL), ALIYUN_SLS_ENDPOINT, ALIYUN_SLS_REGION,
+/// ALIYUN_SLS_PROJECT_NAME, ALIYUN_SLS_ACCESS_KEY_ID, ALIYUN_SLS_ACCESS_KEY_SECRET.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Args)]
+pub struct GlobalArgs {
+    /// Form of results on standard output
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    output: OutputFormat,
+    /// Form of messages on standard error
+    #[arg(long, global = true, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+    /// Tell more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Tell only what is odd or wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+impl GlobalArgs {
+    /// The form of results.
+    pub fn format(&self) -> Format {
+        match self.output {
+            OutputFormat::Text => Format::Text,
+            OutputFormat::Json => Format::Json,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum OutputFormat {
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Make project, logstores and indexes where they are missing, and the ledger
+    Init(InitArgs),
+    /// Migrate, go on where the last run stopped, and verify
+    Run(RunArgs),
+    /// Show where every row has gone, from the ledger
+    Status(StatusArgs),
+    /// Serve a local SLS, to try things out without an account
+    #[cfg(feature = "simulator")]
+    Simulate(SimulateArgs),
+    /// Make Dify-like history in a database, and show the whole way of a backfill with it
+    #[cfg(feature = "simulator")]
+    Demo(DemoArgs),
+}
+
+#[derive(Args)]
+struct LedgerArgs {
+    /// Keep the ledger in another database than the source (for a source that is a replica)
+    #[arg(long, value_name = "URL")]
+    ledger_url: Option<String>,
+    /// Keep the ledger on a server with fsync = off: a crash of it may then lose what was sent
+    #[arg(long, hide = true)]
+    allow_fsync_off: bool,
+}
+
+#[derive(Args)]
+pub struct InitArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    /// Days that new logstores keep logs; 3650 is for ever [default: ALIYUN_SLS_LOGSTORE_TTL, 365]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    ttl_days: Option<u32>,
+    /// Shards of new logstores; each takes about 5 MB/s
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    shards: u32,
+}
+
+impl InitArgs {
+    pub fn settings(&self, environment: &Environment) -> anyhow::Result<InitSettings> {
+        let default = environment.number("ALIYUN_SLS_LOGSTORE_TTL", 365)?;
+        Ok(InitSettings {
+            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            sls: environment.sls(30)?,
+            ttl_days: self.ttl_days.unwrap_or(default),
+            shards: self.shards,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+        })
+    }
+}
+
+#[derive(Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    /// Rows created at this time (UTC) or later [default: 48 h before the end of what is covered]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    since: Option<Timestamp>,
+    /// Rows created before this time (UTC) [default: now, less --settle-s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    until: Option<Timestamp>,
+    /// Only these tables
+    #[arg(long, value_delimiter = ',', value_parser = parse_table,
+          default_value = "workflow_runs,workflow_node_executions")]
+    tables: Vec<Table>,
+    /// Only rows of this tenant
+    #[arg(long, value_name = "ID")]
+    tenant: Option<Uuid>,
+    /// Only rows of this app
+    #[arg(long, value_name = "ID")]
+    app: Option<Uuid>,
+    /// Stop after that many rows, for a first try
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    max_rows: Option<u64>,
+    /// Read, convert and pack everything, and write nothing anywhere
+    #[arg(long)]
+    dry_run: bool,
+    /// Share the ranges of a run that is at work, here or on another machine
+    #[arg(long, conflicts_with = "dry_run")]
+    join: bool,
+    /// How to check the upload: pull every batch back, or not at all
+    #[arg(long, value_enum, default_value = "tags")]
+    verify: VerifyArg,
+    /// Batches in the making and in flight at once
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
+    /// Read in this order [default: the best that the indexes allow]
+    #[arg(long, value_enum)]
+    key_order: Option<KeyOrderArg>,
+    /// Look at every row of a large table again, though it has no index for the window
+    #[arg(long)]
+    walk: bool,
+    /// Rows that finished less than that many seconds ago may still change, and wait
+    #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(i64).range(0..=604_800))]
+    settle_s: i64,
+    /// Rows that are still running after that many days are taken to run for ever
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=3650))]
+    abandoned_after_days: i64,
+    /// A batch is cut before it has more bytes (KiB, before compression)
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=8192))]
+    batch_kib: u64,
+    /// A row with more bytes is held, not read (MiB)
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
+    row_mib_max: u64,
+    /// Memory for batches in the making (MiB)
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    memory_mib: u64,
+    /// How long a request to SLS may take (seconds)
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
+    deadline_s: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum VerifyArg {
+    None,
+    Tags,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum KeyOrderArg {
+    Time,
+    ByRun,
+    Walk,
+}
+
+impl RunArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<RunSettings> {
+        let sls = match self.dry_run {
+            true => None,
+            false => Some(environment.sls(self.deadline_s)?),
+        };
+        Ok(RunSettings {
+            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            sls,
+            tables: tables(&self.tables),
+            wish: Wish {
+                since: self.since,
+                until: self.until,
+                tenant_id: self.tenant,
+                app_id: self.app,
+                order: self.key_order.map(|order| match order {
+                    KeyOrderArg::Time => KeyOrder::Time,
+                    KeyOrderArg::ByRun => KeyOrder::ByRun,
+                    KeyOrderArg::Walk => KeyOrder::Walk,
+                }),
+                walk: self.walk,
+            },
+            rows_max: self.max_rows,
+            workers: self.workers,
+            limits: BatchLimits {
+                batch_bytes: self.batch_kib << 10,
+                // SLS took 4,096 logs a request in every version of its documents.
+                batch_logs_max: 4096,
+                row_bytes_max: self.row_mib_max << 20,
+            },
+            memory_bytes: self.memory_mib << 20,
+            settle_s: self.settle_s,
+            abandoned_after_s: self.abandoned_after_days * 86_400,
+            put_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,
+            verify: match self.verify {
+                VerifyArg::None => Verify::None,
+                VerifyArg::Tags => Verify::Tags,
+            },
+            join: self.join,
+            dry_run: self.dry_run,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+            format,
+        })
+    }
+}
+
+#[derive(Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    /// Only these tables
+    #[arg(long, value_delimiter = ',', value_parser = parse_table,
+          default_value = "workflow_runs,workflow_node_executions")]
+    tables: Vec<Table>,
+}
+
+impl StatusArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<StatusSettings> {
+        Ok(StatusSettings {
+            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            tables: tables(&self.tables),
+            format,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+        })
+    }
+}
+
+#[cfg(feature = "simulator")]
+#[derive(Args)]
+pub struct SimulateArgs {
+    /// Where to listen; port 0 takes a free one, which is printed
+    #[arg(long, default_value = "127.0.0.1:8100")]
+    listen: SocketAddr,
+    /// Shards of a logstore that is made without saying how many
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
+    shards: u32,
+    /// Check and count what is written, and store nothing: for measuring
+    #[arg(long)]
+    count_only: bool,
+}
+
+#[cfg(feature = "simulator")]
+impl SimulateArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+    ) -> anyhow::Result<crate::commands::simulate::SimulateSettings> {
+        Ok(crate::commands::simulate::SimulateSettings {
+            listen: self.listen,
+            sim: crate::sim::Settings {
+                credentials: environment.credentials()?,
+                shards_default: self.shards,
+                count_only: self.count_only,
+            },
+        })
+    }
+}
+
+#[cfg(feature = "simulator")]
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Node executions to make
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    rows: u64,
+    /// The same seed makes the same history
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many days back the history goes
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    days: u32,
+    /// What the history looks like
+    #[arg(long, value_enum, default_value = "mixed")]
+    profile: ProfileArg,
+    /// Only make the tables and fill them
+    #[arg(long)]
+    fill_only: bool,
+}
+
+#[cfg(feature = "simulator")]
+#[derive(Clone, Copy, ValueEnum)]
+enum ProfileArg {
+    Mixed,
+    Bench,
+}
+
+#[cfg(feature = "simulator")]
+impl DemoArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+    ) -> anyhow::Result<crate::commands::demo::DemoSettings> {
+        Ok(crate::commands::demo::DemoSettings {
+            postgres: environment.postgres(None)?,
+            rows: self.rows,
+            seed: self.seed,
+            days: self.days,
+            profile: match self.profile {
+                ProfileArg::Mixed => crate::demo::Profile::Mixed,
+                ProfileArg::Bench => crate::demo::Profile::Bench,
+            },
+            fill_only: self.fill_only,
+        })
+    }
+}
+
+/// Tables in the order in which they are moved, each once.
+fn tables(wanted: &[Table]) -> Vec<Table> {
+    Table::ALL.into_iter().filter(|table| wanted.contains(table)).collect()
+}
+
+fn parse_table(name: &str) -> anyhow::Result<Table> {
+    Table::from_name(name)
+        .with_context(|| "it is workflow_runs or workflow_node_executions".to_owned())
+}
+
+/// `2025-01-31`, `2025-01-31T12:00:00` (UTC), or with an offset, as RFC 3339 writes it.
+fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(Timestamp::from_unix_us(time.as_microsecond()));
+    }
+    let time: jiff::civil::DateTime =
+        text.parse().ok().context("it is a time such as 2025-01-31 or 2025-01-31T12:00:00Z")?;
+    let zoned = time.to_zoned(jiff::tz::TimeZone::UTC).context("it is out of range")?;
+    Ok(Timestamp::from_unix_us(zoned.timestamp().as_microsecond()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_utc() {
+        for text in [
+            "2025-01-31",
+            "2025-01-31T00:00:00",
+            "2025-01-31T00:00:00Z",
+            "2025-01-31T08:00:00+08:00",
+        ] {
+            let time = parse_time(text).unwrap();
+            assert_eq!(time.to_string(), "2025-01-31T00:00:00Z", "{text}");
+        }
+        assert!(parse_time("yesterday").is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! One file a subcommand: wires the parts below and prints the outcome.
+
+#[cfg(feature = "simulator")]
+pub mod demo;
+pub mod dry_run;
+pub mod exit;
+pub mod init;
+pub mod output;
+pub mod run;
+pub mod setup;
+#[cfg(feature = "simulator")]
+pub mod simulate;
+pub mod status;

@@ -1,0 +1,89 @@
+//! `run --dry-run`: what a run would do, by reading, converting and packing everything.
+
+use serde_json::json;
+
+use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::output::{self, Format, bytes, count};
+use crate::commands::run::RunSettings;
+use crate::commands::setup;
+use crate::pipeline::dry::{DryRun, Estimate};
+use crate::pipeline::feed::FeedSettings;
+use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::stop::Stop;
+use crate::pipeline::window::plan;
+use crate::pipeline::worker::RANGE_STEP;
+use crate::record::table::Table;
+use crate::source::scope::Scope;
+
+/// Goes over all tables; opens neither the ledger nor SLS.
+pub async fn dry_run(settings: &RunSettings, stop: &Stop) -> Result<Exit, Ended> {
+    let workers = settings.workers;
+    let source = setup::source(&settings.postgres, workers + 1).await?;
+    let shapes = setup::shapes(&source, &settings.tables).await?;
+    let rows = RowBudget::new(settings.rows_max);
+    let mut estimates = Vec::new();
+    for shape in shapes {
+        let settled_before = source.server.now.plus_s(-settings.settle_s);
+        let plan = plan(&settings.wish, &shape, None, settled_before)?;
+        let dry_run = DryRun {
+            conversion: setup::conversion(&shape, settings.put_graph),
+            scope: Scope {
+                table: plan.table,
+                order: plan.order,
+                since: plan.since,
+                until: plan.until,
+                tenant_id: plan.tenant_id,
+                app_id: plan.app_id,
+            },
+            feed: FeedSettings {
+                source: source.clone(),
+                ledger: None,
+                limits: settings.limits.clone(),
+                settled_before,
+                abandoned_before: settled_before,
+                shape,
+            },
+            workers: workers as usize,
+            range_step: RANGE_STEP,
+            memory: MemoryBudget::new(settings.memory_bytes),
+            rows: rows.clone(),
+        };
+        estimates.push((plan.table, dry_run.run(stop).await?));
+        if stop.is_asked() {
+            break;
+        }
+    }
+    print(&estimates, settings.format).or_exit(Exit::Failed)?;
+    if stop.is_asked() {
+        tracing::warn!("stopped early: the figures are of what was read so far");
+        return Ok(Exit::Unfinished);
+    }
+    Ok(Exit::Done)
+}
+
+fn print(estimates: &[(Table, Estimate)], format: Format) -> anyhow::Result<()> {
+    if format == Format::Json {
+        let tables: serde_json::Map<_, _> = estimates
+            .iter()
+            .map(|(table, estimate)| Ok((table.name().to_owned(), serde_json::to_value(estimate)?)))
+            .collect::<anyhow::Result<_>>()?;
+        output::line(&json!({"schema_version": 1, "dry_run": true, "tables": tables}).to_string());
+        return Ok(());
+    }
+    for (table, estimate) in estimates {
+        output::line(&format!(
+            "{table}: {} rows: {} would go to SLS in {} batches ({}, {} compressed), {} held",
+            count(estimate.seen),
+            count(estimate.live),
+            count(estimate.batches),
+            bytes(estimate.raw_bytes),
+            bytes(estimate.body_bytes),
+            count(estimate.held.values().sum()),
+        ));
+        for (reason, rows) in &estimate.held {
+            output::line(&format!("    held, {reason}: {}", count(*rows)));
+        }
+    }
+    output::line("dry run: nothing was written, neither to Postgres nor to SLS");
+    Ok(())
+}

@@ -1,0 +1,412 @@
+//! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::commands::dry_run::dry_run;
+use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::output::{Format, bytes, count};
+use crate::commands::setup::{self, PostgresSettings, SlsSettings};
+use crate::commands::status;
+use crate::dify::conversion::Conversion;
+use crate::ledger::Ledger;
+use crate::ledger::pass::Pass;
+use crate::ledger::process::{HEARTBEAT, LEASE, Process};
+use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::feed::FeedSettings;
+use crate::pipeline::follow::Follower;
+use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::recover::recover;
+use crate::pipeline::stop::{Stop, Stopper, channel};
+use crate::pipeline::window::{Clocks, Wish, can_go_on, plan};
+use crate::pipeline::worker::{RANGE_STEP, Recount, Shared, Worker};
+use crate::record::key::KeyOrder;
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+use crate::sls::client::Client;
+use crate::source::Source;
+use crate::source::catalog::Shape;
+use crate::source::scope::Scope;
+
+/// How the upload is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Not at all.
+    None,
+    /// Every batch is pulled back, its count and digest compared with the ledger.
+    Tags,
+}
+
+/// What `run` needs to know.
+pub struct RunSettings {
+    pub postgres: PostgresSettings,
+    /// `None` in a dry run.
+    pub sls: Option<SlsSettings>,
+    pub tables: Vec<Table>,
+    pub wish: Wish,
+    pub rows_max: Option<u64>,
+    pub workers: u32,
+    pub limits: BatchLimits,
+    pub memory_bytes: u64,
+    pub settle_s: i64,
+    pub abandoned_after_s: i64,
+    pub put_graph: bool,
+    pub verify: Verify,
+    pub join: bool,
+    pub dry_run: bool,
+    pub allow_fsync_off: bool,
+    pub format: Format,
+}
+
+/// What a run works with from its beginning to its end.
+struct Run<'a> {
+    settings: &'a RunSettings,
+    source: Source,
+    ledger: Ledger,
+    client: Client,
+    process: Process,
+    settled_before: Timestamp,
+    abandoned_before: Timestamp,
+    rows: RowBudget,
+    stop: Stop,
+}
+
+/// What came of one table.
+#[derive(Debug, Clone, Copy, Default)]
+struct Outcome {
+    /// Rows sent by this run.
+    sent: u64,
+    /// Whether the pass is done, and no batch open.
+    is_complete: bool,
+    /// Batches that SLS does not hold as the ledger says.
+    differences: u64,
+}
+
+/// Runs; a first SIGINT or SIGTERM finishes what is in flight.
+pub async fn run(settings: &RunSettings, stopper: &Stopper, stop: Stop) -> Result<Exit, Ended> {
+    let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
+        return dry_run(settings, &stop).await;
+    };
+    let source = setup::source(&settings.postgres, settings.workers + 1).await?;
+    let shapes = setup::shapes(&source, &settings.tables).await?;
+    let client = setup::client(sls)?;
+    setup::check_logstores(&client, &sls.project, &settings.tables).await?;
+    // Each worker, the tail reader and the heartbeat may write at the same time.
+    let connections = settings.workers + 2;
+    let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
+        .await
+        .or_exit(Exit::Preflight)?;
+    ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
+    let process = ledger.enter(settings.join).await.map_err(|error| {
+        let ended = Ended::from(error);
+        if ended.exit != Exit::Busy {
+            return ended;
+        }
+        let error = anyhow::anyhow!(
+            "{:#}\nnothing was done\nhint: wait for it, or share its work with --join",
+            ended.error
+        );
+        Ended { error, ..ended }
+    })?;
+
+    let clocks = Clocks {
+        own: own_now(),
+        postgres: source.server.now.unix_s().unwrap_or(0),
+        sls: Some(client.now()),
+    };
+    if let Some(skew) = clocks.skew() {
+        tracing::warn!("{skew}");
+    }
+    let now = Timestamp::from_unix_s(clocks.earliest());
+    let run = Run {
+        settings,
+        source,
+        ledger: ledger.clone(),
+        client,
+        process: process.clone(),
+        settled_before: now.plus_s(-settings.settle_s),
+        abandoned_before: now.plus_s(-settings.abandoned_after_s),
+        rows: RowBudget::new(settings.rows_max),
+        stop,
+    };
+    let heart = tokio::spawn(beat(ledger.clone(), process.clone(), stopper.clone()));
+    let result = run.all_tables(&shapes).await;
+    heart.abort();
+    let left = ledger.leave(&process).await;
+    let exit = result?;
+    left?;
+    Ok(exit)
+}
+
+/// Keeps the lease. Without the ledger nothing may be sent: the run is asked to stop.
+async fn beat(ledger: Ledger, process: Process, stopper: Stopper) {
+    let mut last = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        match ledger.heartbeat(&process).await {
+            Ok(()) => last = tokio::time::Instant::now(),
+            Err(error) => {
+                tracing::warn!("the ledger does not hear us: {error:#}");
+                if last.elapsed() + HEARTBEAT > LEASE {
+                    stopper.stop();
+                }
+            }
+        }
+    }
+}
+
+impl Run<'_> {
+    async fn all_tables(mut self, shapes: &[Shape]) -> Result<Exit, Ended> {
+        if !self.settings.join {
+            let stop = &mut self.stop;
+            let recovered = recover(&self.source, &self.ledger, &self.client, stop).await?;
+            if recovered.found + recovered.sent + recovered.open > 0 {
+                tracing::info!(
+                    "batches that an earlier run left in the air: {} found in SLS, {} sent again, \
+                     {} still open",
+                    recovered.found,
+                    recovered.sent,
+                    recovered.open
+                );
+            }
+        }
+        let (mut accounts, mut total) =
+            (Vec::new(), Outcome { is_complete: true, ..Outcome::default() });
+        for shape in shapes {
+            let outcome = self.table(shape).await?;
+            accounts.push((shape.table, self.ledger.account(shape.table).await?));
+            total.sent += outcome.sent;
+            total.is_complete &= outcome.is_complete;
+            total.differences += outcome.differences;
+        }
+        status::print(&accounts, self.settings.format)?;
+        Ok(self.conclude(total))
+    }
+
+    /// Says how the run ended.
+    fn conclude(&self, total: Outcome) -> Exit {
+        if total.differences > 0 {
+            tracing::error!(
+                "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
+                 hint: run again: what only was slow to appear is found then",
+                total.differences
+            );
+            return Exit::Difference;
+        }
+        if !total.is_complete {
+            let why = if self.rows.is_spent() { "--max-rows is reached" } else { "stopped" };
+            tracing::warn!(
+                "{why}, with work left; everything that was sent is in the ledger\n\
+                 hint: run the same command again to go on"
+            );
+            return Exit::Unfinished;
+        }
+        match total.sent {
+            0 => tracing::info!("nothing new to do"),
+            rows => tracing::info!("done: {} rows sent", count(rows)),
+        }
+        Exit::Done
+    }
+
+    async fn table(&mut self, shape: &Shape) -> Result<Outcome, Ended> {
+        let table = shape.table;
+        let pass = self.pass(shape).await?;
+        let mut follower = Follower::begin(&self.client, &self.ledger, table).await?;
+        let (tail_stopper, tail_stop) = channel();
+        let tail = match self.settings.verify {
+            Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop))),
+            Verify::None => None,
+        };
+        let progress = Progress::new(table, u64::try_from(shape.rows_estimated).unwrap_or(0));
+        let reporter = tokio::spawn(Arc::clone(&progress).report());
+        let worked = self.work(shape, &pass, &progress).await;
+        reporter.abort();
+        // The reporter's bar must be gone before anything else is written.
+        let _ = reporter.await;
+        tail_stopper.stop();
+        if let Some(tail) = tail {
+            tail.await.context("follow the upload")??;
+        }
+        worked?;
+        self.tell(table, &progress);
+
+        let is_closed = self.ledger.close_pass(pass.id).await?;
+        let mut outcome =
+            Outcome { sent: progress.sent.load(Ordering::Relaxed), ..Outcome::default() };
+        if self.settings.verify == Verify::Tags || self.ledger.intents(table).await? > 0 {
+            follower.finish(&self.stop).await?;
+        }
+        let open = self.ledger.intents(table).await?;
+        if open > 0 {
+            tracing::warn!(
+                "{table}: {open} batches may or may not be in SLS; the next run looks again"
+            );
+        }
+        if self.settings.verify == Verify::Tags && !self.stop.is_asked() {
+            outcome.differences = self.compare(table, open).await?;
+        }
+        outcome.is_complete = is_closed && open == 0;
+        Ok(outcome)
+    }
+
+    /// Compares the ledger with what was pulled back; open batches are not judged.
+    async fn compare(&self, table: Table, open: u64) -> anyhow::Result<u64> {
+        let judgement = self.ledger.judge(table).await?;
+        let differences = (judgement.differences.len() as u64).saturating_sub(open);
+        tracing::info!(
+            "{table}: pulled back and compared: {} batches with {} rows are equal, {differences} \
+             differ",
+            count(judgement.batches_equal),
+            count(judgement.rows_equal),
+        );
+        if differences > 0 {
+            for difference in judgement.differences.iter().take(20) {
+                tracing::error!(
+                    "batch {}: {} rows were sent, SLS holds {}",
+                    difference.batch_id,
+                    difference.rows,
+                    difference.found
+                );
+            }
+        }
+        Ok(differences)
+    }
+
+    fn tell(&self, table: Table, progress: &Progress) {
+        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let seconds = progress.elapsed().as_secs_f64().max(0.001);
+        let raw = get(&progress.raw_bytes);
+        let ledger = Duration::from_nanos(get(&progress.ledger_ns)).as_secs_f64();
+        let ledger_share = 100.0 * ledger / seconds / f64::from(self.settings.workers);
+        tracing::info!(
+            "{table}: looked at {} rows, sent {} ({}, {} compressed) in {seconds:.1} s, {}/s; \
+             {ledger_share:.1} % of the time was spent on the ledger",
+            count(get(&progress.seen)),
+            count(get(&progress.sent)),
+            bytes(raw),
+            bytes(get(&progress.body_bytes)),
+            bytes((raw as f64 / seconds) as u64),
+        );
+    }
+
+    /// The open pass of the table, or a new one.
+    async fn pass(&self, shape: &Shape) -> Result<Pass, Ended> {
+        let conversion = setup::conversion(shape, self.settings.put_graph);
+        let wish = &self.settings.wish;
+        if let Some(open) = self.ledger.open_pass(shape.table).await? {
+            let begun_with: Conversion = serde_json::from_value(open.conversion.clone())
+                .context("read the open pass's conversion from the ledger")?;
+            if can_go_on(&open.plan, open.begun, &begun_with, wish, &conversion)? {
+                tracing::info!("{}: going on with pass {}", shape.table, open.id);
+                return Ok(open);
+            }
+            self.ledger.drop_pass(&open).await?;
+        }
+        let covered = self.ledger.covered_until(shape.table).await?;
+        let plan = plan(wish, shape, covered, self.settled_before)?;
+        let conversion = serde_json::to_value(&conversion).context("write down the conversion")?;
+        let pass = self.ledger.begin_pass(&plan, &conversion).await?;
+        let since = plan.since.map_or("the beginning".to_owned(), |since| since.to_string());
+        tracing::info!(
+            "{}: pass {}, rows created from {since} to {}, order {}",
+            shape.table,
+            pass.id,
+            plan.until,
+            plan.order.name()
+        );
+        Ok(pass)
+    }
+
+    /// Tries held rows again, then moves the pass.
+    async fn work(
+        &self,
+        shape: &Shape,
+        pass: &Pass,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<()> {
+        if !self.settings.join {
+            for held in self.ledger.held_passes(shape.table, self.abandoned_before).await? {
+                self.ledger.add_holds_range(held.pass_id).await?;
+                let conversion = serde_json::from_value(held.conversion)
+                    .context("read a pass's conversion from the ledger")?;
+                let only_holds = held.pass_id != pass.id;
+                if only_holds {
+                    self.workers(
+                        shape,
+                        held.pass_id,
+                        (held.conversion_id, conversion),
+                        pass,
+                        progress,
+                        true,
+                    )
+                    .await?;
+                }
+            }
+        }
+        let conversion = serde_json::from_value(pass.conversion.clone())
+            .context("read the pass's conversion from the ledger")?;
+        self.workers(shape, pass.id, (pass.conversion_id, conversion), pass, progress, false).await
+    }
+
+    async fn workers(
+        &self,
+        shape: &Shape,
+        pass_id: i64,
+        (conversion_id, conversion): (i64, Conversion),
+        pass: &Pass,
+        progress: &Arc<Progress>,
+        only_holds: bool,
+    ) -> anyhow::Result<()> {
+        let settings = self.settings;
+        let plan = &pass.plan;
+        let shared = Arc::new(Shared {
+            feed: FeedSettings {
+                source: self.source.clone(),
+                ledger: Some(self.ledger.clone()),
+                shape: shape.clone(),
+                limits: settings.limits.clone(),
+                settled_before: self.settled_before,
+                abandoned_before: self.abandoned_before,
+            },
+            ledger: self.ledger.clone(),
+            client: self.client.clone(),
+            process: self.process.clone(),
+            pass_id,
+            conversion_id,
+            conversion,
+            scope: Scope {
+                table: plan.table,
+                order: plan.order,
+                since: plan.since,
+                until: plan.until,
+                tenant_id: plan.tenant_id,
+                app_id: plan.app_id,
+            },
+            range_step: if plan.order == KeyOrder::ByRun { RANGE_STEP / 8 } else { RANGE_STEP },
+            recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
+            memory: MemoryBudget::new(settings.memory_bytes),
+            rows: self.rows.clone(),
+            progress: Arc::clone(progress),
+            only_holds,
+        });
+        let mut workers = tokio::task::JoinSet::new();
+        for nth in 0..settings.workers as usize {
+            workers.spawn(Worker::new(Arc::clone(&shared), self.stop.clone(), nth)?.work());
+        }
+        // The first error ends all: dropping the set aborts the others, and their intents are in
+        // the ledger.
+        while let Some(ended) = workers.join_next().await {
+            ended.context("a worker ended badly")??;
+        }
+        Ok(())
+    }
+}
+
+fn own_now() -> i64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since_epoch.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
+}

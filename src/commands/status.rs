@@ -1,0 +1,104 @@
+//! `status`: the account of each table, from the ledger alone.
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::output::{self, Format, bytes, count};
+use crate::commands::setup::PostgresSettings;
+use crate::ledger::Ledger;
+use crate::ledger::account::Account;
+use crate::record::table::Table;
+
+/// What `status` needs to know.
+pub struct StatusSettings {
+    pub postgres: PostgresSettings,
+    pub tables: Vec<Table>,
+    pub format: Format,
+    pub allow_fsync_off: bool,
+}
+
+/// Prints the account of each table.
+pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
+    let ledger = Ledger::open(&settings.postgres.ledger, 1, settings.allow_fsync_off)
+        .await
+        .or_exit(Exit::Preflight)?;
+    let mut accounts = Vec::new();
+    for table in &settings.tables {
+        accounts.push((*table, ledger.account(*table).await.context("read the ledger")?));
+    }
+    print(&accounts, settings.format)?;
+    Ok(Exit::Done)
+}
+
+/// Prints accounts as a table or as JSON; fails when one does not add up.
+pub fn print(accounts: &[(Table, Account)], format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Json => {
+            let tables: serde_json::Map<_, _> = accounts
+                .iter()
+                .map(|(table, account)| {
+                    let account = serde_json::to_value(account)?;
+                    Ok((table.name().to_owned(), account))
+                })
+                .collect::<anyhow::Result<_>>()?;
+            output::line(&json!({"schema_version": 1, "tables": tables}).to_string());
+        }
+        Format::Text => {
+            for (table, account) in accounts {
+                output::line(&text(*table, account));
+            }
+        }
+    }
+    for (table, account) in accounts {
+        anyhow::ensure!(
+            account.is_balanced(),
+            "the account of {table} does not add up: this is a bug, please report it\n\
+             nothing is lost: no row leaves Postgres before it is proved one by one"
+        );
+    }
+    Ok(())
+}
+
+fn text(table: Table, account: &Account) -> String {
+    let mut text = format!(
+        "{table}: {} rows seen = {} in SLS + {} held + {} already + {} gone",
+        count(account.seen),
+        count(account.live),
+        count(account.held_rows()),
+        count(account.already),
+        count(account.gone),
+    );
+    text += &format!(
+        "\n    {} batches, {} before compression",
+        count(account.batches),
+        bytes(account.raw_bytes)
+    );
+    for (reason, rows) in &account.held {
+        text += &format!("\n    held, {reason}: {}", count(*rows));
+    }
+    if account.not_json > 0 {
+        let columns = count(account.not_json);
+        text += &format!("\n    {columns} JSON columns hold no JSON; they went through unchanged");
+    }
+    if account.late > 0 {
+        let rows = count(account.late);
+        text +=
+            &format!("\n    {rows} rows came after their range was read: the next run takes them");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_that_does_not_add_up_is_an_error() {
+        let held = [("running".to_owned(), 1)].into();
+        let account = Account { seen: 3, live: 1, held, gone: 1, ..Account::default() };
+        assert!(account.is_balanced());
+        assert!(print(&[(Table::Runs, account.clone())], Format::Text).is_ok());
+        assert!(print(&[(Table::Runs, Account { seen: 4, ..account })], Format::Json).is_err());
+    }
+}

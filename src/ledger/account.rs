@@ -1,0 +1,107 @@
+//! The account of a table: rows seen = in live batches + held + already there + gone.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use serde::Serialize;
+use sqlx::Row as _;
+
+use crate::ledger::Ledger;
+use crate::pg;
+use crate::record::table::Table;
+
+/// Where every row that was seen has gone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Account {
+    /// Rows read, over all passes.
+    pub seen: u64,
+    /// Rows in live batches.
+    pub live: u64,
+    /// Rows held, by reason.
+    pub held: BTreeMap<String, u64>,
+    /// Rows that a live batch or an open hold had already when they were read.
+    pub already: u64,
+    /// Rows that were deleted before they were read whole.
+    pub gone: u64,
+    /// Bytes of the live batches before compression.
+    pub raw_bytes: u64,
+    /// Live batches.
+    pub batches: u64,
+    /// JSON columns whose text is not JSON.
+    pub not_json: u64,
+    /// Rows that one count of Postgres found in ranges beyond those that were seen there: they
+    /// came late, and belong to the next pass.
+    pub late: u64,
+}
+
+impl Account {
+    /// Rows held, whatever the reason.
+    pub fn held_rows(&self) -> u64 {
+        self.held.values().sum()
+    }
+
+    /// Whether every row seen is accounted for.
+    pub fn is_balanced(&self) -> bool {
+        self.seen == self.live + self.held_rows() + self.already + self.gone
+    }
+}
+
+impl Ledger {
+    /// The account of `table` over all passes, in one snapshot.
+    pub async fn account(&self, table: Table) -> anyhow::Result<Account> {
+        let context = || format!("add up the account of {table}");
+        let mut tx = self.begin_relaxed().await?;
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            .execute(&mut *tx)
+            .await
+            .with_context(context)?;
+        let ranges = pg::statement(
+            "SELECT coalesce(sum(r.rows_seen), 0)::int8 AS seen, \
+             coalesce(sum(r.rows_already), 0)::int8 AS already, \
+             coalesce(sum(r.rows_gone), 0)::int8 AS gone, \
+             coalesce(sum(greatest(r.rows_counted - r.rows_seen, 0)), 0)::int8 AS late \
+             FROM sls_backfill.range r JOIN sls_backfill.pass p ON p.id = r.pass_id \
+             WHERE p.table_name = $1",
+        )
+        .bind(table.name())
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(context)?;
+        let batches = pg::statement(
+            "SELECT coalesce(sum(rows), 0)::int8 AS live, \
+             coalesce(sum(raw_bytes), 0)::int8 AS raw_bytes, \
+             coalesce(sum(not_json), 0)::int8 AS not_json, count(*) AS batches \
+             FROM sls_backfill.batch \
+             WHERE table_name = $1 AND state NOT IN ('split', 'abandoned')",
+        )
+        .bind(table.name())
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(context)?;
+        let holds = pg::statement(
+            "SELECT reason, count(*) AS rows FROM sls_backfill.hold \
+             WHERE table_name = $1 AND state = 'open' GROUP BY reason",
+        )
+        .bind(table.name())
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(context)?;
+        let number = |row: &sqlx::postgres::PgRow, name: &str| -> anyhow::Result<u64> {
+            Ok(u64::try_from(row.try_get::<i64, _>(name)?)?)
+        };
+        Ok(Account {
+            seen: number(&ranges, "seen")?,
+            already: number(&ranges, "already")?,
+            gone: number(&ranges, "gone")?,
+            late: number(&ranges, "late")?,
+            live: number(&batches, "live")?,
+            raw_bytes: number(&batches, "raw_bytes")?,
+            not_json: number(&batches, "not_json")?,
+            batches: number(&batches, "batches")?,
+            held: holds
+                .iter()
+                .map(|row| Ok((row.try_get("reason")?, number(row, "rows")?)))
+                .collect::<anyhow::Result<_>>()?,
+        })
+    }
+}

@@ -1,0 +1,234 @@
+//! Ranges: cut from a pass as they are needed, owned by one worker at a time, done or taken over.
+
+use anyhow::Context as _;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+
+use crate::ledger::process::{LEASE, Process};
+use crate::ledger::{LeaseLost, Ledger, Tx};
+use crate::pg;
+use crate::record::key::{Key, KeyOrder};
+
+/// What a range's rows are found by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RangeKind {
+    /// By their place in a key order.
+    Keys(KeyOrder),
+    /// By the open holds of the pass, in the order of the rows' ids.
+    Holds,
+}
+
+/// A range that this process owns.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    pub range_id: i64,
+    pub pass_id: i64,
+    pub kind: RangeKind,
+    /// The range ends with it; `None`: with the pass.
+    pub upto: Option<Key>,
+    pub after: Key,
+    /// Where the last owner stopped.
+    pub position: Key,
+    /// Every write names it; it changes with the owner.
+    pub token: i64,
+}
+
+/// Where the cutting of a pass stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cutting {
+    /// The next range begins behind this key of this order.
+    At(KeyOrder, Key),
+    /// Everything is cut, or what is left must wait for open ranges.
+    Waits,
+    /// Everything is cut and done.
+    Done,
+}
+
+impl Ledger {
+    /// Takes an open range of the pass that nobody owns, or whose owner's lease has run out.
+    pub async fn claim(&self, pass_id: i64, process: &Process) -> anyhow::Result<Option<Lease>> {
+        let mut tx = self.begin().await?;
+        let row = pg::statement(
+            "UPDATE sls_backfill.range SET owner = $2, token = token + 1, \
+             lease_until = clock_timestamp() + make_interval(secs => $3) \
+             WHERE id = (SELECT id FROM sls_backfill.range WHERE pass_id = $1 AND state = 'open' \
+               AND (owner IS NULL OR lease_until < clock_timestamp()) \
+               ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) \
+             RETURNING id, pass_id, kind, after, upto, position, token",
+        )
+        .bind(pass_id)
+        .bind(process.id)
+        .bind(LEASE.as_secs_f64())
+        .fetch_optional(&mut *tx)
+        .await
+        .with_context(|| format!("claim a range of pass {pass_id}"))?;
+        tx.commit().await.context("claim a range")?;
+        row.map(|row| lease(&row)).transpose()
+    }
+
+    /// Where the cutting of the pass stands. The rows that no run reaches come last: only when all
+    /// nodes that runs do reach are in the book can a row not be taken for both.
+    pub async fn cutting(&self, pass_id: i64) -> anyhow::Result<Cutting> {
+        let mut tx = self.begin().await?;
+        let row = pg::statement(
+            "SELECT cut_order, cut_after, cut_done, EXISTS (SELECT FROM \
+             sls_backfill.range r WHERE r.pass_id = p.id AND r.state = 'open') AS open, \
+             cut_order <> key_order AND EXISTS (SELECT FROM sls_backfill.range r \
+             WHERE r.pass_id = p.id AND r.state = 'open' AND r.kind = p.key_order) AS early \
+             FROM sls_backfill.pass p WHERE id = $1",
+        )
+        .bind(pass_id)
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(|| format!("look at pass {pass_id}"))?;
+        let open: bool = row.try_get("open")?;
+        let order: &str = row.try_get("cut_order")?;
+        Ok(match (row.try_get("cut_done")?, open) {
+            (true, true) => Cutting::Waits,
+            (true, false) => Cutting::Done,
+            (false, _) if row.try_get("early")? => Cutting::Waits,
+            (false, _) => Cutting::At(
+                KeyOrder::from_name(order).context("the ledger names an unknown key order")?,
+                serde_json::from_value(row.try_get("cut_after")?)?,
+            ),
+        })
+    }
+
+    /// Adds the range behind `after`, up to `upto` (`None`: the rest of the order). Does nothing
+    /// when another process has cut there meanwhile.
+    pub async fn add_range(
+        &self,
+        pass_id: i64,
+        order: KeyOrder,
+        after: Key,
+        upto: Option<Key>,
+    ) -> anyhow::Result<()> {
+        let context = || format!("cut a range of pass {pass_id}");
+        let (next_order, next_after, done) = match (upto, order) {
+            (Some(upto), _) => (order, upto, false),
+            (None, KeyOrder::ByRun) => (KeyOrder::Rest, Key::START, false),
+            (None, _) => (order, after, true),
+        };
+        let mut tx = self.begin().await?;
+        let cut = pg::statement(
+            "UPDATE sls_backfill.pass SET cut_order = $4, cut_after = $5, cut_done = $6 \
+             WHERE id = $1 AND cut_order = $2 AND cut_after = $3 AND NOT cut_done",
+        )
+        .bind(pass_id)
+        .bind(order.name())
+        .bind(serde_json::to_value(after)?)
+        .bind(next_order.name())
+        .bind(serde_json::to_value(next_after)?)
+        .bind(done)
+        .execute(&mut *tx)
+        .await
+        .with_context(context)?;
+        if cut.rows_affected() == 1 {
+            let upto = upto.map(serde_json::to_value).transpose()?;
+            insert_range(&mut tx, pass_id, order.name(), after, upto).await?;
+        }
+        tx.commit().await.with_context(context)
+    }
+
+    /// Adds a range for the open holds of the pass, unless there is an open one.
+    pub async fn add_holds_range(&self, pass_id: i64) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let open = pg::statement(
+            "SELECT FROM sls_backfill.range WHERE pass_id = $1 AND kind = 'holds' \
+             AND state = 'open'",
+        )
+        .bind(pass_id)
+        .fetch_optional(&mut *tx)
+        .await
+        .context("look for a range of holds")?;
+        if open.is_none() {
+            insert_range(&mut tx, pass_id, "holds", Key::START, None).await?;
+        }
+        tx.commit().await.context("add a range of holds")
+    }
+
+    /// Ends a range whose every row is accounted for. `rows_counted`: rows in it by one count.
+    pub async fn finish_range(
+        &self,
+        lease: &Lease,
+        rows_counted: Option<u64>,
+    ) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let done = pg::statement(
+            "UPDATE sls_backfill.range SET state = 'done', owner = NULL, lease_until = NULL, \
+             rows_counted = $3, closed_at = clock_timestamp() \
+             WHERE id = $1 AND token = $2 AND state = 'open'",
+        )
+        .bind(lease.range_id)
+        .bind(lease.token)
+        .bind(rows_counted.map(i64::try_from).transpose()?)
+        .execute(&mut *tx)
+        .await
+        .with_context(|| format!("end range {}", lease.range_id))?;
+        if done.rows_affected() != 1 {
+            return Err(LeaseLost { range_id: lease.range_id }.into());
+        }
+        tx.commit().await.context("end a range")
+    }
+
+    /// Closes the pass if everything of it is cut and done; says whether it is closed.
+    pub async fn close_pass(&self, pass_id: i64) -> anyhow::Result<bool> {
+        let mut tx = self.begin().await?;
+        pg::statement(
+            "UPDATE sls_backfill.pass p SET state = 'done', closed_at = clock_timestamp() \
+             WHERE id = $1 AND state = 'open' AND cut_done AND NOT EXISTS \
+             (SELECT FROM sls_backfill.range r WHERE r.pass_id = p.id AND r.state = 'open')",
+        )
+        .bind(pass_id)
+        .execute(&mut *tx)
+        .await
+        .with_context(|| format!("close pass {pass_id}"))?;
+        let state =
+            pg::statement("SELECT state = 'done' AS done FROM sls_backfill.pass WHERE id = $1")
+                .bind(pass_id)
+                .fetch_one(&mut *tx)
+                .await?;
+        tx.commit().await.context("close a pass")?;
+        Ok(state.try_get("done")?)
+    }
+}
+
+async fn insert_range(
+    tx: &mut Tx,
+    pass_id: i64,
+    kind: &str,
+    after: Key,
+    upto: Option<serde_json::Value>,
+) -> anyhow::Result<()> {
+    pg::statement(
+        "INSERT INTO sls_backfill.range (pass_id, kind, after, upto, position) \
+         VALUES ($1, $2, $3, $4, $3)",
+    )
+    .bind(pass_id)
+    .bind(kind)
+    .bind(serde_json::to_value(after)?)
+    .bind(upto)
+    .execute(&mut **tx)
+    .await
+    .context("add a range")?;
+    Ok(())
+}
+
+fn lease(row: &PgRow) -> anyhow::Result<Lease> {
+    let kind: &str = row.try_get("kind")?;
+    let upto: Option<serde_json::Value> = row.try_get("upto")?;
+    Ok(Lease {
+        range_id: row.try_get("id")?,
+        pass_id: row.try_get("pass_id")?,
+        kind: match kind {
+            "holds" => RangeKind::Holds,
+            kind => RangeKind::Keys(
+                KeyOrder::from_name(kind).context("the ledger names an unknown kind of range")?,
+            ),
+        },
+        upto: upto.map(serde_json::from_value).transpose()?,
+        after: serde_json::from_value(row.try_get("after")?)?,
+        position: serde_json::from_value(row.try_get("position")?)?,
+        token: row.try_get("token")?,
+    })
+}

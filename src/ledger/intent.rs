@@ -1,0 +1,306 @@
+//! The intent transaction: a batch is in the book, with all that is needed to find or repeat it,
+//! before its first byte is on the wire.
+//!
+//! One transaction moves the range's position behind the rows read, writes the batch, and records
+//! the rows passed over as holds. So after any crash every row up to the position is in a batch,
+//! held, already there or gone; and every batch that might be in SLS is in the book.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use uuid::Uuid;
+
+use crate::ledger::claim::{Lease, RangeKind};
+use crate::ledger::{LeaseLost, Ledger, Tx};
+use crate::pg;
+use crate::record::digest::Digest;
+use crate::record::hold::HoldReason;
+use crate::record::key::Key;
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+
+/// How often a COMMIT without an answer is looked up before the process gives up.
+const LOOK_UPS_MAX: u32 = 10;
+
+/// A batch as it is intended.
+#[derive(Debug, Clone)]
+pub struct NewBatch {
+    pub id: Uuid,
+    pub rows: Vec<BatchRow>,
+    pub raw_bytes: u64,
+    pub digest: Digest,
+    pub not_json: u32,
+    pub conversion_id: i64,
+    pub lane_id: i64,
+    pub number: u64,
+    /// Unix seconds, SLS's clock.
+    pub signed_at: i64,
+    /// Shard → a cursor that no log of this batch can precede.
+    pub cursors: BTreeMap<u32, String>,
+    /// Unix seconds.
+    pub ingest_time: u32,
+}
+
+/// What the book keeps of a row in a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchRow {
+    pub id: Uuid,
+    pub created_at: Timestamp,
+    pub finished_at: Timestamp,
+}
+
+/// A row passed over.
+#[derive(Debug, Clone)]
+pub struct NewHold {
+    pub row_id: Uuid,
+    pub created_at: Timestamp,
+    pub reason: HoldReason,
+    /// For a person; never content of the row.
+    pub detail: String,
+}
+
+/// One step of a range: what became of the next rows.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub table: Table,
+    pub batch: Option<NewBatch>,
+    pub holds: Vec<NewHold>,
+    /// Rows that a live batch or an open hold has already.
+    pub already: Vec<Uuid>,
+    /// Rows that were deleted before they were read whole.
+    pub gone: Vec<Uuid>,
+    /// The last row of the step; `None`: the step's rest comes with the next one.
+    pub position: Option<Key>,
+}
+
+impl Step {
+    fn rows_seen(&self) -> usize {
+        let batched = self.batch.as_ref().map_or(0, |batch| batch.rows.len());
+        batched + self.holds.len() + self.already.len() + self.gone.len()
+    }
+}
+
+impl Ledger {
+    /// Writes one step, all of it or nothing; moves the lease's position with it.
+    ///
+    /// Fails with [`LeaseLost`] when the range has another owner.
+    pub async fn record(&self, lease: &mut Lease, step: &Step) -> anyhow::Result<()> {
+        let position = step.position.unwrap_or(lease.position);
+        let mut look_ups = 0;
+        loop {
+            let mut tx = self.begin().await?;
+            write_step(&mut tx, lease, step, position).await?;
+            let Err(lost) = tx.commit().await else { break };
+            // A COMMIT without an answer: the book itself knows whether it came through.
+            look_ups += 1;
+            match self.was_recorded(lease, step, position).await {
+                Ok(true) => break,
+                Ok(false) if look_ups < LOOK_UPS_MAX => {}
+                Err(_) if look_ups < LOOK_UPS_MAX => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if self.was_recorded(lease, step, position).await.unwrap_or(false) {
+                        break;
+                    }
+                }
+                _ => {
+                    return Err(lost)
+                        .with_context(|| format!("write a step of range {}", lease.range_id));
+                }
+            }
+        }
+        lease.position = position;
+        Ok(())
+    }
+
+    async fn was_recorded(
+        &self,
+        lease: &Lease,
+        step: &Step,
+        position: Key,
+    ) -> anyhow::Result<bool> {
+        let mut tx = self.begin().await?;
+        let found = match &step.batch {
+            Some(batch) => pg::statement("SELECT FROM sls_backfill.batch WHERE id = $1")
+                .bind(batch.id)
+                .fetch_optional(&mut *tx)
+                .await?
+                .is_some(),
+            None => pg::statement(
+                "SELECT FROM sls_backfill.range WHERE id = $1 AND token = $2 AND position = $3",
+            )
+            .bind(lease.range_id)
+            .bind(lease.token)
+            .bind(serde_json::to_value(position)?)
+            .fetch_optional(&mut *tx)
+            .await?
+            .is_some(),
+        };
+        Ok(found)
+    }
+}
+
+async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> anyhow::Result<()> {
+    let context = || format!("write a step of range {}", lease.range_id);
+    // The rows of a hold were counted as seen by the pass that held them.
+    let seen = if lease.kind == RangeKind::Holds { 0 } else { step.rows_seen() };
+    let moved = pg::statement(
+        "UPDATE sls_backfill.range SET position = $4, rows_seen = rows_seen + $5, \
+         rows_already = rows_already + $6, rows_gone = rows_gone + $7 \
+         WHERE id = $1 AND token = $2 AND position = $3 AND state = 'open'",
+    )
+    .bind(lease.range_id)
+    .bind(lease.token)
+    .bind(serde_json::to_value(lease.position)?)
+    .bind(serde_json::to_value(position)?)
+    .bind(i64::try_from(seen)?)
+    .bind(i64::try_from(step.already.len())?)
+    .bind(i64::try_from(step.gone.len())?)
+    .execute(&mut **tx)
+    .await
+    .with_context(context)?;
+    if moved.rows_affected() != 1 {
+        return Err(LeaseLost { range_id: lease.range_id }.into());
+    }
+    if let Some(batch) = &step.batch {
+        insert_batch(tx, lease, step.table, batch).await.with_context(context)?;
+    }
+    if !step.holds.is_empty() {
+        insert_holds(tx, lease.pass_id, step).await.with_context(context)?;
+    }
+    if lease.kind == RangeKind::Holds {
+        let stored: Vec<_> =
+            step.batch.iter().flat_map(|batch| &batch.rows).map(|row| row.id).collect();
+        let batch_id = step.batch.as_ref().map(|batch| batch.id);
+        let (already, gone) = (step.already.clone(), step.gone.clone());
+        for (state, ids) in [("stored", stored), ("already", already), ("gone", gone)] {
+            close_holds(tx, step.table, state, batch_id, ids).await.with_context(context)?;
+        }
+    }
+    Ok(())
+}
+
+async fn insert_batch(
+    tx: &mut Tx,
+    lease: &Lease,
+    table: Table,
+    batch: &NewBatch,
+) -> anyhow::Result<()> {
+    let bounds = |time: fn(&BatchRow) -> Timestamp| {
+        let times = batch.rows.iter().map(time);
+        (times.clone().min(), times.max())
+    };
+    let (created_first, created_last) = bounds(|row| row.created_at);
+    let (finished_first, finished_last) = bounds(|row| row.finished_at);
+    let ids = batch.rows.iter().map(|row| id_number(row.id));
+    let row_ids: Vec<u8> = batch.rows.iter().flat_map(|row| *row.id.as_bytes()).collect();
+    let cursors: BTreeMap<_, _> =
+        batch.cursors.iter().map(|(shard, cursor)| (shard.to_string(), cursor)).collect();
+    pg::statement(
+        "INSERT INTO sls_backfill.batch (id, pass_id, range_id, table_name, logstore, state, rows, \
+         raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, signed_at, cursors, \
+         ingest_time, created_span, id_span, finished_first, finished_last) \
+         VALUES ($1, $2, $3, $4, $5, 'intent', $6, $7, $8, $9, $10, $11, $12, $13, \
+         to_timestamp($14), $15, $16, tsrange($17, $18, '[]'), int8range($19, $20, '[]'), $21, $22)",
+    )
+    .bind(batch.id)
+    .bind(lease.pass_id)
+    .bind(lease.range_id)
+    .bind(table.name())
+    .bind(table.logstore())
+    .bind(i32::try_from(batch.rows.len())?)
+    .bind(i64::try_from(batch.raw_bytes)?)
+    .bind(row_ids)
+    .bind(batch.digest.to_bytes().to_vec())
+    .bind(i32::try_from(batch.not_json)?)
+    .bind(batch.conversion_id)
+    .bind(batch.lane_id)
+    .bind(i64::try_from(batch.number)?)
+    .bind(batch.signed_at as f64)
+    .bind(serde_json::to_value(cursors)?)
+    .bind(i64::from(batch.ingest_time))
+    .bind(created_first)
+    .bind(created_last)
+    .bind(ids.clone().min())
+    .bind(ids.max())
+    .bind(finished_first)
+    .bind(finished_last)
+    .execute(&mut **tx)
+    .await
+    .with_context(|| format!("intend batch {}", batch.id))?;
+    pg::statement(
+        "UPDATE sls_backfill.lane SET last_number = $2 WHERE id = $1 AND last_number < $2",
+    )
+    .bind(batch.lane_id)
+    .bind(i64::try_from(batch.number)?)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+async fn insert_holds(tx: &mut Tx, pass_id: i64, step: &Step) -> anyhow::Result<()> {
+    pg::statement(
+        "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
+         SELECT $1, h.row_id, $2, h.reason, h.detail, h.created_at \
+         FROM unnest($3::uuid[], $4::text[], $5::text[], $6::timestamp[]) \
+           AS h(row_id, reason, detail, created_at) \
+         ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
+           detail = excluded.detail, state = 'open', batch_id = NULL, \
+           tries = hold.tries + 1, last_held_at = clock_timestamp()",
+    )
+    .bind(step.table.name())
+    .bind(pass_id)
+    .bind(step.holds.iter().map(|hold| hold.row_id).collect::<Vec<_>>())
+    .bind(step.holds.iter().map(|hold| hold.reason.name().to_owned()).collect::<Vec<_>>())
+    .bind(step.holds.iter().map(|hold| hold.detail.clone()).collect::<Vec<_>>())
+    .bind(step.holds.iter().map(|hold| hold.created_at).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await
+    .context("hold rows")?;
+    Ok(())
+}
+
+async fn close_holds(
+    tx: &mut Tx,
+    table: Table,
+    state: &str,
+    batch_id: Option<Uuid>,
+    ids: Vec<Uuid>,
+) -> anyhow::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let (wanted, batch_id) = (ids.len() as u64, batch_id.filter(|_| state == "stored"));
+    let closed = pg::statement(
+        "UPDATE sls_backfill.hold SET state = $2, batch_id = $3, tries = tries + 1 \
+         WHERE table_name = $1 AND row_id = ANY($4) AND state = 'open'",
+    )
+    .bind(table.name())
+    .bind(state)
+    .bind(batch_id)
+    .bind(ids)
+    .execute(&mut **tx)
+    .await
+    .context("close holds")?;
+    anyhow::ensure!(closed.rows_affected() == wanted, "holds were closed by somebody else");
+    Ok(())
+}
+
+/// A row id's first eight bytes as a signed number in the same order: Postgres has no range of
+/// uuid, and a range of int8 is all that the search for overlapping batches needs.
+pub(in crate::ledger) fn id_number(id: Uuid) -> i64 {
+    (id.as_u64_pair().0 ^ (1 << 63)).cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_numbers_keep_the_order_of_ids() {
+        let ids = [0u128, 1 << 64, (1 << 127) - 1, 1 << 127, u128::MAX].map(Uuid::from_u128);
+        let numbers = ids.map(id_number);
+        assert!(numbers.is_sorted());
+        assert_eq!((numbers[0], numbers[4]), (i64::MIN, i64::MAX));
+    }
+}

@@ -1,0 +1,189 @@
+//! Passes: which window of which table is to be moved, and what is covered already.
+
+use anyhow::Context as _;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::ledger::Ledger;
+use crate::pg;
+use crate::record::key::{Key, KeyOrder};
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+
+/// Late commits and asynchronous writers: a pass begins that long before the end of the last one.
+pub const LOOK_BACK_S: i64 = 48 * 3600;
+
+/// What a pass is to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassPlan {
+    pub table: Table,
+    pub since: Option<Timestamp>,
+    pub until: Timestamp,
+    pub tenant_id: Option<Uuid>,
+    pub app_id: Option<Uuid>,
+    pub order: KeyOrder,
+}
+
+/// A pass in the ledger.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    pub id: i64,
+    pub plan: PassPlan,
+    pub conversion_id: i64,
+    /// The conversion's JSON.
+    pub conversion: serde_json::Value,
+    /// Whether a batch or a hold names it, so that nothing of it may change any more.
+    pub begun: bool,
+}
+
+impl Ledger {
+    /// The open pass of `table`, if there is one.
+    pub async fn open_pass(&self, table: Table) -> anyhow::Result<Option<Pass>> {
+        let mut tx = self.begin().await?;
+        let row = pg::statement(
+            "SELECT p.id, p.table_name, p.since, p.until, p.tenant_id, p.app_id, p.key_order, \
+             p.conversion_id, c.body, EXISTS (SELECT FROM sls_backfill.batch b \
+               WHERE b.pass_id = p.id) OR EXISTS (SELECT FROM sls_backfill.hold h \
+               WHERE h.pass_id = p.id) AS begun \
+             FROM sls_backfill.pass p JOIN sls_backfill.conversion c ON c.id = p.conversion_id \
+             WHERE p.table_name = $1 AND p.state = 'open'",
+        )
+        .bind(table.name())
+        .fetch_optional(&mut *tx)
+        .await
+        .with_context(|| format!("look for an open pass of {table}"))?;
+        row.map(|row| pass(&row, table)).transpose()
+    }
+
+    /// Opens a pass. Fails when `table` has an open one.
+    pub async fn begin_pass(
+        &self,
+        plan: &PassPlan,
+        conversion: &serde_json::Value,
+    ) -> anyhow::Result<Pass> {
+        let context = || format!("open a pass of {}", plan.table);
+        let mut tx = self.begin().await?;
+        let conversion_id: i64 = pg::statement(
+            "INSERT INTO sls_backfill.conversion (table_name, body) VALUES ($1, $2) \
+             ON CONFLICT (table_name, body) DO UPDATE SET body = excluded.body RETURNING id",
+        )
+        .bind(plan.table.name())
+        .bind(conversion)
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(context)?
+        .try_get("id")?;
+        let id = pg::statement(
+            "INSERT INTO sls_backfill.pass (table_name, logstore, since, until, tenant_id, app_id, \
+             key_order, conversion_id, cut_order, cut_after) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9) RETURNING id",
+        )
+        .bind(plan.table.name())
+        .bind(plan.table.logstore())
+        .bind(plan.since)
+        .bind(plan.until)
+        .bind(plan.tenant_id)
+        .bind(plan.app_id)
+        .bind(plan.order.name())
+        .bind(conversion_id)
+        .bind(serde_json::to_value(Key::START)?)
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(context)?
+        .try_get("id")?;
+        tx.commit().await.with_context(context)?;
+        let (plan, conversion) = (plan.clone(), conversion.clone());
+        Ok(Pass { id, plan, conversion_id, conversion, begun: false })
+    }
+
+    /// Takes back an open pass that no batch and no hold names.
+    pub async fn drop_pass(&self, pass: &Pass) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        for sql in [
+            "DELETE FROM sls_backfill.range WHERE pass_id = $1",
+            "DELETE FROM sls_backfill.pass WHERE id = $1 AND state = 'open'",
+        ] {
+            pg::statement(sql)
+                .bind(pass.id)
+                .execute(&mut *tx)
+                .await
+                .with_context(|| format!("take back pass {}", pass.id))?;
+        }
+        tx.commit().await.context("take back a pass")
+    }
+
+    /// Up to where finished passes without a filter cover `table` from the beginning without a
+    /// gap; `None` when none does.
+    pub async fn covered_until(&self, table: Table) -> anyhow::Result<Option<Timestamp>> {
+        let mut tx = self.begin().await?;
+        let rows = pg::statement(
+            "SELECT since, until FROM sls_backfill.pass WHERE table_name = $1 AND state = 'done' \
+             AND tenant_id IS NULL AND app_id IS NULL",
+        )
+        .bind(table.name())
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("read the finished passes of {table}"))?;
+        let windows = rows
+            .iter()
+            .map(|row| Ok((row.try_get("since")?, row.try_get("until")?)))
+            .collect::<Result<Vec<_>, sqlx::Error>>()?;
+        Ok(covered_until(&windows))
+    }
+}
+
+/// Up to where windows `[since, until)` cover time from its beginning without a gap.
+fn covered_until(windows: &[(Option<Timestamp>, Timestamp)]) -> Option<Timestamp> {
+    let mut windows = windows.to_vec();
+    windows.sort_unstable();
+    let mut covered = None;
+    for (since, until) in windows {
+        if since <= covered {
+            covered = covered.max(Some(until));
+        }
+    }
+    covered
+}
+
+fn pass(row: &PgRow, table: Table) -> anyhow::Result<Pass> {
+    let order: &str = row.try_get("key_order")?;
+    Ok(Pass {
+        id: row.try_get("id")?,
+        plan: PassPlan {
+            table,
+            since: row.try_get("since")?,
+            until: row.try_get("until")?,
+            tenant_id: row.try_get("tenant_id")?,
+            app_id: row.try_get("app_id")?,
+            order: KeyOrder::from_name(order).context("the ledger names an unknown key order")?,
+        },
+        conversion_id: row.try_get("conversion_id")?,
+        conversion: row.try_get("body")?,
+        begun: row.try_get("begun")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_cover_as_far_as_they_touch() {
+        let at = Timestamp::from_unix_s;
+        let cases: [(&[(Option<i64>, i64)], Option<i64>); 7] = [
+            (&[], None),
+            (&[(Some(5), 9)], None),
+            (&[(None, 9)], Some(9)),
+            (&[(None, 9), (Some(9), 12)], Some(12)),
+            (&[(None, 9), (Some(10), 12)], Some(9)),
+            (&[(Some(7), 20), (Some(3), 8), (None, 4)], Some(20)),
+            (&[(None, 9), (None, 5), (Some(2), 3)], Some(9)),
+        ];
+        for (windows, wanted) in cases {
+            let windows: Vec<_> =
+                windows.iter().map(|(since, until)| (since.map(at), at(*until))).collect();
+            assert_eq!(covered_until(&windows), wanted.map(at), "{windows:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! How both databases are reached: connection options that also a PgBouncer in transaction mode
+//! takes, and our types in Postgres's binary format.
+//!
+//! PgBouncer's transaction mode refuses unknown start-up parameters and mixes up named statements
+//! (seen with 1.18). So: no start-up options, no named statements, and every statement inside a
+//! transaction, whose settings are `SET LOCAL`.
+
+use std::time::Duration;
+
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgHasArrayType, PgPoolOptions, PgTypeInfo,
+    PgValueFormat, PgValueRef,
+};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Decode, Encode, PgPool, Postgres, Type};
+
+use crate::record::timestamp::Timestamp;
+
+/// How long a connection may take to be made, or a free one to be had.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Opens a pool of at most `connections_max` connections; the first is made at once, so that a
+/// wrong address or password shows here.
+pub async fn connect(
+    options: &PgConnectOptions,
+    connections_max: u32,
+) -> Result<PgPool, sqlx::Error> {
+    let options = options
+        .clone()
+        .extra_float_digits(None)
+        .statement_cache_capacity(0)
+        .application_name(env!("CARGO_PKG_NAME"));
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A ping before each use would be a statement outside a transaction.
+        .test_before_acquire(false)
+        .connect_with(options)
+        .await
+}
+
+/// A statement that leaves nothing behind on the server.
+pub fn statement(sql: &'static str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(sql).persistent(false)
+}
+
+/// The same for a text made at run time. Its identifiers must come through [`quote`].
+pub fn made_statement(sql: &str) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(AssertSqlSafe(sql.to_owned())).persistent(false)
+}
+
+/// Quotes an identifier.
+pub fn quote(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+// From Postgres's pg_type.dat; by name they would cost a query a connection.
+const TIMESTAMP_OID: u32 = 1114;
+const TIMESTAMP_ARRAY_OID: u32 = 1115;
+
+impl Type<Postgres> for Timestamp {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(TIMESTAMP_OID))
+    }
+}
+
+impl PgHasArrayType for Timestamp {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(TIMESTAMP_ARRAY_OID))
+    }
+}
+
+impl Encode<'_, Postgres> for Timestamp {
+    fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buf.extend_from_slice(&self.to_postgres().to_be_bytes());
+        Ok(IsNull::No)
+    }
+}
+
+impl<'r> Decode<'r, Postgres> for Timestamp {
+    fn decode(value: PgValueRef<'r>) -> Result<Self, BoxDynError> {
+        match value.format() {
+            PgValueFormat::Binary => {
+                let bytes: [u8; 8] = value.as_bytes()?.try_into()?;
+                Ok(Self::from_postgres(i64::from_be_bytes(bytes)))
+            }
+            PgValueFormat::Text => Err("timestamps are read in the binary format only".into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_quoted() {
+        assert_eq!(quote("index"), "\"index\"");
+        assert_eq!(quote("a\"b; drop"), "\"a\"\"b; drop\"");
+    }
+}

@@ -1,0 +1,139 @@
+//! Looks ahead: the next rows of a range, page by page, until a batch can be cut.
+
+use std::collections::{HashSet, VecDeque};
+
+use uuid::Uuid;
+
+use crate::ledger::Ledger;
+use crate::ledger::claim::{Lease, RangeKind};
+use crate::pipeline::cut::{BatchLimits, Candidate, Cut, Fate, cut, fate, is_enough};
+use crate::record::key::Key;
+use crate::record::timestamp::Timestamp;
+use crate::source::Source;
+use crate::source::catalog::Shape;
+use crate::source::page::Head;
+use crate::source::scope::{Scope, Span};
+
+/// Rows looked at by one statement. Their heads take about 200 bytes each.
+const PAGE_ROWS: u32 = 4096;
+
+/// Where a range's rows come from, and by what they are judged.
+#[derive(Clone)]
+pub struct FeedSettings {
+    pub source: Source,
+    /// `None` in a dry run: it has no book, so no row is known.
+    pub ledger: Option<Ledger>,
+    pub shape: Shape,
+    pub limits: BatchLimits,
+    /// Rows that finished later are held.
+    pub settled_before: Timestamp,
+    /// Held rows that are running and were created earlier are not looked at again.
+    pub abandoned_before: Timestamp,
+}
+
+/// The rows of one range, in order.
+pub struct Feed {
+    settings: FeedSettings,
+    rows: Rows,
+    pending: VecDeque<Candidate>,
+    /// Behind which key the next page begins.
+    after: Key,
+    is_exhausted: bool,
+}
+
+/// How the rows are found.
+enum Rows {
+    Keys { scope: Scope, upto: Option<Key> },
+    Holds { pass_id: i64, ledger: Ledger },
+}
+
+impl Feed {
+    /// The rows of `lease` behind its position. `scope` is that of the range's key order.
+    pub fn of_lease(settings: FeedSettings, lease: &Lease, scope: Scope) -> Self {
+        let rows = match (lease.kind, &settings.ledger) {
+            (RangeKind::Holds, Some(ledger)) => {
+                Rows::Holds { pass_id: lease.pass_id, ledger: ledger.clone() }
+            }
+            _ => Rows::Keys { scope, upto: lease.upto },
+        };
+        Self::new(settings, rows, lease.position)
+    }
+
+    /// The rows of a span, without a book.
+    pub fn of_span(settings: FeedSettings, scope: Scope, span: Span) -> Self {
+        let after = span.after;
+        Self::new(settings, Rows::Keys { scope, upto: span.upto }, after)
+    }
+
+    fn new(settings: FeedSettings, rows: Rows, after: Key) -> Self {
+        Self { settings, rows, pending: VecDeque::new(), after, is_exhausted: false }
+    }
+
+    /// The next step, with at most `rows_max` (at least 1) rows to read; `None` at the end.
+    pub async fn next(&mut self, rows_max: u64) -> anyhow::Result<Option<Cut>> {
+        while !self.is_exhausted && !is_enough(&self.pending, &self.settings.limits, rows_max) {
+            self.fetch().await?;
+        }
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(cut(&mut self.pending, &self.settings.limits, rows_max)))
+    }
+
+    async fn fetch(&mut self) -> anyhow::Result<()> {
+        let page = match &self.rows {
+            Rows::Keys { scope, upto } => {
+                let span = Span { after: self.after, upto: *upto };
+                let FeedSettings { source, shape, .. } = &self.settings;
+                let heads = source.page(scope, shape, &span, PAGE_ROWS).await?;
+                self.judge(heads, true).await?
+            }
+            Rows::Holds { pass_id, ledger } => self.fetch_holds(*pass_id, ledger).await?,
+        };
+        self.is_exhausted = page.len() < PAGE_ROWS as usize;
+        if let Some(last) = page.last() {
+            self.after = last.key;
+        }
+        self.pending.extend(page);
+        Ok(())
+    }
+
+    async fn fetch_holds(&self, pass_id: i64, ledger: &Ledger) -> anyhow::Result<Vec<Candidate>> {
+        let FeedSettings { source, shape, abandoned_before, .. } = &self.settings;
+        let held = ledger.next_holds(pass_id, self.after.id, *abandoned_before, PAGE_ROWS).await?;
+        let ids: Vec<Uuid> = held.iter().map(|(id, _)| *id).collect();
+        let heads = source.page_of(shape, &ids).await?;
+        let found: HashSet<Uuid> = heads.iter().map(|head| head.row_id).collect();
+        let mut page = self.judge(heads, false).await?;
+        let gone = held.into_iter().filter(|(id, _)| !found.contains(id));
+        page.extend(gone.map(|(row_id, created_at)| Candidate {
+            key: Key::walk(row_id),
+            row_id,
+            created_at,
+            fate: Fate::Gone,
+        }));
+        page.sort_unstable_by_key(|candidate| candidate.key);
+        Ok(page)
+    }
+
+    /// Decides the rows' fates. Held rows count as known, unless it is them that are tried again.
+    async fn judge(&self, heads: Vec<Head>, know_held: bool) -> anyhow::Result<Vec<Candidate>> {
+        let FeedSettings { ledger, shape, limits, settled_before, .. } = &self.settings;
+        let mut known = HashSet::new();
+        if let Some(ledger) = ledger {
+            let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
+            known = ledger.batched(shape.table, &rows).await?;
+            if know_held {
+                let ids = rows.iter().map(|(id, _)| *id).collect();
+                known.extend(ledger.held(shape.table, ids).await?);
+            }
+        }
+        let candidate = |head: Head| Candidate {
+            fate: fate(shape.table, &head, &known, *settled_before, limits),
+            key: head.key,
+            row_id: head.row_id,
+            created_at: head.created_at,
+        };
+        Ok(heads.into_iter().map(candidate).collect())
+    }
+}

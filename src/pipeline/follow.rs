@@ -1,0 +1,151 @@
+//! The tail reader at work: pulls what is stored, beside the upload, and lets the ledger compare.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use crate::ledger::Ledger;
+use crate::ledger::tail::Page;
+use crate::pipeline::patience::patiently;
+use crate::pipeline::stop::Stop;
+use crate::record::table::Table;
+use crate::sls::client::Client;
+use crate::sls::tail::{Pulled, sum_up};
+
+/// How long to wait when nothing new was found.
+const IDLE: Duration = Duration::from_millis(500);
+
+/// Pages are sized to come near it; a larger one costs memory, a smaller one time.
+const PAGE_BYTES: usize = 4 << 20;
+
+/// A stored log group can be pulled after seconds; what is not there after that is missing.
+const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Reads one logstore's shards from where the ledger says.
+#[derive(Clone)]
+pub struct Follower {
+    client: Client,
+    ledger: Ledger,
+    table: Table,
+    groups_max: u32,
+}
+
+impl Follower {
+    /// Begins to follow: whatever is written from now on will be read. Must come before the first
+    /// intent for the logstore.
+    pub async fn begin(client: &Client, ledger: &Ledger, table: Table) -> anyhow::Result<Self> {
+        let logstore = table.logstore();
+        let known = ledger.read_positions(logstore).await?;
+        if known.is_empty() {
+            let shards = patiently(|| client.shards(logstore)).await;
+            for shard in shards.with_context(|| format!("list the shards of {logstore}"))? {
+                let cursor = patiently(|| client.cursor(logstore, shard.id, "end"))
+                    .await
+                    .with_context(|| format!("find the end of shard {}", shard.id))?;
+                ledger.begin_reading(logstore, shard.id, &cursor).await?;
+            }
+        }
+        Ok(Self { client: client.clone(), ledger: ledger.clone(), table, groups_max: 1 })
+    }
+
+    /// Follows until asked to stop.
+    pub async fn follow(mut self, mut stop: Stop) -> anyhow::Result<()> {
+        while !stop.is_asked() {
+            let groups = self.catch_up(&stop).await?;
+            if groups == 0 {
+                stop.or(tokio::time::sleep(IDLE)).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads on until everything that the ledger calls stored was found, or should have been.
+    pub async fn finish(&mut self, stop: &Stop) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            self.catch_up(stop).await?;
+            let judgement = self.ledger.judge(self.table).await?;
+            let is_short =
+                judgement.differences.iter().any(|difference| difference.found < difference.rows);
+            if !is_short || begun.elapsed() > VISIBLE_WITHIN || stop.is_asked() {
+                return Ok(());
+            }
+            tokio::time::sleep(IDLE).await;
+        }
+    }
+
+    /// Reads every shard to its end once; gives how many log groups there were.
+    pub async fn catch_up(&mut self, stop: &Stop) -> anyhow::Result<u64> {
+        let logstore = self.table.logstore();
+        let shards = patiently(|| self.client.shards(logstore))
+            .await
+            .with_context(|| format!("list the shards of {logstore}"))?;
+        let mut positions = self.ledger.read_positions(logstore).await?;
+        let mut groups = 0;
+        for shard in shards {
+            let cursor = match positions.remove(&shard.id) {
+                Some(cursor) => cursor,
+                // A shard that was split off since we began: it holds nothing older than that.
+                None => self.begin_shard(shard.id).await?,
+            };
+            groups += self.read_shard(shard.id, cursor, stop).await?;
+        }
+        Ok(groups)
+    }
+
+    async fn begin_shard(&self, shard: u32) -> anyhow::Result<String> {
+        let logstore = self.table.logstore();
+        let cursor = patiently(|| self.client.cursor(logstore, shard, "begin"))
+            .await
+            .with_context(|| format!("find the beginning of shard {shard}"))?;
+        self.ledger.begin_reading(logstore, shard, &cursor).await?;
+        Ok(cursor)
+    }
+
+    async fn read_shard(
+        &mut self,
+        shard: u32,
+        mut cursor: String,
+        stop: &Stop,
+    ) -> anyhow::Result<u64> {
+        let logstore = self.table.logstore();
+        let mut groups = 0;
+        while !stop.is_asked() {
+            let pulled = patiently(|| self.client.pull(logstore, shard, &cursor, self.groups_max))
+                .await
+                .with_context(|| format!("pull shard {shard} of {logstore}"))?;
+            if pulled.next_cursor == cursor {
+                break;
+            }
+            self.size_pages(&pulled);
+            let sums = sum_up(&pulled.raw, self.ledger.id)
+                .with_context(|| format!("read shard {shard} of {logstore} at {cursor}"))?;
+            let added = self
+                .ledger
+                .add_page(&Page {
+                    logstore,
+                    shard,
+                    cursor: &cursor,
+                    next_cursor: &pulled.next_cursor,
+                    sums: &sums.batches,
+                })
+                .await?;
+            if !added {
+                // Another process reads this shard; it is a bit further than we are.
+                break;
+            }
+            groups += u64::from(pulled.groups);
+            cursor = pulled.next_cursor;
+        }
+        Ok(groups)
+    }
+
+    /// Asks for more groups a page where they are small (Dify writes one log a group), for fewer
+    /// where they are large.
+    fn size_pages(&mut self, pulled: &Pulled) {
+        let groups = pulled.groups.max(1);
+        let fit = PAGE_BYTES / (pulled.raw.len() / groups as usize).max(1);
+        let fit = u32::try_from(fit).unwrap_or(u32::MAX);
+        self.groups_max = fit.clamp(1, (self.groups_max * 2).min(1000));
+    }
+}

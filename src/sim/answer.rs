@@ -1,0 +1,174 @@
+//! What the local SLS answers: a status, headers and a body, or a refusal with one of SLS's codes.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{HeaderName, HeaderValue};
+use serde_json::Value;
+
+use crate::wire::compression::Lz4;
+use crate::wire::error_body::ErrorBody;
+
+/// The body of every answer: whole in memory, or made piece by piece while it is sent.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// An answer without what every answer has (request id, date).
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Body,
+}
+
+impl Answer {
+    /// 200 with an empty body: how most writes are acknowledged.
+    pub fn empty() -> Self {
+        Self { status: 200, headers: Vec::new(), body: whole(Bytes::new()) }
+    }
+
+    /// 200 with a JSON body.
+    pub fn json(value: &Value) -> Self {
+        Self::bytes("application/json", Bytes::from(value.to_string()))
+    }
+
+    /// 200 with `body` as it is.
+    pub fn bytes(content_type: &str, body: Bytes) -> Self {
+        let mut answer = Self { body: whole(body), ..Self::empty() };
+        answer.headers.push(("content-type", content_type.to_owned()));
+        answer
+    }
+
+    /// 200 with `raw` compressed as one LZ4 block if `lz4`; `x-log-bodyrawsize` tells its size.
+    pub fn compressible(content_type: &str, raw: Vec<u8>, lz4: bool) -> Self {
+        let raw_size = raw.len().to_string();
+        // The SDKs take a raw size of zero for an empty body, whatever the compression.
+        let lz4 = lz4 && !raw.is_empty();
+        let body = if lz4 { Lz4::default().compress(&raw) } else { raw };
+        let mut answer =
+            Self::bytes(content_type, Bytes::from(body)).with("x-log-bodyrawsize", raw_size);
+        if lz4 {
+            answer = answer.with("x-log-compresstype", "lz4");
+        }
+        answer
+    }
+
+    /// The same answer with one more header.
+    #[must_use]
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    pub fn into_response(self) -> hyper::Response<Body> {
+        let mut response = hyper::Response::new(self.body);
+        *response.status_mut() = hyper::StatusCode::from_u16(self.status)
+            .expect("a status is a constant, or was checked when the fault was set");
+        for (name, value) in self.headers {
+            let value = HeaderValue::from_str(&value)
+                .expect("header values are numbers, cursors, dates and names");
+            response.headers_mut().append(HeaderName::from_static(name), value);
+        }
+        response
+    }
+}
+
+impl From<&Refusal> for Answer {
+    fn from(refusal: &Refusal) -> Self {
+        let body = ErrorBody { code: refusal.code.clone(), message: refusal.message.clone() };
+        let body = serde_json::to_vec(&body).expect("two strings are always JSON");
+        let mut answer = Self::bytes("application/json", Bytes::from(body));
+        answer.status = refusal.status;
+        answer
+    }
+}
+
+/// A body that is in memory already.
+pub fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).boxed_unsync()
+}
+
+/// Why a request is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: u16,
+    pub code: String,
+    pub message: String,
+}
+
+impl Refusal {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { status: code.status(), code: format!("{code:?}"), message: message.into() }
+    }
+}
+
+/// SLS's error codes, named exactly as they stand in an error body.
+///
+/// From aliyun's PutLogs and "Common error codes" pages and the SDKs' constants. Not from there:
+/// `UnsupportedOperation` (what this simulator does not imitate), and the status of
+/// `InvalidSequenceId`, which no page gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    IndexAlreadyExist,
+    IndexConfigNotExist,
+    IndexInfoInvalid,
+    InvalidAPIVersion,
+    InvalidAccessKeyId,
+    InvalidBodyRawSize,
+    InvalidCompressType,
+    InvalidContentType,
+    InvalidCursor,
+    InvalidDateFormat,
+    InvalidEncoding,
+    InvalidKey,
+    InvalidSequenceId,
+    InvalidSignatureMethod,
+    LogStoreAlreadyExist,
+    LogStoreInfoInvalid,
+    LogStoreNotExist,
+    MissAccessKeyId,
+    MissingAPIVersion,
+    MissingBodyRawSize,
+    MissingContentLength,
+    MissingContentType,
+    MissingDate,
+    MissingHost,
+    MissingSignatureMethod,
+    ParameterInvalid,
+    PostBodyInvalid,
+    PostBodyTooLarge,
+    PostBodyUncompressError,
+    ProjectAlreadyExist,
+    ProjectNotExist,
+    RequestTimeExpired,
+    ShardNotExist,
+    SignatureNotMatch,
+    Unauthorized,
+    UnsupportedOperation,
+}
+
+impl Code {
+    fn status(self) -> u16 {
+        match self {
+            Self::InvalidAccessKeyId | Self::SignatureNotMatch | Self::Unauthorized => 401,
+            Self::LogStoreNotExist | Self::ProjectNotExist | Self::UnsupportedOperation => 404,
+            Self::MissingContentLength => 411,
+            Self::InvalidContentType => 415,
+            _ => 400,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_an_sls_error_body() {
+        let refusal = Refusal::new(Code::InvalidAPIVersion, "only 0.6.0");
+        assert_eq!((refusal.status, refusal.code.as_str()), (400, "InvalidAPIVersion"));
+        assert_eq!(Refusal::new(Code::SignatureNotMatch, "").status, 401);
+        assert_eq!(Refusal::new(Code::LogStoreNotExist, "").status, 404);
+        assert_eq!(Answer::from(&refusal).into_response().status(), 400);
+    }
+}

@@ -1,0 +1,154 @@
+//! Which call of SLS a request is, by its method, path and `type`.
+
+use hyper::Method;
+
+use crate::sim::answer::{Code, Refusal};
+use crate::sim::fault::Kind;
+use crate::sim::http::Request;
+
+/// A call, with the names that stand in its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route<'a> {
+    CreateProject,
+    GetProject,
+    CreateLogstore,
+    ListLogstores,
+    DeleteLogstore { logstore: &'a str },
+    Logstore { logstore: &'a str, call: LogstoreCall },
+    Shard { logstore: &'a str, shard: &'a str, call: ShardCall },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogstoreCall {
+    Get,
+    Update,
+    CreateIndex,
+    UpdateIndex,
+    GetIndex,
+    DeleteIndex,
+    ListShards,
+    /// `routed`: by hash key.
+    PutLogs {
+        routed: bool,
+    },
+    GetLogs,
+    GetLogsV2,
+    GetHistograms,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardCall {
+    GetCursor,
+    GetCursorTime,
+    PullLogs,
+}
+
+impl<'a> Route<'a> {
+    /// Fails with 404 for what is not imitated.
+    pub fn of(request: &'a Request) -> Result<Self, Refusal> {
+        let segments: Vec<&str> = request.segments.iter().map(String::as_str).collect();
+        let method = &request.method;
+        let unknown = || {
+            let message = format!("{method} {} is no call that the local SLS knows", request.path);
+            Err(Refusal::new(Code::UnsupportedOperation, message))
+        };
+        let kind = request.param("type");
+        Ok(match segments[..] {
+            [] if method == Method::POST => Self::CreateProject,
+            [] if method == Method::GET => Self::GetProject,
+            ["logstores"] if method == Method::POST => Self::CreateLogstore,
+            ["logstores"] if method == Method::GET => Self::ListLogstores,
+            ["logstores", logstore, "shards", shard] if method == Method::GET => {
+                let call = match kind {
+                    Some("cursor") => ShardCall::GetCursor,
+                    Some("cursor_time") => ShardCall::GetCursorTime,
+                    Some("log" | "logs") => ShardCall::PullLogs,
+                    _ => return unknown(),
+                };
+                Self::Shard { logstore, shard, call }
+            }
+            ["logstores", logstore] if method == Method::DELETE => {
+                Self::DeleteLogstore { logstore }
+            }
+            ["logstores", logstore, ref rest @ ..] => match logstore_call(method, rest, kind) {
+                Some(call) => Self::Logstore { logstore, call },
+                None => return unknown(),
+            },
+            _ => return unknown(),
+        })
+    }
+
+    /// What faults take the call for.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Logstore { call: LogstoreCall::PutLogs { .. }, .. } => Kind::Put,
+            Self::Shard { call: ShardCall::PullLogs, .. } => Kind::Pull,
+            Self::Shard { .. } => Kind::Cursor,
+            _ => Kind::Any,
+        }
+    }
+}
+
+fn logstore_call(method: &Method, rest: &[&str], kind: Option<&str>) -> Option<LogstoreCall> {
+    Some(match (method.as_str(), rest, kind) {
+        ("GET", [], None) => LogstoreCall::Get,
+        ("GET", [], Some("log")) => LogstoreCall::GetLogs,
+        ("GET", [], Some("histogram")) => LogstoreCall::GetHistograms,
+        ("PUT", [], _) => LogstoreCall::Update,
+        ("POST", ["logs"], _) => LogstoreCall::GetLogsV2,
+        ("POST", ["index"], _) => LogstoreCall::CreateIndex,
+        ("PUT", ["index"], _) => LogstoreCall::UpdateIndex,
+        ("GET", ["index"], _) => LogstoreCall::GetIndex,
+        ("DELETE", ["index"], _) => LogstoreCall::DeleteIndex,
+        ("GET", ["shards"], _) => LogstoreCall::ListShards,
+        // The Go SDK leaves `/shards/lb` out.
+        ("POST", [] | ["shards", "lb"], _) => LogstoreCall::PutLogs { routed: false },
+        ("POST", ["shards", "route"], _) => LogstoreCall::PutLogs { routed: true },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_has_its_route() {
+        let shard = |call| Route::Shard { logstore: "a", shard: "0", call };
+        let logstore = |call| Route::Logstore { logstore: "a", call };
+        for (method, target, wanted) in [
+            (Method::POST, "/", Some(Route::CreateProject)),
+            (Method::GET, "/", Some(Route::GetProject)),
+            (Method::GET, "/logstores/", Some(Route::ListLogstores)),
+            (Method::GET, "/logstores/a", Some(logstore(LogstoreCall::Get))),
+            (Method::GET, "/logstores/a?type=log", Some(logstore(LogstoreCall::GetLogs))),
+            (Method::GET, "/logstores/a?type=context_log", None),
+            (Method::POST, "/logstores/a", Some(logstore(LogstoreCall::PutLogs { routed: false }))),
+            (
+                Method::POST,
+                "/logstores/a/shards/route?key=1",
+                Some(logstore(LogstoreCall::PutLogs { routed: true })),
+            ),
+            (Method::GET, "/logstores/a/shards", Some(logstore(LogstoreCall::ListShards))),
+            (Method::GET, "/logstores/a/shards/0?type=cursor", Some(shard(ShardCall::GetCursor))),
+            (Method::GET, "/logstores/a/shards/0?type=log", Some(shard(ShardCall::PullLogs))),
+            (Method::GET, "/logstores/a/shards/0", None),
+            (Method::POST, "/logstores/a/shards/0", None),
+            (Method::DELETE, "/logstores/a/index", Some(logstore(LogstoreCall::DeleteIndex))),
+            (Method::DELETE, "/logstores/a", Some(Route::DeleteLogstore { logstore: "a" })),
+            (Method::GET, "/machinegroups", None),
+            (Method::PATCH, "/", None),
+        ] {
+            let mut request = Request::for_test(target, &[], b"");
+            request.method = method;
+            let route = Route::of(&request);
+            let status = route.as_ref().err().map(|refusal| refusal.status);
+            assert_eq!(status, wanted.is_none().then_some(404), "{target}");
+            assert_eq!(route.ok(), wanted, "{target}");
+        }
+        assert_eq!(logstore(LogstoreCall::PutLogs { routed: true }).kind(), Kind::Put);
+        assert_eq!(shard(ShardCall::PullLogs).kind(), Kind::Pull);
+        assert_eq!(shard(ShardCall::GetCursorTime).kind(), Kind::Cursor);
+        assert_eq!(logstore(LogstoreCall::Get).kind(), Kind::Any);
+    }
+}

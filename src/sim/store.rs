@@ -1,0 +1,171 @@
+//! What the local SLS remembers: projects, their logstores, indexes and shards. No HTTP here.
+//!
+//! Every map and shard has a lock of its own, held for the moment of a look or a change only, so
+//! writers to different shards do not wait for each other.
+
+pub mod logstore;
+pub mod sequence;
+pub mod shard;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::{Map, Value, json};
+
+use crate::sim::answer::{Code, Refusal};
+use crate::sim::store::logstore::Logstore;
+
+/// Everything, from the top down.
+#[derive(Default)]
+pub struct Store {
+    projects: Mutex<BTreeMap<String, Arc<Project>>>,
+}
+
+impl Store {
+    /// Makes project `name`. Names have 3 to 63 lower-case letters, digits and hyphens.
+    pub fn create_project(&self, name: &str, description: &str, now_s: i64) -> Result<(), Refusal> {
+        if !is_name(name, b"-") {
+            let message = format!("the project name {name} is invalid");
+            return Err(Refusal::new(Code::ParameterInvalid, message));
+        }
+        let mut projects = lock(&self.projects);
+        if projects.contains_key(name) {
+            let message = format!("Project {name} already exists");
+            return Err(Refusal::new(Code::ProjectAlreadyExist, message));
+        }
+        let project = Project {
+            name: name.to_owned(),
+            description: description.to_owned(),
+            created_s: now_s,
+            logstores: Mutex::default(),
+        };
+        projects.insert(name.to_owned(), Arc::new(project));
+        Ok(())
+    }
+
+    pub fn project(&self, name: &str) -> Result<Arc<Project>, Refusal> {
+        lock(&self.projects).get(name).cloned().ok_or_else(|| {
+            let message = format!("The Project does not exist : {name}");
+            Refusal::new(Code::ProjectNotExist, message)
+        })
+    }
+}
+
+/// A project: a namespace of logstores.
+pub struct Project {
+    name: String,
+    description: String,
+    created_s: i64,
+    logstores: Mutex<BTreeMap<String, Arc<Logstore>>>,
+}
+
+impl Project {
+    /// What GetProject answers.
+    pub fn describe(&self) -> Value {
+        json!({
+            "projectName": self.name,
+            "description": self.description,
+            "status": "Normal",
+            "owner": "",
+            "region": "local",
+            "createTime": self.created_s.to_string(),
+            "lastModifyTime": self.created_s.to_string(),
+        })
+    }
+
+    /// Makes a logstore from CreateLogstore's `settings`.
+    pub fn create_logstore(
+        &self,
+        settings: Map<String, Value>,
+        shards_default: u32,
+        now_s: i64,
+    ) -> Result<(), Refusal> {
+        let logstore = Logstore::new(settings, shards_default, now_s)?;
+        let mut logstores = lock(&self.logstores);
+        if logstores.contains_key(logstore.name()) {
+            let message = format!("logstore {} already exists", logstore.name());
+            return Err(Refusal::new(Code::LogStoreAlreadyExist, message));
+        }
+        logstores.insert(logstore.name().to_owned(), Arc::new(logstore));
+        Ok(())
+    }
+
+    pub fn logstore(&self, name: &str) -> Result<Arc<Logstore>, Refusal> {
+        lock(&self.logstores).get(name).cloned().ok_or_else(|| no_logstore(name))
+    }
+
+    /// The names of all logstores, in order.
+    pub fn logstore_names(&self) -> Vec<String> {
+        lock(&self.logstores).keys().cloned().collect()
+    }
+
+    pub fn delete_logstore(&self, name: &str) -> Result<(), Refusal> {
+        lock(&self.logstores).remove(name).map(drop).ok_or_else(|| no_logstore(name))
+    }
+}
+
+fn no_logstore(name: &str) -> Refusal {
+    Refusal::new(Code::LogStoreNotExist, format!("logstore {name} does not exist"))
+}
+
+/// Whether `name` is one for a project or logstore: 3 to 63 lower-case letters, digits and
+/// `others`, the latter neither first nor last.
+pub fn is_name(name: &str, others: &[u8]) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    (3..=63).contains(&bytes.len())
+        && bytes.iter().all(|byte| plain(*byte) || others.contains(byte))
+        && plain(bytes[0])
+        && plain(bytes[bytes.len() - 1])
+}
+
+/// Locks; what a panicking holder left is still usable, because no change is made in two steps.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_checked() {
+        for (name, good) in [
+            ("dify", true),
+            ("d1-y", true),
+            ("di", false),
+            ("-dify", false),
+            ("dify-", false),
+            ("Dify", false),
+            ("di_fy", false),
+        ] {
+            assert_eq!(is_name(name, b"-"), good, "{name}");
+        }
+        assert!(is_name("workflow_execution", b"-_"));
+    }
+
+    #[test]
+    fn things_exist_once_and_can_be_missing() {
+        let store = Store::default();
+        let code = |result: Result<(), Refusal>| result.err().map(|refusal| refusal.code);
+        assert_eq!(code(store.create_project("dify", "", 1)), None);
+        assert_eq!(
+            code(store.create_project("dify", "", 1)),
+            Some("ProjectAlreadyExist".to_owned())
+        );
+        assert_eq!(store.project("other").err().unwrap().code, "ProjectNotExist");
+        let project = store.project("dify").unwrap();
+        let settings = || {
+            let Value::Object(map) = json!({"logstoreName": "runs", "ttl": 30}) else { panic!() };
+            map
+        };
+        assert_eq!(code(project.create_logstore(settings(), 2, 1)), None);
+        assert_eq!(
+            code(project.create_logstore(settings(), 2, 1)),
+            Some("LogStoreAlreadyExist".to_owned())
+        );
+        assert_eq!(project.logstore_names(), ["runs"]);
+        assert_eq!(code(project.delete_logstore("runs")), None);
+        assert_eq!(project.logstore("runs").err().unwrap().code, "LogStoreNotExist");
+    }
+}

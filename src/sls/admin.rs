@@ -1,0 +1,80 @@
+//! Projects, logstores and indexes.
+
+use bytes::Bytes;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::sls::answer::Failure;
+use crate::sls::client::{Call, Client};
+use crate::sls::tail::parse;
+
+impl Client {
+    /// Whether the project exists.
+    pub async fn has_project(&self) -> Result<bool, Failure> {
+        found(self.call(Call::new(Method::GET, "/")).await, "ProjectNotExist")
+            .map(|it| it.is_some())
+    }
+
+    /// Makes the project, described as Dify describes it.
+    pub async fn create_project(&self, project: &str) -> Result<(), Failure> {
+        self.send(Method::POST, "/", &json!({"projectName": project, "description": "dify"})).await
+    }
+
+    /// A logstore's settings; `None` when there is no such logstore.
+    pub async fn logstore(&self, logstore: &str) -> Result<Option<Value>, Failure> {
+        self.get(format!("/logstores/{logstore}"), "LogStoreNotExist").await
+    }
+
+    /// Makes a logstore. `ttl_days`: 1 to 3650, which means for ever.
+    pub async fn create_logstore(
+        &self,
+        logstore: &str,
+        ttl_days: u32,
+        shards: u32,
+        auto_split: bool,
+    ) -> Result<(), Failure> {
+        let body = json!({
+            "logstoreName": logstore,
+            "ttl": ttl_days,
+            "shardCount": shards,
+            "autoSplit": auto_split,
+            "maxSplitShard": 64,
+            "enable_tracking": false,
+        });
+        self.send(Method::POST, "/logstores", &body).await
+    }
+
+    /// A logstore's index; `None` when it has none.
+    pub async fn index(&self, logstore: &str) -> Result<Option<Value>, Failure> {
+        self.get(format!("/logstores/{logstore}/index"), "IndexConfigNotExist").await
+    }
+
+    /// Makes a logstore's index.
+    pub async fn create_index(&self, logstore: &str, index: &Value) -> Result<(), Failure> {
+        self.send(Method::POST, &format!("/logstores/{logstore}/index"), index).await
+    }
+
+    async fn get(&self, path: String, absent_code: &str) -> Result<Option<Value>, Failure> {
+        match found(self.call(Call::new(Method::GET, path)).await, absent_code)? {
+            Some(answer) => Ok(Some(parse(&answer.body, "JSON")?)),
+            None => Ok(None),
+        }
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &Value) -> Result<(), Failure> {
+        let mut call = Call::new(method, path).header("content-type", "application/json");
+        call.body = Bytes::from(body.to_string());
+        self.call(call).await.map(|_| ())
+    }
+}
+
+/// Makes "it is not there" a value. The documents spell some codes with an s at the end.
+fn found<T>(answer: Result<T, Failure>, absent_code: &str) -> Result<Option<T>, Failure> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(failure) if failure.is(absent_code) || failure.is(&format!("{absent_code}s")) => {
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}

@@ -1,0 +1,157 @@
+//! What an answer means for what to do next.
+
+use crate::wire::error_body::ErrorBody;
+
+/// What to do after a call that did not succeed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// SLS refused for now (a quota); nothing was done. Wait, then the same again.
+    Later,
+    /// SLS refused because the signature is too old; nothing was done. The same, signed anew.
+    SignAnew,
+    /// Done or not done, nobody knows: no answer, an answer that is not from SLS, a server error.
+    Unknown,
+    /// SLS has seen this number, or a higher one, on this lane: the number is used up.
+    NumberUsed,
+    /// SLS will never take this content.
+    Never,
+    /// The call cannot succeed before a person acts: credentials, project, time, an odd request.
+    Stop,
+}
+
+/// A call that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct Failure {
+    pub next: Next,
+    /// SLS's error code; empty when there was none.
+    pub code: String,
+    /// For a person.
+    pub what: String,
+}
+
+impl Failure {
+    /// No answer arrived, or none that is from SLS.
+    pub fn unknown(what: impl Into<String>) -> Self {
+        Self { next: Next::Unknown, code: String::new(), what: what.into() }
+    }
+
+    /// Whether this is SLS's error `code`, whatever its case.
+    pub fn is(&self, code: &str) -> bool {
+        self.code.eq_ignore_ascii_case(code)
+    }
+}
+
+/// An answer's parts that decide.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    pub status: u16,
+    /// `x-log-requestid`. SLS sends it always: an answer without it is not from SLS.
+    pub request_id: Option<&'a str>,
+    pub body: &'a [u8],
+}
+
+/// `Ok` for a success that is certainly SLS's own.
+pub fn classify(answer: Answer<'_>) -> Result<(), Failure> {
+    let Some(request_id) = answer.request_id else {
+        return Err(Failure::unknown(format!(
+            "an answer with status {} that is not from SLS (no x-log-requestid)",
+            answer.status
+        )));
+    };
+    if answer.status == 200 {
+        return Ok(());
+    }
+    let Some(error) = ErrorBody::parse(answer.body) else {
+        return Err(Failure::unknown(format!(
+            "an answer with status {} that is no SLS error (request {request_id})",
+            answer.status
+        )));
+    };
+    Err(Failure {
+        next: next(answer.status, &error),
+        what: format!(
+            "{}: {} (status {}, request {request_id})",
+            error.code, error.message, answer.status
+        ),
+        code: error.code,
+    })
+}
+
+/// Codes about the content of a PutLogs request.
+const CONTENT_CODES: [&str; 6] = [
+    "PostBodyInvalid",
+    "PostBodyTooLarge",
+    "PostBodyUncompressError",
+    "InvalidEncoding",
+    "InvalidKey",
+    "InvalidTimestamp",
+];
+
+fn next(status: u16, error: &ErrorBody) -> Next {
+    if error.is("InvalidSequenceId") {
+        return Next::NumberUsed;
+    }
+    if error.is("RequestTimeExpired") || error.is("RequestTimeTooSkewed") {
+        return Next::SignAnew;
+    }
+    // All quota codes end so: WriteQuotaExceed, ShardWriteQuotaExceed, ReadQuotaExceed, …
+    // ProjectQuotaExceed (400) is about creating things and does not pass by waiting.
+    if status == 403 && error.code.to_ascii_lowercase().ends_with("quotaexceed") {
+        return Next::Later;
+    }
+    if status >= 500 {
+        return Next::Unknown;
+    }
+    let is_content = CONTENT_CODES.iter().any(|code| error.is(code));
+    if is_content && !error.message.contains("out of range") { Next::Never } else { Next::Stop }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(status: u16, code: &str, message: &str) -> Next {
+        let body = serde_json::to_vec(&ErrorBody { code: code.into(), message: message.into() });
+        let body = body.unwrap();
+        classify(Answer { status, request_id: Some("r"), body: &body }).unwrap_err().next
+    }
+
+    #[test]
+    fn answers_are_told_apart_by_what_to_do_next() {
+        assert_eq!(of(403, "WriteQuotaExceed", "qps"), Next::Later);
+        assert_eq!(of(403, "ShardWriteQuotaExceed", ""), Next::Later);
+        assert_eq!(of(403, "ShardReadQuotaExceed", ""), Next::Later);
+        assert_eq!(of(400, "ProjectQuotaExceed", ""), Next::Stop);
+        assert_eq!(of(400, "RequestTimeExpired", ""), Next::SignAnew);
+        assert_eq!(of(400, "RequestTimeTooSkewed", ""), Next::SignAnew);
+        assert_eq!(of(400, "InvalidSequenceId", ""), Next::NumberUsed);
+        assert_eq!(
+            of(400, "PostBodyInvalid", "Protobuffer content cannot be parsed."),
+            Next::Never
+        );
+        assert_eq!(of(400, "PostBodyInvalid", "The post data time is out of range"), Next::Stop);
+        assert_eq!(of(400, "PostBodyTooLarge", ""), Next::Never);
+        assert_eq!(of(401, "SignatureNotMatch", ""), Next::Stop);
+        assert_eq!(of(403, "Unauthorized", ""), Next::Stop);
+        assert_eq!(of(404, "LogStoreNotExist", ""), Next::Stop);
+        assert_eq!(of(500, "InternalServerError", ""), Next::Unknown);
+        assert_eq!(of(503, "ServerBusy", ""), Next::Unknown);
+    }
+
+    #[test]
+    fn only_an_answer_of_sls_is_a_success() {
+        let answer = |status, request_id, body| classify(Answer { status, request_id, body });
+        assert_eq!(answer(200, Some("r"), b"".as_slice()), Ok(()));
+        for (status, request_id, body) in [
+            (200, None, b"".as_slice()),
+            (200, None, b"<html>welcome</html>".as_slice()),
+            (302, None, b"".as_slice()),
+            (403, None, br#"{"errorCode":"WriteQuotaExceed"}"#.as_slice()),
+            (403, Some("r"), b"<html>".as_slice()),
+            (502, Some("r"), b"".as_slice()),
+        ] {
+            assert_eq!(answer(status, request_id, body).unwrap_err().next, Next::Unknown);
+        }
+    }
+}

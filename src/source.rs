@@ -1,0 +1,111 @@
+//! Reads Dify's tables, and can do nothing else: every transaction is `READ ONLY`.
+//!
+//! The way of a read: the sizes of the next rows first ([`page`]), which costs nearly nothing since
+//! `octet_length` does not fetch a long value; then exactly the rows of one batch ([`read`]), one
+//! statement read to its end at full speed. No statement is open while anything else is waited for.
+
+pub mod catalog;
+pub mod cut;
+pub mod page;
+pub mod read;
+pub mod scope;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{PgPool, Postgres, Row as _, Transaction};
+
+use crate::pg;
+use crate::record::timestamp::Timestamp;
+
+/// Bounds of a read.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// A statement that runs longer is cancelled by Postgres.
+    pub statement_timeout: Duration,
+    /// A statement that waits longer for a lock is cancelled by Postgres.
+    pub lock_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { statement_timeout: Duration::from_secs(60), lock_timeout: Duration::from_secs(5) }
+    }
+}
+
+/// The source database.
+#[derive(Clone)]
+pub struct Source {
+    pool: PgPool,
+    begin: String,
+    pub server: Server,
+}
+
+/// What was learnt of the server when the connection was made.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// `server_version_num`: 150018 for 15.18.
+    pub version: i32,
+    /// The server's clock, UTC.
+    pub now: Timestamp,
+    /// Name of the database.
+    pub database: String,
+    /// Whether it is a replica.
+    pub in_recovery: bool,
+    /// `server_encoding`.
+    pub encoding: String,
+}
+
+impl Source {
+    /// Connects with at most `readers` connections, and asks the server who it is.
+    pub async fn connect(
+        options: &PgConnectOptions,
+        readers: u32,
+        limits: &Limits,
+    ) -> anyhow::Result<Self> {
+        let pool = pg::connect(options, readers).await.with_context(|| {
+            format!("connect to Postgres at {}:{}", options.get_host(), options.get_port())
+        })?;
+        let server = describe_server(&pool).await.context("ask the Postgres server who it is")?;
+        let mut begin = format!(
+            "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = {}; \
+             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off",
+            limits.statement_timeout.as_millis(),
+            limits.lock_timeout.as_millis(),
+            limits.statement_timeout.as_millis(),
+        );
+        if server.encoding == "SQL_ASCII" {
+            // Else one byte that is not UTF-8 fails the whole statement; so it fails its row alone.
+            begin += "; SET LOCAL client_encoding = 'SQL_ASCII'";
+        }
+        Ok(Self { pool, begin, server })
+    }
+
+    /// Begins a transaction that cannot write.
+    pub(in crate::source) async fn begin(&self) -> anyhow::Result<Transaction<'static, Postgres>> {
+        self.pool
+            .begin_with(sqlx::AssertSqlSafe(self.begin.clone()))
+            .await
+            .context("begin a read in Postgres")
+    }
+}
+
+async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
+    let mut tx = pool.begin_with("BEGIN READ ONLY").await?;
+    let row = pg::statement(
+        "SELECT current_setting('server_version_num')::int AS version, \
+         (clock_timestamp() AT TIME ZONE 'UTC') AS now, current_database()::text AS database, \
+         pg_is_in_recovery() AS in_recovery, current_setting('server_encoding') AS encoding",
+    )
+    .fetch_one(&mut *tx)
+    .await?;
+    Ok(Server {
+        version: row.try_get("version")?,
+        now: row.try_get("now")?,
+        database: row.try_get("database")?,
+        in_recovery: row.try_get("in_recovery")?,
+        encoding: row.try_get("encoding")?,
+    })
+}

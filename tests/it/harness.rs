@@ -1,0 +1,32 @@
+//! What every integration test stands on: a Postgres, a fresh database, the simulator, the tool.
+//!
+//! ```text
+//! let database = Database::fresh().shape("dify-1.12");
+//! let simulator = Simulator::start();
+//! Tool::new(["run"]).envs(database.env()).envs(simulator.env()).run().exits(0);
+//! ```
+//!
+//! Everything listens on a port of its own and is gone when its value is dropped; what the shared
+//! cluster leaves is removed when the test process ends, however it ends.
+
+pub(crate) mod cluster;
+pub(crate) mod database;
+pub(crate) mod golden;
+pub(crate) mod http;
+pub(crate) mod simulator;
+pub(crate) mod tool;
+
+use std::time::{Duration, Instant};
+
+/// Asks `ready` every 5 ms until it answers; panics with `what` after `deadline`.
+#[track_caller]
+pub(crate) fn poll<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(answer) = ready() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "waited {deadline:?} in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

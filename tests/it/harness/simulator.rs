@@ -1,0 +1,103 @@
+//! The local SLS as a process of its own, and what it has stored.
+
+#![allow(dead_code, reason = "the tests that use it come with the subcommand `simulate`")]
+
+use serde::Deserialize;
+
+use crate::harness::http;
+use crate::harness::tool::{Running, Tool};
+
+pub(crate) const PROJECT: &str = "dify-logs";
+
+/// A running simulator, killed when dropped. If the test has failed by then, its log is printed.
+pub(crate) struct Simulator {
+    running: Running,
+    pub(crate) port: u16,
+}
+
+/// A log as the simulator stored it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub(crate) struct StoredLog {
+    pub(crate) shard: u32,
+    pub(crate) cursor: String,
+    pub(crate) source: String,
+    pub(crate) topic: String,
+    pub(crate) tags: serde_json::Value,
+    /// Seconds since 1970.
+    pub(crate) time: u32,
+    pub(crate) contents: Vec<(String, String)>,
+}
+
+impl Simulator {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more arguments behind `simulate --listen 127.0.0.1:0`.
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
+        let mut tool = Tool::new(["simulate", "--listen", "127.0.0.1:0"]);
+        for argument in arguments {
+            tool = tool.arg(argument);
+        }
+        // It lives as long as its test, which has deadlines of its own.
+        let mut running = tool.deadline(std::time::Duration::from_secs(600)).spawn();
+        let line = running.wait_for("listening on 127.0.0.1:");
+        let port = line.rsplit(':').next().expect("a split has a part");
+        let port = port.trim().parse().unwrap_or_else(|_| panic!("no port in `{line}`"));
+        Self { running, port }
+    }
+
+    /// The environment under which Dify, and so the tool, reaches it.
+    pub(crate) fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("ALIYUN_SLS_ENDPOINT", format!("http://127.0.0.1:{}", self.port)),
+            ("ALIYUN_SLS_REGION", "cn-hangzhou".into()),
+            ("ALIYUN_SLS_PROJECT_NAME", PROJECT.into()),
+            ("ALIYUN_SLS_ACCESS_KEY_ID", "simulator".into()),
+            ("ALIYUN_SLS_ACCESS_KEY_SECRET", "simulator-secret".into()),
+        ]
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> String {
+        let (status, body) = http::request(self.port, "GET", path, "");
+        assert!(status == 200, "GET {path}: {status} {body}");
+        body
+    }
+
+    #[track_caller]
+    pub(crate) fn post(&self, path: &str, body: &serde_json::Value) -> String {
+        let (status, answer) = http::request(self.port, "POST", path, &body.to_string());
+        assert!((200..300).contains(&status), "POST {path} {body}: {status} {answer}");
+        answer
+    }
+
+    #[track_caller]
+    pub(crate) fn stats(&self) -> serde_json::Value {
+        serde_json::from_str(&self.get("/_sim/stats")).unwrap()
+    }
+
+    /// All logs of a logstore of [`PROJECT`].
+    #[track_caller]
+    pub(crate) fn logs(&self, logstore: &str) -> Vec<StoredLog> {
+        let lines = self.get(&format!("/_sim/logs/{PROJECT}/{logstore}"));
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+impl StoredLog {
+    /// The value of a field that must be there.
+    #[track_caller]
+    pub(crate) fn field(&self, key: &str) -> &str {
+        let field = self.contents.iter().find(|(name, _)| name == key);
+        &field.unwrap_or_else(|| panic!("no `{key}` in {self:?}")).1
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the simulator's log\n{}", self.running.stderr());
+        }
+    }
+}

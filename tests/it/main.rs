@@ -1,0 +1,10 @@
+//! The integration tests: the built binary against real Postgres and the simulator.
+//!
+//! This file is their table of contents. `harness` is what the others stand on.
+
+#![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
+mod harness;
+#[cfg(feature = "simulator")]
+mod history;
+mod layers;
