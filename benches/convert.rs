@@ -151,9 +151,11 @@ fn english() -> [String; 3] {
 /// Many short keys, numbers and strings, some of them escaped.
 fn mixed() -> [String; 3] {
     let member = concat!(
-        r#"{"id": "a0852838-aa5b-4f89", "score": 0.8712034, "\u6807\u9898": "\u56fe\u7247 1.png", "#,
+        r#"{"id": "a0852838-aa5b-4f89", "score": 0.8712034, "#,
+        r#""\u6807\u9898": "\u56fe\u7247 1.png", "#,
         r#""url": "https://dify.example.test/files/1?timestamp=1700000000&sign=jm-0w", "#,
-        r#""size": 12345, "tags": ["a", "b", null, true], "text": "line\n\ttab \ud83d\ude00 and on"}"#,
+        r#""size": 12345, "tags": ["a", "b", null, true], "#,
+        r#""text": "line\n\ttab \ud83d\ude00 and on"}"#,
     );
     let list = [member; 5].join(", ");
     [
