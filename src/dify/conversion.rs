@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn every_difference_is_told() {
         assert_eq!(conversion().differences(&conversion()), Vec::<String>::new());
-        let changes: [(fn(&mut Conversion), &str); 8] = [
+        type Change = fn(&mut Conversion);
+        let changes: [(Change, &str); 8] = [
             (|other| other.rules = 7, "the rules are 7, not 1"),
             (
                 |other| other.table = Table::NodeExecutions,

@@ -8,11 +8,11 @@ use std::ops::Range;
 use uuid::Uuid;
 
 use crate::dify::conversion::{Conversion, LogTime};
-use crate::dify::fields::{FIELDS_MAX, Field, Fields, Form, Null, UnfitColumns};
+use crate::dify::fields::{Field, Fields, Form, Null, UnfitColumns};
 use crate::dify::json::Transcoder;
 use crate::dify::judge::{is_control_row, is_empty_json, judge};
 use crate::dify::python;
-use crate::record::digest::Digest;
+use crate::record::digest::{Digest, LogHasher};
 use crate::record::hold::HoldReason;
 use crate::record::table::{Cells, ColumnKind, Table};
 use crate::record::timestamp::Timestamp;
@@ -26,6 +26,7 @@ pub struct Converter {
     transcoder: Transcoder,
     /// Where the values of the log being written stand; `None` is a key left out.
     values: Vec<Option<Range<usize>>>,
+    hasher: LogHasher,
 }
 
 /// What became of a row.
@@ -81,6 +82,7 @@ impl Converter {
             fields: Fields::of(conversion)?,
             transcoder: Transcoder::default(),
             values: Vec::new(),
+            hasher: LogHasher::default(),
         })
     }
 
@@ -176,16 +178,14 @@ impl Converter {
         Ok((digest, group.end_log(), not_json))
     }
 
-    fn digest(&self, time: u32, bytes: &[u8]) -> Digest {
-        let mut pairs: [(&[u8], &[u8]); FIELDS_MAX] = [(&[], &[]); FIELDS_MAX];
-        let mut count = 0;
-        for at in &self.fields.by_key {
-            if let Some(range) = &self.values[*at] {
-                pairs[count] = (self.fields.list[*at].key.as_bytes(), &bytes[range.clone()]);
-                count += 1;
-            }
-        }
-        Digest::of_log(time, &mut pairs[..count])
+    fn digest(&mut self, time: u32, bytes: &[u8]) -> Digest {
+        let Self { fields, values, hasher, .. } = self;
+        let count = values.iter().flatten().count();
+        let written = fields.by_key.iter().filter_map(|at| {
+            let value = &bytes[values[*at].clone()?];
+            Some((fields.list[*at].key.as_bytes(), value))
+        });
+        hasher.of_sorted_log(time, count, written)
     }
 }
 

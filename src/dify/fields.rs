@@ -11,9 +11,6 @@ use std::fmt;
 use crate::dify::conversion::{Conversion, RULES};
 use crate::record::table::{Column, ColumnKind, Table};
 
-/// A log with more fields than this is refused. Dify's newest tables give 28.
-pub const FIELDS_MAX: usize = 64;
-
 /// A field of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
@@ -213,10 +210,6 @@ impl Fields {
         }
         let mut list = known_fields(known, conversion, &mut problems);
         add_unknown_columns(known, &conversion.columns, &mut list, &mut problems);
-        if list.len() > FIELDS_MAX {
-            problems
-                .push(format!("a log would have {} of at most {FIELDS_MAX} fields", list.len()));
-        }
         if !problems.is_empty() {
             return Err(UnfitColumns { table: conversion.table, problems });
         }
@@ -399,18 +392,5 @@ mod tests {
             "table workflow_runs cannot be converted: version 2 of the rules is not that of this \
              program, 1; column id is missing; column outputs is missing"
         );
-    }
-
-    #[test]
-    fn a_log_has_64_fields_at_most() {
-        let mut conversion = conversion(Table::Runs);
-        // The log has one more, its version.
-        while conversion.columns.len() < FIELDS_MAX - 1 {
-            let name = format!("c{}", conversion.columns.len());
-            conversion.columns.push(Column { name, kind: ColumnKind::Text });
-        }
-        assert_eq!(problems(&conversion), Vec::<String>::new());
-        conversion.columns.push(Column { name: "one_more".to_owned(), kind: ColumnKind::Text });
-        assert_eq!(problems(&conversion), ["a log would have 65 of at most 64 fields"]);
     }
 }

@@ -1,13 +1,13 @@
 //! Transcodes JSON text from Python's ASCII spelling (`\u4e2d`) to UTF-8, without parsing it.
 //!
-//! Dify's SQL writers call `json.dumps(x)`, its LogStore writer `json.dumps(x, ensure_ascii=False)`.
-//! The two texts differ only in how characters from U+007F on are spelled, so big numbers, `NaN`,
-//! key order and duplicate keys survive where parsing and printing again would change them. What
-//! stays escaped: U+0000 to U+007E, which both spell alike, and lone surrogates, which UTF-8 does
-//! not have.
+//! Dify's SQL writers call `json.dumps(x)`, its LogStore writer calls `json.dumps(x,
+//! ensure_ascii=False)`. The two texts differ only in how characters from U+007F on are spelled, so
+//! big numbers, `NaN`, key order and duplicate keys survive where parsing and printing again would
+//! change them. What stays escaped: U+0000 to U+007E, which both spell alike, and lone surrogates,
+//! which UTF-8 does not have.
 //!
-//! One pass validates while it copies. JSON is what Python's `json.loads` takes for it: RFC 8259 and
-//! `NaN`, `Infinity`, `-Infinity`.
+//! One pass validates while it copies. JSON is what Python's `json.loads` takes for it: RFC 8259
+//! and `NaN`, `Infinity`, `-Infinity`.
 
 /// Transcodes texts; what it keeps between them is memory.
 #[derive(Default)]
@@ -20,119 +20,100 @@ impl Transcoder {
     /// unchanged and gives false. Never appends more bytes than `text` has. Memory: one bit a level
     /// of nesting.
     pub fn transcode(&mut self, text: &str, out: &mut Vec<u8>) -> bool {
-        let start = out.len();
-        out.reserve(text.len());
+        let text = text.as_bytes();
         self.nest.clear();
-        let mut scanner =
-            Scanner { text: text.as_bytes(), at: 0, copied: 0, nest: &mut self.nest, out };
-        if scanner.document().is_some() {
-            scanner.copy_up_to_here();
-            return true;
+        let start = out.len();
+        // Written by index: growing a vector piece by piece costs more than filling it twice.
+        out.resize(start + text.len(), 0);
+        let copy = Copy { text, copied: 0, out: &mut out[start..], written: 0 };
+        match (Scanner { text, nest: &mut self.nest, copy }).document() {
+            Some(written) => {
+                out.truncate(start + written);
+                true
+            }
+            None => {
+                out[start..].copy_from_slice(text);
+                false
+            }
         }
-        out.truncate(start);
-        out.extend_from_slice(text.as_bytes());
-        false
     }
 }
 
-/// Reads `text` from `at` on. Its functions give `None` where the text is not JSON.
+/// Reads the text. Its functions take the place where they read on and give the place behind what
+/// they have read; or `None` where the text is not JSON.
 struct Scanner<'a> {
     text: &'a [u8],
-    at: usize,
-    /// What is before this is in `out`: text is copied in runs, from one changed escape to the next.
-    copied: usize,
     nest: &'a mut Nest,
-    out: &'a mut Vec<u8>,
+    copy: Copy<'a>,
 }
 
 impl Scanner<'_> {
-    /// Reads the whole text: one value.
-    fn document(&mut self) -> Option<()> {
+    /// Reads the whole text, one value; gives how many bytes were written.
+    fn document(mut self) -> Option<usize> {
+        let mut at = 0;
         loop {
-            match self.next_token()? {
-                b'{' => {
-                    if !self.take_token(b'}') {
+            let first;
+            (first, at) = self.token(at)?;
+            at = match first {
+                b'"' => self.string(at)?,
+                b'{' => match self.token(at)? {
+                    (b'}', end) => end,
+                    _ => {
                         self.nest.open(true);
-                        self.key()?;
+                        at = self.key(at)?;
                         continue;
                     }
-                }
-                b'[' => {
-                    if !self.take_token(b']') {
+                },
+                b'[' => match self.token(at)? {
+                    (b']', end) => end,
+                    _ => {
                         self.nest.open(false);
                         continue;
                     }
+                },
+                _ => self.number_or_word(first, at)?,
+            };
+            // A value is complete, and with it perhaps the brackets around it.
+            loop {
+                let Some(in_object) = self.nest.innermost() else {
+                    at = skip_whitespace(self.text, at);
+                    return (at == self.text.len()).then(|| self.copy.finish());
+                };
+                let token;
+                (token, at) = self.token(at)?;
+                match (token, in_object) {
+                    (b',', true) => {
+                        at = self.key(at)?;
+                        break;
+                    }
+                    (b',', false) => break,
+                    (b'}', true) | (b']', false) => self.nest.close(),
+                    _ => return None,
                 }
-                first => self.scalar(first)?,
-            }
-            if self.after_value()? {
-                return Some(());
             }
         }
-    }
-
-    /// Reads on after a complete value: true at the end of the text, false where another value must
-    /// follow.
-    #[inline]
-    fn after_value(&mut self) -> Option<bool> {
-        while let Some(in_object) = self.nest.innermost() {
-            match (self.next_token()?, in_object) {
-                (b',', true) => {
-                    self.key()?;
-                    return Some(false);
-                }
-                (b',', false) => return Some(false),
-                (b'}', true) | (b']', false) => self.nest.close(),
-                _ => return None,
-            }
-        }
-        self.skip_whitespace();
-        (self.at == self.text.len()).then_some(true)
     }
 
     /// Reads an object's key and its colon.
     #[inline]
-    fn key(&mut self) -> Option<()> {
-        if self.next_token()? != b'"' {
-            return None;
-        }
-        self.string()?;
-        (self.next_token()? == b':').then_some(())
-    }
-
-    /// Reads the rest of a string, number or word that begins with `first`.
-    #[inline]
-    fn scalar(&mut self, first: u8) -> Option<()> {
-        match first {
-            b'"' => self.string(),
-            b'0'..=b'9' => self.number(first),
-            b'-' => match self.next_byte()? {
-                b'I' => self.word(b"nfinity"),
-                digit => self.number(digit),
-            },
-            b't' => self.word(b"rue"),
-            b'f' => self.word(b"alse"),
-            b'n' => self.word(b"ull"),
-            b'N' => self.word(b"aN"),
-            b'I' => self.word(b"nfinity"),
-            _ => None,
-        }
+    fn key(&mut self, at: usize) -> Option<usize> {
+        let (b'"', at) = self.token(at)? else { return None };
+        let at = self.string(at)?;
+        let (b':', at) = self.token(at)? else { return None };
+        Some(at)
     }
 
     /// Reads the rest of a string, its closing quote included.
     #[inline]
-    fn string(&mut self) -> Option<()> {
+    fn string(&mut self, mut at: usize) -> Option<usize> {
         loop {
-            self.at = skip_plain(self.text, self.at);
-            match self.text.get(self.at)? {
-                b'"' => {
-                    self.at += 1;
-                    return Some(());
-                }
+            at = skip_plain(self.text, at);
+            match self.text.get(at)? {
+                b'"' => return Some(at + 1),
                 // Escapes come in rows: a Chinese text is nothing else.
                 b'\\' => {
-                    while self.text.get(self.at) == Some(&b'\\') {
-                        self.escape()?;
+                    while self.text.get(at) == Some(&b'\\') {
+                        at = self.escape(at)?;
                     }
                 }
                 _control_character => return None,
@@ -140,123 +121,176 @@ impl Scanner<'_> {
         }
     }
 
-    /// Reads the escape at `at`.
+    /// Reads the escape at `at`; where it becomes a character, those that follow it in a row too.
     #[inline]
-    fn escape(&mut self) -> Option<()> {
-        match self.text.get(self.at + 1)? {
-            b'u' => self.unicode_escape(),
-            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {
-                self.at += 2;
-                Some(())
+    fn escape(&mut self, at: usize) -> Option<usize> {
+        let letter = *self.text.get(at + 1)?;
+        if letter != b'u' {
+            return IS_SHORT_ESCAPE[usize::from(letter)].then_some(at + 2);
+        }
+        match code_unit(self.text, at)? {
+            0..0x7f => Some(at + ESCAPE_LEN),
+            high @ 0xd800..0xdc00 => {
+                let Some(low @ 0xdc00..0xe000) = code_unit(self.text, at + ESCAPE_LEN) else {
+                    // A lone surrogate is no character, and stays as it is spelled.
+                    return Some(at + ESCAPE_LEN);
+                };
+                let code = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);
+                Some(self.copy.replace_pair(at, code))
             }
-            _ => None,
+            0xdc00..0xe000 => Some(at + ESCAPE_LEN),
+            code => Some(self.copy.replace_row(at, code)),
         }
     }
 
-    /// Reads the `\uXXXX` at `at`, and the one after it if they are a surrogate pair.
+    /// Reads the rest of a number or word that begins with `first`.
     #[inline]
-    fn unicode_escape(&mut self) -> Option<()> {
-        let unit = code_unit(self.text, self.at)?;
-        let low = match unit {
-            0xd800..0xdc00 => code_unit(self.text, self.at + 6),
+    fn number_or_word(&self, first: u8, at: usize) -> Option<usize> {
+        match first {
+            b'0'..=b'9' => self.number(first, at),
+            b'-' => match self.text.get(at)? {
+                b'I' => self.word(b"Infinity", at),
+                digit => self.number(*digit, at + 1),
+            },
+            b't' => self.word(b"rue", at),
+            b'f' => self.word(b"alse", at),
+            b'n' => self.word(b"ull", at),
+            b'N' => self.word(b"aN", at),
+            b'I' => self.word(b"nfinity", at),
             _ => None,
-        };
-        let (character, len) = match (unit, low) {
-            (0..0x7f, _) => (None, 6),
-            (_, Some(low @ 0xdc00..0xe000)) => {
-                (char::from_u32(0x10000 + ((unit - 0xd800) << 10) + (low - 0xdc00)), 12)
-            }
-            // A lone surrogate is not a char, and stays as it is spelled.
-            _ => (char::from_u32(unit), 6),
-        };
-        if let Some(character) = character {
-            self.copy_up_to_here();
-            self.out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
-            self.copied = self.at + len;
         }
-        self.at += len;
-        Some(())
     }
 
     /// Reads the rest of a number whose first digit is `digit`.
     #[inline]
-    fn number(&mut self, digit: u8) -> Option<()> {
+    fn number(&self, digit: u8, mut at: usize) -> Option<usize> {
         match digit {
             b'0' => {}
-            b'1'..=b'9' => self.skip_digits(),
+            b'1'..=b'9' => at = skip_digits(self.text, at),
             _ => return None,
         }
-        if self.text.get(self.at) == Some(&b'.') {
-            self.at += 1;
-            self.digits()?;
+        if self.text.get(at) == Some(&b'.') {
+            at = self.digits(at + 1)?;
         }
-        if let Some(b'e' | b'E') = self.text.get(self.at) {
-            self.at += 1;
-            if let Some(b'+' | b'-') = self.text.get(self.at) {
-                self.at += 1;
+        if let Some(b'e' | b'E') = self.text.get(at) {
+            at += 1;
+            if let Some(b'+' | b'-') = self.text.get(at) {
+                at += 1;
             }
-            self.digits()?;
+            at = self.digits(at)?;
         }
-        Some(())
+        Some(at)
     }
 
     /// Reads one digit or more.
     #[inline]
-    fn digits(&mut self) -> Option<()> {
-        self.text.get(self.at).filter(|byte| byte.is_ascii_digit())?;
-        self.skip_digits();
-        Some(())
+    fn digits(&self, at: usize) -> Option<usize> {
+        Some(skip_digits(self.text, at)).filter(|end| *end > at)
     }
 
     #[inline]
-    fn skip_digits(&mut self) {
-        while self.text.get(self.at).is_some_and(u8::is_ascii_digit) {
-            self.at += 1;
+    fn word(&self, rest: &[u8], at: usize) -> Option<usize> {
+        self.text[at..].starts_with(rest).then_some(at + rest.len())
+    }
+
+    /// Skips whitespace and reads the byte behind it.
+    #[inline]
+    fn token(&self, at: usize) -> Option<(u8, usize)> {
+        let at = skip_whitespace(self.text, at);
+        Some((*self.text.get(at)?, at + 1))
+    }
+}
+
+/// Copies the text in runs, from one changed escape to the next.
+struct Copy<'a> {
+    text: &'a [u8],
+    /// What is before this is written.
+    copied: usize,
+    /// As long as the text, so that it holds whatever becomes of it.
+    out: &'a mut [u8],
+    written: usize,
+}
+
+impl Copy<'_> {
+    /// Writes the character `code` in place of the surrogate pair at `at`; gives where that ends.
+    fn replace_pair(&mut self, at: usize, code: u32) -> usize {
+        self.run_to(at);
+        self.written = put_character(self.out, self.written, code);
+        self.copied = at + 2 * ESCAPE_LEN;
+        self.copied
+    }
+
+    /// Writes the character `code` in place of the escape at `at`, and goes on as long as escapes
+    /// follow that are one character each; gives where the last one ends.
+    fn replace_row(&mut self, mut at: usize, mut code: u32) -> usize {
+        self.run_to(at);
+        let mut written = self.written;
+        loop {
+            written = put_character(self.out, written, code);
+            at += ESCAPE_LEN;
+            match code_unit(self.text, at) {
+                Some(next @ (0x7f..0xd800 | 0xe000..)) => code = next,
+                _ => break,
+            }
         }
+        self.written = written;
+        self.copied = at;
+        at
     }
 
-    #[inline]
-    fn word(&mut self, rest: &[u8]) -> Option<()> {
-        let found = self.text[self.at..].starts_with(rest);
-        self.at += rest.len();
-        found.then_some(())
+    /// Writes the rest; gives how many bytes were written.
+    fn finish(mut self) -> usize {
+        self.run_to(self.text.len());
+        self.written
     }
 
-    /// Skips whitespace and reads the byte after it.
-    #[inline]
-    fn next_token(&mut self) -> Option<u8> {
-        self.skip_whitespace();
-        self.next_byte()
-    }
-
-    /// Skips whitespace, and `wanted` too if it comes next; whether it does.
-    #[inline]
-    fn take_token(&mut self, wanted: u8) -> bool {
-        self.skip_whitespace();
-        let found = self.text.get(self.at) == Some(&wanted);
-        self.at += usize::from(found);
-        found
-    }
-
-    #[inline]
-    fn next_byte(&mut self) -> Option<u8> {
-        let byte = *self.text.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    #[inline]
-    fn skip_whitespace(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.text.get(self.at) {
-            self.at += 1;
+    fn run_to(&mut self, end: usize) {
+        // Many runs are short: one move of fixed size is faster than a call.
+        const SHORT: usize = 16;
+        let len = end - self.copied;
+        let short_out = self.out[self.written..].first_chunk_mut::<SHORT>();
+        let short_text = self.text[self.copied..].first_chunk::<SHORT>();
+        match (short_out, short_text) {
+            (Some(out), Some(text)) if len <= SHORT => *out = *text,
+            _ => {
+                self.out[self.written..self.written + len]
+                    .copy_from_slice(&self.text[self.copied..end]);
+            }
         }
+        self.written += len;
+        self.copied = end;
     }
+}
 
-    #[inline]
-    fn copy_up_to_here(&mut self) {
-        self.out.extend_from_slice(&self.text[self.copied..self.at]);
-        self.copied = self.at;
+/// Writes a character as UTF-8 to `out` at `at`; gives where it ends. Surrogates are none.
+#[inline(always)]
+fn put_character(out: &mut [u8], at: usize, code: u32) -> usize {
+    // Chinese, and nearly all that comes escaped.
+    if let 0x800..0x10000 = code
+        && let Some(bytes) = out[at..].first_chunk_mut::<3>()
+    {
+        let low_6 = |bits: u32| 0x80 | (bits & 0x3f) as u8;
+        *bytes = [0xe0 | (code >> 12) as u8, low_6(code >> 6), low_6(code)];
+        return at + 3;
     }
+    let character = char::from_u32(code).expect("the code is no surrogate");
+    at + character.encode_utf8(&mut out[at..]).len()
+}
+
+#[inline]
+fn skip_whitespace(text: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = text.get(at) {
+        at += 1;
+    }
+    at
+}
+
+#[inline]
+fn skip_digits(text: &[u8], mut at: usize) -> usize {
+    while text.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
 }
 
 /// Where the next quote, backslash or control character stands at or after `at`; else the end.
@@ -264,14 +298,15 @@ impl Scanner<'_> {
 fn skip_plain(text: &[u8], mut at: usize) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGHS: u64 = ONES << 7;
-    // Zero bytes get their high bit set. A borrow can set wrong bits, but only above a right one.
-    let zeros = |word: u64| word.wrapping_sub(ONES) & !word & HIGHS;
+    // Bytes below `limit` lose their high bit's worth in a borrow, 8 bytes at a time. A borrow can
+    // also reach the byte above, so only the lowest find counts. Bytes from 0x80 on never count.
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit));
     while let Some(chunk) = text.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
         let word = u64::from_le_bytes(*chunk);
-        let quotes = zeros(word ^ (ONES * u64::from(b'"')));
-        let backslashes = zeros(word ^ (ONES * u64::from(b'\\')));
-        let controls = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-        let found = quotes | backslashes | controls;
+        // Flipping bit 1 puts the quote, 0x22, right above the control characters.
+        let quotes_and_controls = below(word ^ (ONES * 0x02), 0x21);
+        let backslashes = below(word ^ (ONES * u64::from(b'\\')), 0x01);
+        let found = (quotes_and_controls | backslashes) & !word & HIGHS;
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }
@@ -286,12 +321,27 @@ fn skip_plain(text: &[u8], mut at: usize) -> usize {
 /// The number that the `\uXXXX` at `at` spells; `None` if none stands there.
 #[inline]
 fn code_unit(text: &[u8], at: usize) -> Option<u32> {
-    let [b'\\', b'u', digits @ ..] = text.get(at..)?.first_chunk::<6>()? else {
+    let [b'\\', b'u', digits @ ..] = text.get(at..)?.first_chunk::<ESCAPE_LEN>()? else {
         return None;
     };
     let unit = digits.iter().fold(0, |unit, digit| (unit << 4) | HEX[usize::from(*digit)]);
     (unit < NOT_HEX).then_some(unit)
 }
+
+/// Which letters make an escape of two bytes. A table: the compiler makes a jump of a match.
+const IS_SHORT_ESCAPE: [bool; 256] = {
+    let mut table = [false; 256];
+    let letters = b"\"\\/bfnrt";
+    let mut at = 0;
+    while at < letters.len() {
+        table[letters[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
+
+/// The length of `\uXXXX`.
+const ESCAPE_LEN: usize = 6;
 
 /// Above every code unit, and still there after three more digits.
 const NOT_HEX: u32 = 0x10000;

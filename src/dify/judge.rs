@@ -5,11 +5,10 @@
 //! other values; a control row last, when it is terminal and settled, since only then would it be
 //! sent.
 
+use crate::dify::python;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-
-use crate::dify::python;
 
 /// How much of a status that nobody knows is told.
 const STATUS_CHARS_MAX: usize = 64;

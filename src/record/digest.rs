@@ -14,16 +14,7 @@ impl Digest {
     /// The digest of a log. Sorts `fields` by key.
     pub fn of_log<'a>(time: u32, fields: &mut [(&'a [u8], &'a [u8])]) -> Self {
         fields.sort_unstable();
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&time.to_le_bytes());
-        hasher.update(&(fields.len() as u64).to_le_bytes());
-        for (key, value) in fields {
-            hasher.update(&(key.len() as u64).to_le_bytes());
-            hasher.update(key);
-            hasher.update(&(value.len() as u64).to_le_bytes());
-            hasher.update(value);
-        }
-        Self::from_bytes(*hasher.finalize().as_bytes())
+        LogHasher::default().of_sorted_log(time, fields.len(), fields.iter().copied())
     }
 
     /// Adds the logs of `other` to these.
@@ -53,6 +44,53 @@ impl Digest {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
         bytes
+    }
+}
+
+/// Makes digests of many logs; what it keeps between them is memory, 8 KiB.
+#[derive(Default)]
+pub struct LogHasher {
+    hasher: blake3::Hasher,
+    /// Small pieces, gathered: BLAKE3 hashes 8 chunks of 1 KiB side by side where it gets them at
+    /// once, and takes more than twice as long field by field.
+    gathered: Vec<u8>,
+}
+
+const GATHERED_BYTES: usize = 8 * blake3::CHUNK_LEN;
+
+impl LogHasher {
+    /// The digest of a log whose `count` fields come sorted by key.
+    pub fn of_sorted_log<'a>(
+        &mut self,
+        time: u32,
+        count: usize,
+        fields: impl Iterator<Item = (&'a [u8], &'a [u8])>,
+    ) -> Digest {
+        self.hasher.reset();
+        self.gathered.clear();
+        self.gathered.reserve_exact(GATHERED_BYTES);
+        self.update(&time.to_le_bytes());
+        self.update(&(count as u64).to_le_bytes());
+        for (key, value) in fields {
+            self.update(&(key.len() as u64).to_le_bytes());
+            self.update(key);
+            self.update(&(value.len() as u64).to_le_bytes());
+            self.update(value);
+        }
+        self.hasher.update(&self.gathered);
+        Digest::from_bytes(*self.hasher.finalize().as_bytes())
+    }
+
+    #[inline]
+    fn update(&mut self, mut piece: &[u8]) {
+        while piece.len() > GATHERED_BYTES - self.gathered.len() {
+            let (head, rest) = piece.split_at(GATHERED_BYTES - self.gathered.len());
+            self.gathered.extend_from_slice(head);
+            self.hasher.update(&self.gathered);
+            self.gathered.clear();
+            piece = rest;
+        }
+        self.gathered.extend_from_slice(piece);
     }
 }
 
@@ -119,6 +157,27 @@ mod tests {
         let other = Digest::of_log(1, &mut [(b"a".as_slice(), b"bc".as_slice())]);
         assert_ne!(one, other);
         assert_ne!(one, Digest::of_log(2, &mut [(b"ab".as_slice(), b"c".as_slice())]));
+    }
+
+    #[test]
+    fn gathering_changes_nothing() {
+        let bytes: Vec<u8> = (0..40_000_u32).map(|n| (n % 251) as u8).collect();
+        let lens = [0, 1, 8_100, 8_142, 8_143, 8_144, 8_145, 8_192, 16_384, 40_000];
+        let mut hasher = LogHasher::default();
+        for (one, other) in lens.into_iter().flat_map(|one| lens.map(|other| (one, other))) {
+            let fields = [(&b"a"[..], &bytes[..one]), (&b"b"[..], &bytes[..other])];
+            let mut whole = 7_u32.to_le_bytes().to_vec();
+            whole.extend(2_u64.to_le_bytes());
+            for piece in fields.iter().flat_map(|(key, value)| [key, value]) {
+                whole.extend((piece.len() as u64).to_le_bytes());
+                whole.extend_from_slice(piece);
+            }
+            assert_eq!(
+                hasher.of_sorted_log(7, 2, fields.into_iter()).to_bytes(),
+                *blake3::hash(&whole).as_bytes(),
+                "{one} and {other}"
+            );
+        }
     }
 
     proptest! {

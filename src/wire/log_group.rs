@@ -69,7 +69,16 @@ impl LogGroupWriter {
 
     /// Adds a field to the open log; gives where its value stands until the log is ended.
     pub fn field(&mut self, key: &str, value: &[u8]) -> Range<usize> {
-        self.field_with(key, value.len(), |bytes| bytes.extend_from_slice(value))
+        assert!(self.open.is_some(), "no log is open");
+        let size = [key.len(), value.len()]
+            .map(|len| 1 + varint_len(len as u64) + len)
+            .iter()
+            .sum::<usize>();
+        self.bytes.push(CONTENTS);
+        put_varint(&mut self.bytes, size as u64);
+        put_bytes(&mut self.bytes, KEY, key.as_bytes());
+        put_bytes(&mut self.bytes, VALUE, value);
+        self.bytes.len() - value.len()..self.bytes.len()
     }
 
     /// Adds a field whose value `write` appends. `size_hint` is about how long it will be.

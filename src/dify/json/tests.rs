@@ -82,8 +82,8 @@ fn spell(character: char, spelling: u8) -> String {
 
 /// Pieces that make JSON, nearly JSON and no JSON.
 fn any_text() -> impl Strategy<Value = String> {
-    const PIECES: &str = r#"{ } [ ] , : " "a" "a": \ \" \u \u00e9 \ud83d \ude00 \uD83D\uDE00 \n \x d8 0 1 -
-        -0 1.5 . e E+ 1e5 true false null nul t \u0000 \u007e \u007F / \/ é 汉 😀 [] {} [1,2]
+    const PIECES: &str = r#"{ } [ ] , : " "a" "a": \ \" \u \u00e9 \ud83d \ude00 \uD83D\uDE00 \n \x
+        d8 0 1 - -0 1.5 . e E+ 1e5 true false null nul t \u0000 \u007e \u007F / \/ é 汉 😀 [] {} [1,2]
         {"a":"\u4e2d"} "#;
     let mut pieces: Vec<&str> = PIECES.split_whitespace().collect();
     pieces.extend([" ", "\n", "\t", "\r", "\u{b}", "\u{1}", "\u{a0}", "\u{7f}"]);
@@ -320,7 +320,8 @@ ALPHABETS = [
 ]
 NUMBERS = [0, -1, 2**70, 1.5, 1e-5, 1e16, 5e-324, float("nan"), float("inf"), float("-inf")]
 def text():
-    return "".join(chr(random.choice(random.choice(ALPHABETS))) for _ in range(random.randrange(30)))
+    length = random.randrange(30)
+    return "".join(chr(random.choice(random.choice(ALPHABETS))) for _ in range(length))
 def value(depth):
     kind = random.randrange(6 if depth else 4)
     if kind < 2:
