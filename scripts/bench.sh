@@ -87,6 +87,8 @@ copy_seconds() {
 # A simulator that counts what it gets and keeps nothing, so that its memory does not matter.
 start_simulator() {
     stop_simulator
+    export ALIYUN_SLS_REGION=cn-hangzhou ALIYUN_SLS_PROJECT_NAME=dify-logs
+    export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
     : >"$work/simulator"
     "$tool" simulate --listen 127.0.0.1:0 --count-only >"$work/simulator" 2>>"$work/log" &
     simulator=$!
@@ -99,8 +101,6 @@ start_simulator() {
     done
     [[ $line == "listening on "* ]] || die "the simulator does not answer"
     export ALIYUN_SLS_ENDPOINT=http://${line#listening on }
-    export ALIYUN_SLS_REGION=cn-hangzhou ALIYUN_SLS_PROJECT_NAME=dify-logs
-    export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
     sql "DROP SCHEMA IF EXISTS sls_backfill CASCADE" 2>>"$work/log"
     "$tool" init >>"$work/log" 2>&1
 }

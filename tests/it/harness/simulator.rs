@@ -8,6 +8,8 @@ use crate::harness::http;
 use crate::harness::tool::{Running, Tool};
 
 pub(crate) const PROJECT: &str = "dify-logs";
+const ACCESS_KEY_ID: &str = "simulator";
+const ACCESS_KEY_SECRET: &str = "simulator-secret";
 
 /// A running simulator, killed when dropped. If the test has failed by then, its log is printed.
 pub(crate) struct Simulator {
@@ -35,7 +37,9 @@ impl Simulator {
 
     /// With more arguments behind `simulate --listen 127.0.0.1:0`.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        let mut tool = Tool::new(["simulate", "--listen", "127.0.0.1:0"]);
+        let mut tool = Tool::new(["simulate", "--listen", "127.0.0.1:0"])
+            .env("ALIYUN_SLS_ACCESS_KEY_ID", ACCESS_KEY_ID)
+            .env("ALIYUN_SLS_ACCESS_KEY_SECRET", ACCESS_KEY_SECRET);
         for argument in arguments {
             tool = tool.arg(argument);
         }
@@ -53,8 +57,8 @@ impl Simulator {
             ("ALIYUN_SLS_ENDPOINT", format!("http://127.0.0.1:{}", self.port)),
             ("ALIYUN_SLS_REGION", "cn-hangzhou".into()),
             ("ALIYUN_SLS_PROJECT_NAME", PROJECT.into()),
-            ("ALIYUN_SLS_ACCESS_KEY_ID", "simulator".into()),
-            ("ALIYUN_SLS_ACCESS_KEY_SECRET", "simulator-secret".into()),
+            ("ALIYUN_SLS_ACCESS_KEY_ID", ACCESS_KEY_ID.into()),
+            ("ALIYUN_SLS_ACCESS_KEY_SECRET", ACCESS_KEY_SECRET.into()),
         ]
     }
 
@@ -70,6 +74,13 @@ impl Simulator {
         let (status, answer) = http::request(self.port, "POST", path, &body.to_string());
         assert!((200..300).contains(&status), "POST {path} {body}: {status} {answer}");
         answer
+    }
+
+    /// Forgets all faults ordered by a POST to `/_sim/faults`.
+    #[track_caller]
+    pub(crate) fn forget_faults(&self) {
+        let (status, body) = http::request(self.port, "DELETE", "/_sim/faults", "");
+        assert!((200..300).contains(&status), "DELETE /_sim/faults: {status} {body}");
     }
 
     #[track_caller]
