@@ -171,14 +171,14 @@ mod tests {
     #[test]
     fn windows_cover_as_far_as_they_touch() {
         let at = Timestamp::from_unix_s;
-        let cases: [(&[(Option<i64>, i64)], Option<i64>); 7] = [
-            (&[], None),
-            (&[(Some(5), 9)], None),
-            (&[(None, 9)], Some(9)),
-            (&[(None, 9), (Some(9), 12)], Some(12)),
-            (&[(None, 9), (Some(10), 12)], Some(9)),
-            (&[(Some(7), 20), (Some(3), 8), (None, 4)], Some(20)),
-            (&[(None, 9), (None, 5), (Some(2), 3)], Some(9)),
+        let cases = [
+            (vec![], None),
+            (vec![(Some(5), 9)], None),
+            (vec![(None, 9)], Some(9)),
+            (vec![(None, 9), (Some(9), 12)], Some(12)),
+            (vec![(None, 9), (Some(10), 12)], Some(9)),
+            (vec![(Some(7), 20), (Some(3), 8), (None, 4)], Some(20)),
+            (vec![(None, 9), (None, 5), (Some(2), 3)], Some(9)),
         ];
         for (windows, wanted) in cases {
             let windows: Vec<_> =

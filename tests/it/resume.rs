@@ -21,7 +21,7 @@ const SLOW_RUN: &str = "run --workers 2 --batch-kib 64";
 fn ten_kills_at_random_moments_lose_and_double_nothing() {
     let seed: u64 =
         std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
+    eprintln!("SEED={seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let world = World::new("dify-1.12");
     world.fill(3000, 60);

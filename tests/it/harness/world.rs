@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::harness::database::Database;
-use crate::harness::simulator::{Simulator, StoredLog};
+use crate::harness::simulator::Simulator;
 use crate::harness::tool::Tool;
 
 pub(crate) const TABLES: [(&str, &str); 2] = [
@@ -106,11 +106,5 @@ impl World {
             assert!(times.is_empty(), "{table}: 1 is missing, less than 0 is too many: {times:?}");
         }
         self.tool("status").run().exits(0);
-    }
-
-    /// The stored logs of `logstore` by id.
-    pub(crate) fn logs_by_id(&self, logstore: &str) -> BTreeMap<String, StoredLog> {
-        let logs = self.sls.logs(logstore).into_iter();
-        logs.map(|log| (log.field("id").to_owned(), log)).collect()
     }
 }
