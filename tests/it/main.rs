@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
+#[cfg(feature = "simulator")]
+mod dify_writer;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
@@ -12,3 +14,5 @@ mod layers;
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;
+#[cfg(feature = "simulator")]
+mod shapes;
