@@ -18,6 +18,12 @@ use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use crate::pg::{self, Address};
 use crate::record::timestamp::Timestamp;
 
+/// How Postgres prints the types that we read as text, whatever the server, the database or the
+/// role says: else the same row would become another log after somebody changed a setting.
+const TEXT_FORMS: &str = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
+     SET LOCAL intervalstyle = 'postgres'; SET LOCAL bytea_output = 'hex'; \
+     SET LOCAL extra_float_digits = 1";
+
 /// Bounds of a read.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -66,7 +72,7 @@ impl Source {
         let mut begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; \
-             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off",
+             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off; {TEXT_FORMS}",
             limits.statement_timeout.as_millis(),
             limits.lock_timeout.as_millis(),
             limits.statement_timeout.as_millis(),
