@@ -11,6 +11,8 @@ mod harness;
 mod history;
 mod layers;
 #[cfg(feature = "simulator")]
+mod odd_rows;
+#[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;
