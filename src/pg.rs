@@ -88,6 +88,8 @@ pub async fn connect(address: &Address, connections_max: u32) -> Result<PgPool, 
         .clone()
         .extra_float_digits(None)
         .statement_cache_capacity(0)
+        // A slow statement is shown by what waits for it.
+        .disable_statement_logging()
         .application_name(env!("CARGO_PKG_NAME"));
     PgPoolOptions::new()
         .max_connections(connections_max)

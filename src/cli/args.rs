@@ -13,6 +13,7 @@ use crate::commands::run::{RunSettings, Verify};
 use crate::commands::status::StatusSettings;
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::window::Wish;
+use crate::pipeline::worker::RANGE_ROWS;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -176,6 +177,9 @@ pub struct RunArgs {
     /// Memory for batches in the making (MiB)
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(8..=65_536))]
     memory_mib: u64,
+    /// About how many rows a worker claims at once
+    #[arg(long, default_value_t = RANGE_ROWS, value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
+    range_rows: u32,
     /// How long a request to SLS may take (seconds)
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
@@ -229,6 +233,7 @@ impl RunArgs {
                 row_bytes_max: self.row_mib_max << 20,
             },
             memory_bytes: self.memory_mib << 20,
+            range_rows: self.range_rows,
             settle_s: self.settle_s,
             abandoned_after_s: self.abandoned_after_days * 86_400,
             put_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,

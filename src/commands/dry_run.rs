@@ -11,7 +11,6 @@ use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::stop::Stop;
 use crate::pipeline::window::plan;
-use crate::pipeline::worker::RANGE_STEP;
 use crate::record::table::Table;
 use crate::source::scope::Scope;
 
@@ -44,7 +43,7 @@ pub async fn dry_run(settings: &RunSettings, stop: &Stop) -> Result<Exit, Ended>
                 shape,
             },
             workers: workers as usize,
-            range_step: RANGE_STEP,
+            range_rows: settings.range_rows,
             memory: MemoryBudget::new(settings.memory_bytes),
             rows: rows.clone(),
         };

@@ -23,8 +23,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::recover::recover;
 use crate::pipeline::stop::{Stop, Stopper, channel};
 use crate::pipeline::window::{Clocks, Wish, can_go_on, plan};
-use crate::pipeline::worker::{RANGE_STEP, Recount, Shared, Worker};
-use crate::record::key::KeyOrder;
+use crate::pipeline::worker::{Recount, Shared, Worker};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
@@ -52,6 +51,8 @@ pub struct RunSettings {
     pub workers: u32,
     pub limits: BatchLimits,
     pub memory_bytes: u64,
+    /// About how many rows a range has.
+    pub range_rows: u32,
     pub settle_s: i64,
     pub abandoned_after_s: i64,
     pub put_graph: bool,
@@ -386,7 +387,7 @@ impl Run<'_> {
                 tenant_id: plan.tenant_id,
                 app_id: plan.app_id,
             },
-            range_step: if plan.order == KeyOrder::ByRun { RANGE_STEP / 8 } else { RANGE_STEP },
+            range_rows: settings.range_rows,
             recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
             memory: MemoryBudget::new(settings.memory_bytes),
             rows: self.rows.clone(),

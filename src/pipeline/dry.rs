@@ -13,6 +13,7 @@ use crate::pipeline::assemble::Assembler;
 use crate::pipeline::feed::{Feed, FeedSettings};
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::stop::Stop;
+use crate::pipeline::worker::range_step;
 use crate::record::key::{Key, KeyOrder};
 use crate::source::scope::{Scope, Span};
 
@@ -50,7 +51,8 @@ pub struct DryRun {
     pub conversion: Conversion,
     pub scope: Scope,
     pub workers: usize,
-    pub range_step: u32,
+    /// About how many rows a range has.
+    pub range_rows: u32,
     pub memory: MemoryBudget,
     pub rows: RowBudget,
 }
@@ -73,11 +75,12 @@ impl DryRun {
         total: &mut Estimate,
     ) -> anyhow::Result<()> {
         let scope = Scope { order, ..self.scope.clone() };
+        let step = range_step(order, self.range_rows);
         let spans = stream::try_unfold(Some(Key::START), |after| {
             let scope = &scope;
             async move {
                 let Some(after) = after.filter(|_| !stop.is_asked()) else { return Ok(None) };
-                let upto = self.feed.source.next_cut(scope, after, self.range_step).await?;
+                let upto = self.feed.source.next_cut(scope, after, step).await?;
                 anyhow::Ok(Some((Span { after, upto }, upto)))
             }
         });

@@ -29,8 +29,11 @@ use crate::sls::client::Client;
 use crate::sls::tail::Shard;
 use crate::source::scope::{Scope, Span};
 
-/// About how many index entries a range has.
-pub const RANGE_STEP: u32 = 50_000;
+/// About how many rows a range has.
+pub const RANGE_ROWS: u32 = 50_000;
+
+/// About how many nodes a run has; by run, a range is cut by runs.
+const NODES_PER_RUN: u32 = 20;
 
 /// A cursor in front of a batch may be older than need be: settling then reads a bit more.
 const CURSORS_LIFE: Duration = Duration::from_secs(10);
@@ -56,7 +59,8 @@ pub struct Shared {
     pub conversion: Conversion,
     /// The scope of the pass in its own key order.
     pub scope: Scope,
-    pub range_step: u32,
+    /// About how many rows a range has.
+    pub range_rows: u32,
     pub recount: Recount,
     pub memory: MemoryBudget,
     pub rows: RowBudget,
@@ -136,8 +140,8 @@ impl Worker {
                 }
                 Cutting::At(order, after) => {
                     let scope = Scope { order, ..shared.scope.clone() };
-                    let upto =
-                        shared.feed.source.next_cut(&scope, after, shared.range_step).await?;
+                    let step = range_step(order, shared.range_rows);
+                    let upto = shared.feed.source.next_cut(&scope, after, step).await?;
                     shared.ledger.add_range(shared.pass_id, order, after, upto).await?;
                 }
             }
@@ -313,6 +317,14 @@ impl Worker {
             self.cursors_at = Instant::now();
         }
         Ok(self.cursors.clone())
+    }
+}
+
+/// How many index entries a range of about `rows` rows has.
+pub fn range_step(order: KeyOrder, rows: u32) -> u32 {
+    match order {
+        KeyOrder::ByRun => (rows / NODES_PER_RUN).max(1),
+        KeyOrder::Time | KeyOrder::Walk | KeyOrder::Rest => rows,
     }
 }
 

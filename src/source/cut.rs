@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use sqlx::Row as _;
+use uuid::Uuid;
 
 use crate::pg;
 use crate::record::key::{Key, KeyOrder};
@@ -57,7 +58,14 @@ impl Source {
             .fetch_optional(&mut *tx)
             .await
             .with_context(|| format!("cut {table} into ranges"))?;
-        row.map(|row| Ok(Key::time(row.try_get("at")?, row.try_get("id")?))).transpose()
+        row.map(|row| {
+            let key = Key::time(row.try_get("at")?, row.try_get("id")?);
+            // The range ends behind all nodes of its last run, so the next one must not begin
+            // with them.
+            let behind_its_nodes = Key { node: Uuid::max(), ..key };
+            Ok(if scope.order == KeyOrder::ByRun { behind_its_nodes } else { key })
+        })
+        .transpose()
     }
 
     /// How many rows of `scope` lie in `span`, counted by one statement of its own: a check of the
