@@ -138,9 +138,22 @@ pub async fn run(settings: &RunSettings, stopper: &Stopper, stop: Stop) -> Resul
     let result = run.all_tables(&shapes).await;
     heart.abort();
     let left = ledger.leave(&process).await;
-    let exit = result?;
+    let exit = result.map_err(in_the_middle)?;
     left?;
     Ok(exit)
+}
+
+/// Says where a run stands that has failed.
+fn in_the_middle(ended: Ended) -> Ended {
+    if ended.exit != Exit::Failed {
+        return ended;
+    }
+    let error = anyhow::anyhow!(
+        "{:#}\neverything that was sent is in the ledger\n\
+         hint: run the same command again: it goes on where this one has stopped",
+        ended.error
+    );
+    Ended { error, ..ended }
 }
 
 /// Keeps the lease. Without the ledger nothing may be sent: the run is asked to stop.
