@@ -13,6 +13,8 @@ mod layers;
 #[cfg(feature = "simulator")]
 mod odd_rows;
 #[cfg(feature = "simulator")]
+mod postgres;
+#[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;
