@@ -17,12 +17,17 @@ die() {
     exit 1
 }
 
-# need_packages PART...: installs what of `postgres`, `cc`, `python`, `time` is not there.
+# need_packages PART...: installs what of `postgres`, `pgbouncer`, `cc`, `python`, `time` is not
+# there.
 need_packages() {
     local part missing=()
     for part in "$@"; do
         case $part in
         postgres) find_pg_bin >/dev/null || missing+=(postgresql) ;;
+        pgbouncer)
+            # Debian has it in /usr/sbin, which is not on everybody's PATH.
+            [[ -x /usr/sbin/pgbouncer ]] || command -v pgbouncer >/dev/null || missing+=(pgbouncer)
+            ;;
         cc) command -v cc >/dev/null || missing+=(gcc libc6-dev) ;;
         python) python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv) ;;
         time) [[ -x /usr/bin/time ]] || missing+=(time) ;;

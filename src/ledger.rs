@@ -8,6 +8,7 @@ pub mod batch;
 pub mod claim;
 pub mod hold;
 pub mod intent;
+pub mod migrate;
 pub mod pass;
 pub mod process;
 pub mod tail;
@@ -15,16 +16,11 @@ pub mod tail;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::migrate::Migrator;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use uuid::Uuid;
 
+use crate::ledger::migrate::migrate;
 use crate::pg::{self, Address};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
-
-/// Any number that no other tool is likely to take for its own advisory locks.
-const MIGRATION_LOCK: i64 = 0x5153_1DBA_CF11;
 
 /// Any statement of the ledger is a matter of milliseconds; one that is not hangs.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,6 +47,7 @@ impl Ledger {
     /// Connects with at most `connections_max` connections, and makes or upgrades the schema.
     ///
     /// Refuses a server with `fsync = off` unless `allow_fsync_off`: its commits survive no crash.
+    /// Refuses a replica, which takes no writes. Errors come with a hint.
     pub async fn open(
         address: &Address,
         connections_max: u32,
@@ -58,18 +55,38 @@ impl Ledger {
     ) -> anyhow::Result<Self> {
         let pool = pg::connect(address, connections_max)
             .await
-            .with_context(|| format!("connect to the ledger at {address}"))?;
+            .with_context(|| format!("connect to the ledger at {address}"))
+            .map_err(|error| {
+                hinted(
+                    &error,
+                    "check --ledger-url, or, without it, DB_HOST, DB_PORT, DB_USERNAME, \
+                     DB_PASSWORD and DB_DATABASE",
+                )
+            })?;
         let mut tx = pool.begin().await.context("begin a transaction in the ledger")?;
-        let fsync = pg::statement("SELECT current_setting('fsync') = 'on' AS fsync")
-            .fetch_one(&mut *tx)
-            .await?
-            .try_get::<bool, _>("fsync")?;
+        let server = pg::statement(
+            "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
         anyhow::ensure!(
-            fsync || allow_fsync_off,
+            !server.try_get::<bool, _>("replica")?,
+            "the ledger's Postgres at {address} is a replica, which takes no writes\n\
+             hint: keep the ledger on the primary, or elsewhere: --ledger-url"
+        );
+        anyhow::ensure!(
+            server.try_get::<bool, _>("fsync")? || allow_fsync_off,
             "the ledger's Postgres runs with fsync = off, so a crash could lose what was sent\n\
              hint: set fsync = on, or keep the ledger elsewhere with --ledger-url"
         );
-        migrate(&mut tx).await.context("make the schema sls_backfill")?;
+        let migrated = migrate(&mut tx).await.context("make the schema sls_backfill");
+        migrated.map_err(|error| match lacks_a_right(&error) {
+            true => hinted(
+                &error,
+                "GRANT CREATE ON DATABASE to this user, or keep the ledger elsewhere: --ledger-url",
+            ),
+            false => error,
+        })?;
         let id = pg::statement(
             "INSERT INTO sls_backfill.ledger (id) VALUES ($1) \
              ON CONFLICT (singleton) DO UPDATE SET singleton = true RETURNING id",
@@ -124,18 +141,13 @@ impl Ledger {
     }
 }
 
-/// Makes or upgrades the schema inside `tx`, one process at a time.
-async fn migrate(tx: &mut Tx) -> anyhow::Result<()> {
-    pg::statement("SELECT pg_advisory_xact_lock($1)")
-        .bind(MIGRATION_LOCK)
-        .execute(&mut **tx)
-        .await?;
-    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-    // sqlx's own lock is a session's, which PgBouncer does not keep; its table would stand in
-    // Dify's schema.
-    migrator.set_locking(false);
-    migrator.dangerous_set_table_name("sls_backfill._sqlx_migrations");
-    migrator.create_schema("sls_backfill");
-    migrator.run(&mut **tx).await?;
-    Ok(())
+/// The error with the chain of its causes, and what to do about it in the last line.
+fn hinted(error: &anyhow::Error, hint: &str) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}\nhint: {hint}")
+}
+
+/// Whether Postgres has refused a statement for want of a right (SQLSTATE 42501).
+fn lacks_a_right(error: &anyhow::Error) -> bool {
+    let database = error.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+    database.is_some_and(|error| error.code().as_deref() == Some("42501"))
 }

@@ -18,6 +18,12 @@ use sqlx::{PgPool, Postgres, Row as _, Transaction};
 use crate::pg::{self, Address};
 use crate::record::timestamp::Timestamp;
 
+/// How Postgres prints the types that we read as text, whatever the server, the database or the
+/// role says: else the same row would become another log after somebody changed a setting.
+const TEXT_FORMS: &str = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
+     SET LOCAL intervalstyle = 'postgres'; SET LOCAL bytea_output = 'hex'; \
+     SET LOCAL extra_float_digits = 1";
+
 /// Bounds of a read.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -64,10 +70,15 @@ impl Source {
             .await
             .with_context(|| format!("connect to Postgres at {address}"))?;
         let server = describe_server(&pool).await.context("ask the Postgres server who it is")?;
+        anyhow::ensure!(
+            server.now != Timestamp::NEG_INFINITY,
+            "the replica at {address} has replayed no commit yet, so nobody knows up to when it \
+             shows what there is"
+        );
         let mut begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; \
-             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off",
+             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off; {TEXT_FORMS}",
             limits.statement_timeout.as_millis(),
             limits.lock_timeout.as_millis(),
             limits.statement_timeout.as_millis(),

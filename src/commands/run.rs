@@ -142,9 +142,22 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         lost = beat(&ledger, &process) => Err(lost.into()),
     };
     let left = tokio::time::timeout(LEASE, ledger.leave(&process)).await;
-    let exit = result?;
+    let exit = result.map_err(in_the_middle)?;
     left.context("leave the ledger").and_then(|left| left)?;
     Ok(exit)
+}
+
+/// Says where a run stands that has failed.
+fn in_the_middle(ended: Ended) -> Ended {
+    if ended.exit != Exit::Failed {
+        return ended;
+    }
+    let error = anyhow::anyhow!(
+        "{:#}\neverything that was sent is in the ledger\n\
+         hint: run the same command again: it goes on where this one has stopped",
+        ended.error
+    );
+    Ended { error, ..ended }
 }
 
 /// Keeps the lease; ends when it is lost. Without the ledger nothing may be sent, so the run ends

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::dify::conversion::{Conversion, LogTime, RULES};
+use crate::dify::fields::Fields;
 use crate::pg::Address;
 use crate::pipeline::patience::patiently;
 use crate::record::table::Table;
@@ -58,7 +59,7 @@ pub async fn source(settings: &PostgresSettings, readers: u32) -> Result<Source,
         .or_exit(Exit::Preflight)
 }
 
-/// Looks at the tables of the source.
+/// Looks at the tables of the source: they are there, readable, and have Dify's columns.
 pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, Ended> {
     let mut shapes = Vec::new();
     for table in tables {
@@ -70,7 +71,12 @@ pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, End
                  DB_DATABASE"
             )
         });
-        shapes.push(shape.or_exit(Exit::Preflight)?);
+        let shape = shape.or_exit(Exit::Preflight)?;
+        // Whether `graph` is written decides nothing about the columns.
+        Fields::of(&conversion(&shape, true))
+            .map_err(|unfit| anyhow::anyhow!("{unfit}\nhint: is it Dify's database?"))
+            .or_exit(Exit::Preflight)?;
+        shapes.push(shape);
     }
     Ok(shapes)
 }

@@ -31,7 +31,8 @@ impl Shape {
 }
 
 impl Source {
-    /// Looks at `table`; `None` when the database has no such table.
+    /// Looks at `table`; `None` when the database has no such table. Fails, with a hint, when it
+    /// may not be read.
     pub async fn shape(&self, table: Table) -> anyhow::Result<Option<Shape>> {
         let mut tx = self.begin().await?;
         let columns = columns(&mut tx, table).await?;
@@ -51,14 +52,25 @@ impl Source {
         }
         orders.push(KeyOrder::Walk);
         let row = pg::statement(
-            "SELECT to_regclass('public.workflow_node_execution_offload') IS NOT NULL AS offload, \
-             greatest(reltuples, 0)::int8 AS rows FROM pg_class \
-             WHERE oid = ('public.' || quote_ident($1))::regclass",
+            "SELECT o.oid IS NOT NULL AS offload, greatest(c.reltuples, 0)::int8 AS rows, \
+             coalesce(has_table_privilege(o.oid, 'SELECT'), true) AND NOT EXISTS \
+               (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 \
+                AND NOT a.attisdropped AND NOT has_column_privilege(c.oid, a.attnum, 'SELECT')) \
+               AS readable \
+             FROM pg_class c LEFT JOIN pg_class o \
+               ON o.oid = to_regclass('public.workflow_node_execution_offload') \
+             WHERE c.oid = ('public.' || quote_ident($1))::regclass",
         )
         .bind(table.name())
         .fetch_one(&mut *tx)
         .await
         .with_context(|| format!("look at table {table}"))?;
+        anyhow::ensure!(
+            row.try_get::<bool, _>("readable")?,
+            "this user may not read table {table}, or workflow_node_execution_offload\n\
+             hint: GRANT SELECT ON workflow_runs, workflow_node_executions, \
+             workflow_node_execution_offload"
+        );
         Ok(Some(Shape {
             table,
             columns,

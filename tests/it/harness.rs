@@ -9,6 +9,7 @@
 //! Everything listens on a port of its own and is gone when its value is dropped; what the shared
 //! cluster leaves is removed when the test process ends, however it ends.
 
+pub(crate) mod bouncer;
 pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod golden;

@@ -4,11 +4,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
+#[cfg(feature = "simulator")]
+mod dify_writer;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
 mod layers;
 #[cfg(feature = "simulator")]
+mod odd_rows;
+#[cfg(feature = "simulator")]
+mod postgres;
+#[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;
+#[cfg(feature = "simulator")]
+mod shapes;

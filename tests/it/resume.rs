@@ -7,14 +7,7 @@ use serde_json::json;
 
 use crate::harness::world::World;
 
-/// A run that takes a while: small batches, two workers, and SLS answers slowly.
-fn slow(world: &World) {
-    world.sls.post(
-        "/_sim/faults",
-        &json!({"kind": "put", "nth": 1, "times": 1_000_000, "action": {"delay_ms": 20}}),
-    );
-}
-
+/// A run that takes a while where SLS answers slowly: small batches, two workers.
 const SLOW_RUN: &str = "run --workers 2 --batch-kib 64";
 
 #[test]
@@ -25,7 +18,7 @@ fn ten_kills_at_random_moments_lose_and_double_nothing() {
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let world = World::new("dify-1.12");
     world.fill(3000, 60);
-    slow(&world);
+    world.slow_down(20);
     for _ in 0..10 {
         let running = world.tool(SLOW_RUN).spawn();
         std::thread::sleep(Duration::from_millis(random.random_range(100..900)));
@@ -112,7 +105,7 @@ fn the_first_signal_finishes_what_is_in_flight() {
     for signal in ["INT", "TERM"] {
         let world = World::new("dify-1.12");
         world.fill(2000, 30);
-        slow(&world);
+        world.slow_down(20);
         let mut running = world.tool(SLOW_RUN).spawn();
         running.wait_for("order time");
         std::thread::sleep(Duration::from_millis(200));
@@ -134,7 +127,7 @@ fn the_first_signal_finishes_what_is_in_flight() {
 fn a_second_run_is_refused_and_one_that_joins_shares_the_work() {
     let world = World::new("dify-1.12");
     world.fill(2000, 30);
-    slow(&world);
+    world.slow_down(20);
     let mut first = world.tool(SLOW_RUN).spawn();
     first.wait_for("order time");
     world
@@ -154,7 +147,7 @@ fn a_second_run_is_refused_and_one_that_joins_shares_the_work() {
 fn a_process_stopped_past_its_lease_writes_nothing_when_it_wakes() {
     let world = World::new("dify-1.12");
     world.fill(2000, 30);
-    slow(&world);
+    world.slow_down(20);
     let mut first = world.tool(SLOW_RUN).spawn();
     first.wait_for("order time");
     std::thread::sleep(Duration::from_millis(300));

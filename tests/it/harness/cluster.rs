@@ -25,27 +25,29 @@ pub(crate) const PASSWORD: &str = "difyai123456";
 /// A running server. Dropped, it is stopped at once and its files are deleted.
 pub(crate) struct Cluster {
     guard: Child,
+    directory: PathBuf,
     /// The TCP port on 127.0.0.1, with password authentication (scram).
     pub(crate) port: u16,
 }
 
-/// `$1` is the directory, `$2` initdb, `$3` the superuser, the rest the server with its
+/// `$1` is the directory, `$2` a command that makes its `data`, the rest the server with its
 /// arguments. The first descriptor is kept as the third, because a shell gives its
 /// background jobs an empty standard input. It has them ignore SIGQUIT, too: a server that has only
-/// just begun would not hear it, but dies of SIGTERM.
+/// just begun would not hear it, but dies of SIGTERM. A server that was restarted is another
+/// process than the one begun here, and no child of the guard.
 const GUARD: &str = r#"
-directory=$1 initdb=$2 user=$3
-shift 3
+directory=$1 make=$2
+shift 2
 exec 3<&0
-"$initdb" -D "$directory/data" -U "$user" -E UTF8 --locale=C --no-sync \
-    --auth=scram-sha-256 --pwfile="$directory/password" </dev/null >"$directory/log" 2>&1 ||
-    echo "FATAL: initdb has failed" >>"$directory/log"
+eval "$make" </dev/null >"$directory/log" 2>&1 || echo "FATAL: $make" >>"$directory/log"
 "$@" </dev/null 3<&- >>"$directory/log" 2>&1 &
 server=$!
 read -r _ <&3
-kill -TERM "$server" 2>/dev/null
-kill -QUIT "$server" 2>/dev/null
+restarted=$(head -n 1 "$directory/data/postmaster.pid" 2>/dev/null)
+kill -TERM "$server" $restarted 2>/dev/null
+kill -QUIT "$server" $restarted 2>/dev/null
 wait "$server"
+while [ -n "$restarted" ] && kill -0 "$restarted" 2>/dev/null; do sleep 0.05; done
 rm -rf "$directory"
 "#;
 
@@ -59,9 +61,33 @@ impl Cluster {
 
     /// A cluster for a test that needs other server settings, such as `("fsync", "off")`.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_made_by(settings, |directory| {
+            let [initdb, directory] = [binary("initdb"), directory.into()];
+            let (initdb, directory) = (initdb.display(), directory.display());
+            format!(
+                "{initdb} -D {directory}/data -U {USER} -E UTF8 --locale=C --no-sync \
+                 --auth=scram-sha-256 --pwfile={directory}/password"
+            )
+        })
+    }
+
+    /// A hot standby that follows this cluster.
+    pub(crate) fn start_replica(&self) -> Self {
+        Self::start_made_by(&[], |directory| {
+            let (basebackup, directory) = (binary("pg_basebackup"), directory.display());
+            format!(
+                "{} -D {directory}/data -R --no-sync --checkpoint=fast \
+                 --dbname=postgres://{USER}:{PASSWORD}@127.0.0.1:{}/postgres",
+                basebackup.display(),
+                self.port,
+            )
+        })
+    }
+
+    fn start_made_by(settings: &[(&str, &str)], make: impl Fn(&Path) -> String) -> Self {
         // Another process may take the free port before Postgres does.
         for _ in 0..5 {
-            if let Some(cluster) = Self::try_start(settings) {
+            if let Some(cluster) = Self::try_start(settings, &make) {
                 return cluster;
             }
         }
@@ -69,7 +95,7 @@ impl Cluster {
     }
 
     /// `None` if the port was taken.
-    fn try_start(settings: &[(&str, &str)]) -> Option<Self> {
+    fn try_start(settings: &[(&str, &str)], make: &impl Fn(&Path) -> String) -> Option<Self> {
         let owner = Owner::of_servers();
         let directory =
             tempfile::Builder::new().prefix("dify-sls-backfill-test-").tempdir().unwrap().keep();
@@ -80,7 +106,7 @@ impl Cluster {
 
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut guard = owner.command("sh");
-        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(binary("initdb")).arg(USER);
+        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(make(&directory));
         guard.arg(binary("postgres"));
         guard.arg("-D").arg(&data).args(["-p", &port.to_string()]);
         guard.arg("-c").arg(format!("unix_socket_directories={}", directory.display()));
@@ -94,17 +120,34 @@ impl Cluster {
         guard.current_dir(&directory).process_group(0);
         let guard = guard.stdin(Stdio::piped()).spawn().unwrap();
 
-        let cluster = Self { guard, port };
         let log = directory.join("log");
+        let cluster = Self { guard, directory, port };
         poll("Postgres to start", Duration::from_secs(60), || {
             let log = fs::read_to_string(&log).unwrap_or_default();
             if log.contains("could not create any TCP/IP sockets") {
                 return Some(false);
             }
             assert!(!log.contains("FATAL"), "Postgres does not start:\n{log}");
-            log.contains("ready to accept connections").then_some(true)
+            // A replica says "read-only connections".
+            let is_ready = log.contains("ready to accept connections")
+                || log.contains("ready to accept read-only connections");
+            is_ready.then_some(true)
         })
         .then_some(cluster)
+    }
+
+    /// What the server has written to its log.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.directory.join("log")).unwrap()).into_owned()
+    }
+
+    /// Stops the server, cutting all connections, and starts it again.
+    pub(crate) fn restart(&self) {
+        let mut restart = Owner::of_servers().command(binary("pg_ctl"));
+        restart.args(["restart", "-w", "-s", "-m", "fast", "-D"]).arg(self.directory.join("data"));
+        restart.arg("-l").arg(self.directory.join("log")).current_dir(&self.directory);
+        let status = restart.stdin(Stdio::null()).status().unwrap();
+        assert!(status.success(), "Postgres does not start again:\n{}", self.log());
     }
 }
 
@@ -135,13 +178,13 @@ pub(crate) fn binary(name: &str) -> PathBuf {
 }
 
 /// Whose processes and files a cluster's are: ours, or those of `postgres` if we are root.
-enum Owner {
+pub(crate) enum Owner {
     Us,
     Other { uid: u32, gid: u32 },
 }
 
 impl Owner {
-    fn of_servers() -> Self {
+    pub(crate) fn of_servers() -> Self {
         use std::os::unix::fs::MetadataExt;
         // The owner of our own entry in /proc is our effective user.
         if fs::metadata("/proc/self").unwrap().uid() != 0 {
@@ -154,7 +197,7 @@ impl Owner {
         Self::Other { uid: ids[0], gid: ids[1] }
     }
 
-    fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         if let Self::Other { uid, gid } = self {
             command.uid(*uid).gid(*gid);
@@ -163,7 +206,7 @@ impl Owner {
         command
     }
 
-    fn give(&self, path: &Path) {
+    pub(crate) fn give(&self, path: &Path) {
         if let Self::Other { uid, gid } = self {
             std::os::unix::fs::chown(path, Some(*uid), Some(*gid)).unwrap();
         }
@@ -174,17 +217,24 @@ impl Owner {
 mod tests {
     use super::*;
 
-    /// The directory of the cluster's guard: its first argument after the script's name.
-    fn directory(cluster: &Cluster) -> PathBuf {
-        let arguments = fs::read(format!("/proc/{}/cmdline", cluster.guard.id())).unwrap();
-        let directory = arguments.split(|byte| *byte == 0).nth(4).unwrap();
-        PathBuf::from(String::from_utf8(directory.to_vec()).unwrap())
+    #[test]
+    fn a_cluster_that_was_restarted_leaves_nothing() {
+        let cluster = Cluster::start(&[("fsync", "off")]);
+        let directory = cluster.directory.clone();
+        let pid = || fs::read_to_string(directory.join("data/postmaster.pid")).unwrap();
+        let first = pid();
+        cluster.restart();
+        assert_ne!(first.lines().next(), pid().lines().next());
+        let server = PathBuf::from("/proc").join(pid().lines().next().unwrap());
+        assert!(server.exists());
+        drop(cluster);
+        assert!(!directory.exists() && !server.exists());
     }
 
     #[test]
     fn a_dropped_cluster_leaves_nothing() {
         let cluster = Cluster::start(&[("fsync", "off")]);
-        let directory = directory(&cluster);
+        let directory = cluster.directory.clone();
         let server = fs::read_to_string(directory.join("data/postmaster.pid")).unwrap();
         let server = PathBuf::from("/proc").join(server.lines().next().unwrap());
         assert!(server.exists());

@@ -21,10 +21,21 @@ impl Database {
 
     /// An empty database in `cluster`.
     pub(crate) fn fresh_in(cluster: &Arc<Cluster>) -> Self {
+        Self::made_in(cluster, "")
+    }
+
+    /// An empty database whose texts are any bytes.
+    pub(crate) fn fresh_in_sql_ascii() -> Self {
+        let any_bytes = "TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'";
+        Self::made_in(&Cluster::shared(), any_bytes)
+    }
+
+    fn made_in(cluster: &Arc<Cluster>, options: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("dify_{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let database = Self { cluster: cluster.clone(), name };
-        psql_in(cluster.port, "postgres", &format!("CREATE DATABASE {}", database.name)).unwrap();
+        let create = format!("CREATE DATABASE {} {options}", database.name);
+        psql_in(cluster.port, "postgres", &create).unwrap();
         database
     }
 
@@ -59,7 +70,7 @@ impl Database {
     /// between `|`, NULL as nothing.
     #[track_caller]
     pub(crate) fn psql(&self, sql: &str) -> String {
-        self.try_psql(sql).unwrap_or_else(|error| panic!("{error}in: {sql}"))
+        self.try_psql(sql).unwrap_or_else(|error| panic!("{error}in: {sql:.2000}"))
     }
 
     /// As [`Self::psql`]; an error is what psql wrote about it.

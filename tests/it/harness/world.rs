@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
 use crate::harness::database::Database;
 use crate::harness::simulator::Simulator;
 use crate::harness::tool::Tool;
@@ -15,6 +17,9 @@ pub(crate) const TABLES: [(&str, &str); 2] = [
 const FINISHED: &str = "finished_at < (now() AT TIME ZONE 'UTC') - interval '1 hour' AND status IN \
     ('succeeded', 'failed', 'stopped', 'partial-succeeded', 'exception', 'retry')";
 
+/// An id for whatever does not matter.
+const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
+
 pub(crate) struct World {
     pub(crate) database: Database,
     pub(crate) sls: Simulator,
@@ -23,7 +28,12 @@ pub(crate) struct World {
 impl World {
     /// A database of that shape, empty, and a local SLS on which `init` was run.
     pub(crate) fn new(shape: &str) -> Self {
-        let world = Self { database: Database::fresh().shape(shape), sls: Simulator::start() };
+        Self::of(Database::fresh().shape(shape))
+    }
+
+    /// That database, which has Dify's tables, and a local SLS on which `init` was run.
+    pub(crate) fn of(database: Database) -> Self {
+        let world = Self { database, sls: Simulator::start() };
         world.tool("init").run().exits(0);
         world
     }
@@ -76,6 +86,52 @@ impl World {
              LATERAL (SELECT abs(hashtext(r.id::text || n)) % 10 = 0 AS single) s",
         );
         self.database.psql("ANALYZE workflow_runs, workflow_node_executions");
+    }
+
+    /// Inserts a row: `values` on top of those of an ordinary row that has finished long ago.
+    pub(crate) fn insert(&self, table: &str, values: Value) {
+        let own = match table {
+            "workflow_runs" => json!({
+                "type": "workflow", "triggered_from": "app-run", "version": "draft",
+                "total_tokens": 7, "total_steps": 2, "exceptions_count": 0,
+            }),
+            _ => json!({
+                "triggered_from": "workflow-run", "index": 1, "node_id": "n1", "node_type": "llm",
+                "title": "LLM",
+            }),
+        };
+        let common = json!({
+            "id": NOBODY, "tenant_id": NOBODY, "app_id": NOBODY, "workflow_id": NOBODY,
+            "created_by": NOBODY, "created_by_role": "account", "status": "succeeded",
+            "elapsed_time": 0.5, "inputs": "{}", "outputs": "{\"a\": 1}",
+            "created_at": "2024-05-06 07:08:09", "finished_at": "2024-05-06 07:08:10.25",
+        });
+        let mut row = serde_json::Map::new();
+        for part in [common, own, values] {
+            row.extend(part.as_object().expect("values come as an object").clone());
+        }
+        self.database.psql(&format!(
+            "INSERT INTO {table} SELECT * FROM json_populate_record(NULL::{table}, $row${}$row$)",
+            Value::from(row)
+        ));
+    }
+
+    /// Why rows of `table` are held now, by id.
+    pub(crate) fn held(&self, table: &str) -> BTreeMap<String, String> {
+        let sql = format!(
+            "SELECT row_id, reason FROM sls_backfill.hold \
+             WHERE table_name = '{table}' AND state = 'open'"
+        );
+        let rows = self.database.psql(&sql);
+        let pair = |line: &str| line.split_once('|').map(|(id, why)| (id.into(), why.into()));
+        rows.lines().filter_map(pair).collect()
+    }
+
+    /// Every answer to PutLogs takes that long from now on.
+    pub(crate) fn slow_down(&self, delay_ms: u32) {
+        let action = json!({"delay_ms": delay_ms});
+        let always = json!({"kind": "put", "nth": 1, "times": 1_000_000, "action": action});
+        self.sls.post("/_sim/faults", &always);
     }
 
     /// The ids of the finished rows of `table`, in order, as Postgres knows them.
