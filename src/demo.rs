@@ -89,7 +89,7 @@ pub async fn create_tables(conn: &mut PgConnection) -> anyhow::Result<bool> {
         return Ok(false);
     }
     // Statements sent together are one transaction.
-    sqlx::raw_sql(include_str!("demo/dify-1.12.sql"))
+    sqlx::raw_sql(include_str!("../tests/data/ddl/dify-1.12.sql"))
         .execute(&mut *conn)
         .await
         .context("create Dify's tables")?;

@@ -16,6 +16,7 @@ pub mod deliver;
 pub mod dry;
 pub mod feed;
 pub mod follow;
+pub mod lane;
 pub mod pace;
 pub mod patience;
 pub mod progress;

@@ -10,9 +10,8 @@ use crate::pipeline::dry::{DryRun, Estimate};
 use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::stop::Stop;
-use crate::pipeline::window::plan;
+use crate::pipeline::window::{plan, scope};
 use crate::record::table::Table;
-use crate::source::scope::Scope;
 
 /// Goes over all tables; opens neither the ledger nor SLS.
 pub async fn dry_run(settings: &RunSettings, stop: &Stop) -> Result<Exit, Ended> {
@@ -26,14 +25,7 @@ pub async fn dry_run(settings: &RunSettings, stop: &Stop) -> Result<Exit, Ended>
         let plan = plan(&settings.wish, &shape, None, settled_before)?;
         let dry_run = DryRun {
             conversion: setup::conversion(&shape, settings.put_graph),
-            scope: Scope {
-                table: plan.table,
-                order: plan.order,
-                since: plan.since,
-                until: plan.until,
-                tenant_id: plan.tenant_id,
-                app_id: plan.app_id,
-            },
+            scope: scope(&plan),
             feed: FeedSettings {
                 source: source.clone(),
                 ledger: None,

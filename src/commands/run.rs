@@ -13,7 +13,8 @@ use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::commands::status;
 use crate::dify::conversion::Conversion;
 use crate::ledger::Ledger;
-use crate::ledger::pass::Pass;
+use crate::ledger::hold::HeldPass;
+use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
 use crate::ledger::tail::{Difference, Judgement};
 use crate::pipeline::cut::BatchLimits;
@@ -23,14 +24,13 @@ use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::recover::recover;
 use crate::pipeline::stop::{Stop, channel};
-use crate::pipeline::window::{Clocks, Wish, can_go_on, plan};
+use crate::pipeline::window::{Clocks, Wish, can_go_on, plan, scope};
 use crate::pipeline::worker::{Recount, Shared, Worker};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::catalog::Shape;
-use crate::source::scope::Scope;
 
 /// How the upload is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +77,16 @@ struct Run<'a> {
     abandoned_before: Timestamp,
     rows: RowBudget,
     stop: Stop,
+}
+
+/// A pass to work on.
+struct Job {
+    pass_id: i64,
+    conversion_id: i64,
+    /// The conversion's JSON.
+    conversion: serde_json::Value,
+    /// Whether only its holds are to be tried.
+    only_holds: bool,
 }
 
 /// What came of one table.
@@ -355,38 +365,33 @@ impl Run<'_> {
         if !self.settings.join {
             for held in self.ledger.held_passes(shape.table, self.abandoned_before).await? {
                 self.ledger.add_holds_range(held.pass_id).await?;
-                let conversion = serde_json::from_value(held.conversion)
-                    .context("read a pass's conversion from the ledger")?;
-                let only_holds = held.pass_id != pass.id;
-                if only_holds {
-                    self.workers(
-                        shape,
-                        held.pass_id,
-                        (held.conversion_id, conversion),
-                        pass,
-                        progress,
-                        true,
-                    )
-                    .await?;
+                // The holds of the open pass are one of its ranges.
+                if held.pass_id != pass.id {
+                    let HeldPass { pass_id, conversion_id, conversion } = held;
+                    let job = Job { pass_id, conversion_id, conversion, only_holds: true };
+                    self.workers(shape, job, &pass.plan, progress).await?;
                 }
             }
         }
-        let conversion = serde_json::from_value(pass.conversion.clone())
-            .context("read the pass's conversion from the ledger")?;
-        self.workers(shape, pass.id, (pass.conversion_id, conversion), pass, progress, false).await
+        let job = Job {
+            pass_id: pass.id,
+            conversion_id: pass.conversion_id,
+            conversion: pass.conversion.clone(),
+            only_holds: false,
+        };
+        self.workers(shape, job, &pass.plan, progress).await
     }
 
     async fn workers(
         &self,
         shape: &Shape,
-        pass_id: i64,
-        (conversion_id, conversion): (i64, Conversion),
-        pass: &Pass,
+        job: Job,
+        plan: &PassPlan,
         progress: &Arc<Progress>,
-        only_holds: bool,
     ) -> anyhow::Result<()> {
+        let conversion = serde_json::from_value(job.conversion)
+            .context("read a pass's conversion from the ledger")?;
         let settings = self.settings;
-        let plan = &pass.plan;
         let shared = Arc::new(Shared {
             feed: FeedSettings {
                 source: self.source.clone(),
@@ -399,23 +404,16 @@ impl Run<'_> {
             ledger: self.ledger.clone(),
             client: self.client.clone(),
             process: self.process.clone(),
-            pass_id,
-            conversion_id,
+            pass_id: job.pass_id,
+            conversion_id: job.conversion_id,
             conversion,
-            scope: Scope {
-                table: plan.table,
-                order: plan.order,
-                since: plan.since,
-                until: plan.until,
-                tenant_id: plan.tenant_id,
-                app_id: plan.app_id,
-            },
+            scope: scope(plan),
             range_rows: settings.range_rows,
             recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
             memory: MemoryBudget::new(settings.memory_bytes),
             rows: self.rows.clone(),
             progress: Arc::clone(progress),
-            only_holds,
+            only_holds: job.only_holds,
         });
         let mut workers = tokio::task::JoinSet::new();
         for nth in 0..settings.workers as usize {

@@ -77,6 +77,18 @@ pub struct Step {
 }
 
 impl Step {
+    /// A step with no row in it yet.
+    pub fn of(table: Table) -> Self {
+        Self {
+            table,
+            batch: None,
+            holds: Vec::new(),
+            already: Vec::new(),
+            gone: Vec::new(),
+            position: None,
+        }
+    }
+
     fn rows_seen(&self) -> usize {
         let batched = self.batch.as_ref().map_or(0, |batch| batch.rows.len());
         batched + self.holds.len() + self.already.len() + self.gone.len()

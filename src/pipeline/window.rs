@@ -7,6 +7,7 @@ use crate::ledger::pass::{LOOK_BACK_S, PassPlan};
 use crate::record::key::KeyOrder;
 use crate::record::timestamp::Timestamp;
 use crate::source::catalog::Shape;
+use crate::source::scope::Scope;
 
 /// Clocks this far apart are worth a word.
 const SKEW_TOLD_S: i64 = 60;
@@ -107,6 +108,12 @@ fn repeated_walk(shape: &Shape) -> String {
         table = shape.table,
         rows = shape.rows_estimated,
     )
+}
+
+/// Which rows a pass reads.
+pub fn scope(plan: &PassPlan) -> Scope {
+    let PassPlan { table, order, since, until, tenant_id, app_id } = *plan;
+    Scope { table, order, since, until, tenant_id, app_id }
 }
 
 /// Whether the open pass `open` can go on under this wish; `begun` when a batch or a hold names

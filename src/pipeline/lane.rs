@@ -1,0 +1,168 @@
+//! A worker's lane: a random hash key with numbers from 1, made when first needed, and cursors in
+//! front of what goes out on it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rand::RngExt as _;
+
+use crate::ledger::Ledger;
+use crate::ledger::batch::Lane;
+use crate::ledger::process::Process;
+use crate::pipeline::patience::patiently;
+use crate::sls::client::Client;
+use crate::sls::tail::Shard;
+
+/// A cursor in front of a batch may be older than need be: settling then reads a bit more.
+const CURSORS_LIFE: Duration = Duration::from_secs(10);
+
+/// Keeps one worker's lane.
+pub struct LaneKeeper {
+    client: Client,
+    ledger: Ledger,
+    process: Process,
+    logstore: &'static str,
+    /// Workers spread over the shards by their number.
+    nth: usize,
+    lane: Option<Lane>,
+    cursors: BTreeMap<u32, String>,
+    cursors_at: Instant,
+}
+
+/// What a batch needs of its lane.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    pub lane_id: i64,
+    pub hash_key: String,
+    pub number: u64,
+    /// Shard → a cursor that no log of the batch can precede.
+    pub cursors: BTreeMap<u32, String>,
+}
+
+impl LaneKeeper {
+    /// For the `nth` worker of `process` on `logstore`.
+    pub fn new(
+        client: &Client,
+        ledger: &Ledger,
+        process: &Process,
+        logstore: &'static str,
+        nth: usize,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            ledger: ledger.clone(),
+            process: process.clone(),
+            logstore,
+            nth,
+            lane: None,
+            cursors: BTreeMap::new(),
+            cursors_at: Instant::now(),
+        }
+    }
+
+    /// The next number of the lane. It may be asked for again until it is [`Self::used`].
+    pub async fn ticket(&mut self) -> anyhow::Result<Ticket> {
+        let lane = match &self.lane {
+            Some(lane) => lane.clone(),
+            None => self.open_lane().await?,
+        };
+        if self.cursors.is_empty() || self.cursors_at.elapsed() > CURSORS_LIFE {
+            self.cursors_at = Instant::now();
+            self.cursors = self.find_cursors(&lane.hash_key).await?;
+        }
+        let ticket = Ticket {
+            lane_id: lane.id,
+            hash_key: lane.hash_key.clone(),
+            number: lane.last_number + 1,
+            cursors: self.cursors.clone(),
+        };
+        self.lane = Some(lane);
+        Ok(ticket)
+    }
+
+    /// The number is in the ledger: it must never be given out again.
+    pub fn used(&mut self, ticket: &Ticket) {
+        if let Some(lane) = &mut self.lane {
+            lane.last_number = ticket.number;
+        }
+    }
+
+    /// Leaves the lane as it is: its last number is open, and stays the last one, so that it can
+    /// be sent again.
+    pub fn abandon(&mut self) {
+        self.lane = None;
+        self.cursors.clear();
+    }
+
+    async fn open_lane(&self) -> anyhow::Result<Lane> {
+        let shards: Vec<Shard> =
+            self.shards().await?.into_iter().filter(Shard::is_writable).collect();
+        anyhow::ensure!(
+            !shards.is_empty(),
+            "logstore {} has no shard that takes writes",
+            self.logstore
+        );
+        let shard = &shards[self.nth % shards.len()];
+        let key = random_key(shard)
+            .with_context(|| format!("read the key range of shard {}", shard.id))?;
+        self.ledger.open_lane(&self.process, self.logstore, &key).await
+    }
+
+    async fn find_cursors(&self, hash_key: &str) -> anyhow::Result<BTreeMap<u32, String>> {
+        let mut cursors = BTreeMap::new();
+        for shard in self.shards().await?.iter().filter(|shard| owns(shard, hash_key)) {
+            let cursor = patiently(|| self.client.cursor(self.logstore, shard.id, "end"))
+                .await
+                .with_context(|| format!("find the end of shard {}", shard.id))?;
+            cursors.insert(shard.id, cursor);
+        }
+        Ok(cursors)
+    }
+
+    async fn shards(&self) -> anyhow::Result<Vec<Shard>> {
+        patiently(|| self.client.shards(self.logstore))
+            .await
+            .with_context(|| format!("list the shards of {}", self.logstore))
+    }
+}
+
+/// Whether the shard's key range, `[begin, end)`, contains the key.
+fn owns(shard: &Shard, key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let (begin, end) = (shard.begin_key.to_ascii_lowercase(), shard.end_key.to_ascii_lowercase());
+    // The last shard ends with fff…f, which the documents leave out of every range.
+    begin <= key && (key < end || end.bytes().all(|byte| byte == b'f'))
+}
+
+/// A random key of the shard. Two workers never draw the same one: there are 2^120 and more.
+fn random_key(shard: &Shard) -> anyhow::Result<String> {
+    let begin = u128::from_str_radix(&shard.begin_key, 16)?;
+    let end = u128::from_str_radix(&shard.end_key, 16)?;
+    anyhow::ensure!(begin < end, "its key range is empty");
+    Ok(format!("{:032X}", rand::rng().random_range(begin..end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_key_lies_in_its_shard() {
+        let shard = |begin: &str, end: &str| Shard {
+            id: 0,
+            status: "readwrite".to_owned(),
+            begin_key: begin.to_owned(),
+            end_key: end.to_owned(),
+        };
+        let (zero, half, all) = ("0".repeat(32), format!("8{}", "0".repeat(31)), "f".repeat(32));
+        let (low, high) = (shard(&zero, &half), shard(&half, &all));
+        for _ in 0..1000 {
+            let key = random_key(&low).unwrap();
+            assert!(owns(&low, &key) && !owns(&high, &key), "{key}");
+            let key = random_key(&high).unwrap();
+            assert!(owns(&high, &key) && !owns(&low, &key), "{key}");
+        }
+        assert!(random_key(&shard(&half, &half)).is_err());
+    }
+}
