@@ -1,4 +1,4 @@
-//! Between the tool and Postgres: PgBouncer, replicas, restarts, rights, and the plans of its reads.
+//! What is between the tool and Postgres: PgBouncer, replicas, restarts, rights, and plans.
 
 use std::sync::Arc;
 
