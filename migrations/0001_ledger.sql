@@ -38,7 +38,7 @@ COMMENT ON TABLE  sls_backfill.process IS 'Every process that might send, with i
 COMMENT ON COLUMN sls_backfill.process.id IS 'Random.';
 COMMENT ON COLUMN sls_backfill.process.epoch IS 'Its number from ledger.epoch.';
 COMMENT ON COLUMN sls_backfill.process.host IS 'Host name; with boot_id, pid and pid_started it tells whether a process on the same machine is dead.';
-COMMENT ON COLUMN sls_backfill.process.boot_id IS 'The kernel''s boot id, empty where there is none.';
+COMMENT ON COLUMN sls_backfill.process.boot_id IS 'The kernel''s boot id and the process''s pid namespace.';
 COMMENT ON COLUMN sls_backfill.process.pid IS 'Process id.';
 COMMENT ON COLUMN sls_backfill.process.pid_started IS 'Start time of that pid in clock ticks since boot, 0 where unknown.';
 COMMENT ON COLUMN sls_backfill.process.joined IS 'Whether it was started with --join; at most one living process was not.';
@@ -231,6 +231,7 @@ CREATE TABLE sls_backfill.hold (
   reason        text NOT NULL,
   detail        text NOT NULL,
   created_at    timestamp NOT NULL,
+  finished_at   timestamp,
   state         text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'stored', 'already', 'gone')),
   batch_id      uuid REFERENCES sls_backfill.batch,
   tries         integer NOT NULL DEFAULT 1,
@@ -238,7 +239,8 @@ CREATE TABLE sls_backfill.hold (
   last_held_at  timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (table_name, row_id)
 );
-CREATE INDEX hold_open ON sls_backfill.hold (pass_id, row_id) WHERE state = 'open';
+CREATE INDEX hold_to_try ON sls_backfill.hold (pass_id, row_id)
+  WHERE state = 'open' AND reason NOT IN ('control row', 'live', 'refused');
 COMMENT ON TABLE  sls_backfill.hold IS 'Rows deliberately not stored, with their reason.';
 COMMENT ON COLUMN sls_backfill.hold.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.hold.row_id IS 'The row.';
@@ -246,6 +248,7 @@ COMMENT ON COLUMN sls_backfill.hold.pass_id IS 'The pass that first saw it.';
 COMMENT ON COLUMN sls_backfill.hold.reason IS 'running, no finish time, control row, offloaded, live, live?, expired, too large, invalid or refused.';
 COMMENT ON COLUMN sls_backfill.hold.detail IS 'More for a person; never content of the row.';
 COMMENT ON COLUMN sls_backfill.hold.created_at IS 'The row''s created_at (UTC).';
+COMMENT ON COLUMN sls_backfill.hold.finished_at IS 'The row''s finished_at (UTC) when it was held; NULL: it had none.';
 COMMENT ON COLUMN sls_backfill.hold.state IS 'open; or how it ended: stored (see batch_id), already (another batch had it), gone.';
 COMMENT ON COLUMN sls_backfill.hold.batch_id IS 'The batch that took the row.';
 COMMENT ON COLUMN sls_backfill.hold.tries IS 'How often the row was looked at.';

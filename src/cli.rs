@@ -45,9 +45,9 @@ async fn dispatch(cli: Cli) -> Result<Exit, Ended> {
         Command::Run(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, stop) = channel();
-            listen_for_signals(stopper.clone())?;
+            listen_for_signals(stopper)?;
 
-            run::run(&settings, &stopper, stop).await
+            run::run(&settings, stop).await
         }
         Command::Status(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;

@@ -52,7 +52,8 @@ pub struct Source {
 pub struct Server {
     /// `server_version_num`: 150018 for 15.18.
     pub version: i32,
-    /// The server's clock, UTC.
+    /// Up to when (UTC) it shows what was committed: its clock; on a replica the last commit that
+    /// it has replayed.
     pub now: Timestamp,
     /// Name of the database.
     pub database: String,
@@ -69,6 +70,11 @@ impl Source {
             .await
             .with_context(|| format!("connect to Postgres at {address}"))?;
         let server = describe_server(&pool).await.context("ask the Postgres server who it is")?;
+        anyhow::ensure!(
+            server.now != Timestamp::NEG_INFINITY,
+            "the replica at {address} has replayed no commit yet, so nobody knows up to when it \
+             shows what there is"
+        );
         let mut begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; \
@@ -97,14 +103,16 @@ async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
     let mut tx = pool.begin_with("BEGIN READ ONLY").await?;
     let row = pg::statement(
         "SELECT current_setting('server_version_num')::int AS version, \
-         (clock_timestamp() AT TIME ZONE 'UTC') AS now, current_database()::text AS database, \
+         (CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() \
+           ELSE clock_timestamp() END AT TIME ZONE 'UTC') AS now, current_database()::text AS database, \
          pg_is_in_recovery() AS in_recovery, current_setting('server_encoding') AS encoding",
     )
     .fetch_one(&mut *tx)
     .await?;
     Ok(Server {
         version: row.try_get("version")?,
-        now: row.try_get("now")?,
+        // NULL on a replica that has replayed nothing: it shows nothing yet.
+        now: row.try_get::<Option<Timestamp>, _>("now")?.unwrap_or(Timestamp::NEG_INFINITY),
         database: row.try_get("database")?,
         in_recovery: row.try_get("in_recovery")?,
         encoding: row.try_get("encoding")?,

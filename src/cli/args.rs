@@ -148,6 +148,10 @@ pub struct RunArgs {
     /// Read, convert and pack everything, and write nothing anywhere
     #[arg(long)]
     dry_run: bool,
+    /// Go on with an open pass although Dify's columns or LOGSTORE_ENABLE_PUT_GRAPH_FIELD changed:
+    /// the batches to come are made by the new ones
+    #[arg(long)]
+    new_conversion: bool,
     /// Share the ranges of a run that is at work, here or on another machine
     #[arg(long, conflicts_with = "dry_run")]
     join: bool,
@@ -238,6 +242,7 @@ impl RunArgs {
             settle_s: self.settle_s,
             abandoned_after_s: self.abandoned_after_days * 86_400,
             put_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,
+            new_conversion: self.new_conversion,
             verify: match self.verify {
                 VerifyArg::None => Verify::None,
                 VerifyArg::Tags => Verify::Tags,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
@@ -15,13 +15,14 @@ use crate::dify::conversion::Conversion;
 use crate::ledger::Ledger;
 use crate::ledger::pass::Pass;
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
+use crate::ledger::tail::{Difference, Judgement};
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::recover::recover;
-use crate::pipeline::stop::{Stop, Stopper, channel};
+use crate::pipeline::stop::{Stop, channel};
 use crate::pipeline::window::{Clocks, Wish, can_go_on, plan};
 use crate::pipeline::worker::{Recount, Shared, Worker};
 use crate::record::table::Table;
@@ -56,6 +57,8 @@ pub struct RunSettings {
     pub settle_s: i64,
     pub abandoned_after_s: i64,
     pub put_graph: bool,
+    /// Go on with an open pass although the conversion has changed.
+    pub new_conversion: bool,
     pub verify: Verify,
     pub join: bool,
     pub dry_run: bool,
@@ -88,7 +91,7 @@ struct Outcome {
 }
 
 /// Runs; a first SIGINT or SIGTERM finishes what is in flight.
-pub async fn run(settings: &RunSettings, stopper: &Stopper, stop: Stop) -> Result<Exit, Ended> {
+pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
         return dry_run(settings, &stop).await;
     };
@@ -134,12 +137,13 @@ pub async fn run(settings: &RunSettings, stopper: &Stopper, stop: Stop) -> Resul
         rows: RowBudget::new(settings.rows_max),
         stop,
     };
-    let heart = tokio::spawn(beat(ledger.clone(), process.clone(), stopper.clone()));
-    let result = run.all_tables(&shapes).await;
-    heart.abort();
-    let left = ledger.leave(&process).await;
+    let result = tokio::select! {
+        result = run.all_tables(&shapes) => result,
+        lost = beat(&ledger, &process) => Err(lost.into()),
+    };
+    let left = tokio::time::timeout(LEASE, ledger.leave(&process)).await;
     let exit = result.map_err(in_the_middle)?;
-    left?;
+    left.context("leave the ledger").and_then(|left| left)?;
     Ok(exit)
 }
 
@@ -156,19 +160,22 @@ fn in_the_middle(ended: Ended) -> Ended {
     Ended { error, ..ended }
 }
 
-/// Keeps the lease. Without the ledger nothing may be sent: the run is asked to stop.
-async fn beat(ledger: Ledger, process: Process, stopper: Stopper) {
-    let mut last = tokio::time::Instant::now();
+/// Keeps the lease; ends when it is lost. Without the ledger nothing may be sent, so the run ends
+/// with it, wherever it is: its intents are in the ledger.
+async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
+    let mut last = Instant::now();
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        match ledger.heartbeat(&process).await {
-            Ok(()) => last = tokio::time::Instant::now(),
-            Err(error) => {
-                tracing::warn!("the ledger does not hear us: {error:#}");
-                if last.elapsed() + HEARTBEAT > LEASE {
-                    stopper.stop();
-                }
+        let beat = tokio::time::timeout(HEARTBEAT, ledger.heartbeat(process)).await;
+        match beat.context("it does not answer").and_then(|beat| beat) {
+            Ok(()) => last = Instant::now(),
+            Err(error) if last.elapsed() + 2 * HEARTBEAT > LEASE => {
+                return error.context(
+                    "the ledger does not hear us any more; nothing more was sent\n\
+                     hint: run the same command again when the ledger's Postgres is back",
+                );
             }
+            Err(error) => tracing::warn!("the ledger does not hear us: {error:#}"),
         }
     }
 }
@@ -251,8 +258,9 @@ impl Run<'_> {
         let is_closed = self.ledger.close_pass(pass.id).await?;
         let mut outcome =
             Outcome { sent: progress.sent.load(Ordering::Relaxed), ..Outcome::default() };
+        let mut judgement = None;
         if self.settings.verify == Verify::Tags || self.ledger.intents(table).await? > 0 {
-            follower.finish(&self.stop).await?;
+            judgement = Some(follower.finish(&self.stop).await?);
         }
         let open = self.ledger.intents(table).await?;
         if open > 0 {
@@ -260,34 +268,12 @@ impl Run<'_> {
                 "{table}: {open} batches may or may not be in SLS; the next run looks again"
             );
         }
-        if self.settings.verify == Verify::Tags && !self.stop.is_asked() {
-            outcome.differences = self.compare(table, open).await?;
+        // Who was asked to stop has not read to the end, and cannot tell what is missing.
+        if let Some(judgement) = judgement.filter(|_| !self.stop.is_asked()) {
+            outcome.differences = tell_judgement(table, &judgement);
         }
         outcome.is_complete = is_closed && open == 0;
         Ok(outcome)
-    }
-
-    /// Compares the ledger with what was pulled back; open batches are not judged.
-    async fn compare(&self, table: Table, open: u64) -> anyhow::Result<u64> {
-        let judgement = self.ledger.judge(table).await?;
-        let differences = (judgement.differences.len() as u64).saturating_sub(open);
-        tracing::info!(
-            "{table}: pulled back and compared: {} batches with {} rows are equal, {differences} \
-             differ",
-            count(judgement.batches_equal),
-            count(judgement.rows_equal),
-        );
-        if differences > 0 {
-            for difference in judgement.differences.iter().take(20) {
-                tracing::error!(
-                    "batch {}: {} rows were sent, SLS holds {}",
-                    difference.batch_id,
-                    difference.rows,
-                    difference.found
-                );
-            }
-        }
-        Ok(differences)
     }
 
     fn tell(&self, table: Table, progress: &Progress) {
@@ -310,20 +296,17 @@ impl Run<'_> {
     /// The open pass of the table, or a new one.
     async fn pass(&self, shape: &Shape) -> Result<Pass, Ended> {
         let conversion = setup::conversion(shape, self.settings.put_graph);
-        let wish = &self.settings.wish;
-        if let Some(open) = self.ledger.open_pass(shape.table).await? {
-            let begun_with: Conversion = serde_json::from_value(open.conversion.clone())
-                .context("read the open pass's conversion from the ledger")?;
-            if can_go_on(&open.plan, open.begun, &begun_with, wish, &conversion)? {
-                tracing::info!("{}: going on with pass {}", shape.table, open.id);
-                return Ok(open);
-            }
-            self.ledger.drop_pass(&open).await?;
+        if let Some(open) = self.open_pass(shape.table, &conversion).await? {
+            return Ok(open);
         }
         let covered = self.ledger.covered_until(shape.table).await?;
-        let plan = plan(wish, shape, covered, self.settled_before)?;
-        let conversion = serde_json::to_value(&conversion).context("write down the conversion")?;
-        let pass = self.ledger.begin_pass(&plan, &conversion).await?;
+        let plan = plan(&self.settings.wish, shape, covered, self.settled_before)?;
+        let body = serde_json::to_value(&conversion).context("write down the conversion")?;
+        let Some(pass) = self.ledger.begin_pass(&plan, &body).await? else {
+            let open = self.open_pass(shape.table, &conversion).await?;
+            let gone = || anyhow::anyhow!("the pass of {} came and went", shape.table);
+            return open.ok_or_else(|| gone().into());
+        };
         let since = plan.since.map_or("the beginning".to_owned(), |since| since.to_string());
         tracing::info!(
             "{}: pass {}, rows created from {since} to {}, order {}",
@@ -333,6 +316,33 @@ impl Run<'_> {
             plan.order.name()
         );
         Ok(pass)
+    }
+
+    /// The open pass, if there is one and it can go on.
+    async fn open_pass(
+        &self,
+        table: Table,
+        conversion: &Conversion,
+    ) -> Result<Option<Pass>, Ended> {
+        let Some(mut open) = self.ledger.open_pass(table).await? else { return Ok(None) };
+        let mut begun_with: Conversion = serde_json::from_value(open.conversion.clone())
+            .context("read the open pass's conversion from the ledger")?;
+        if self.settings.new_conversion && begun_with != *conversion {
+            let body = serde_json::to_value(conversion).context("write down the conversion")?;
+            self.ledger.convert_anew(&mut open, body).await?;
+            tracing::info!(
+                "{table}: from now on {}",
+                begun_with.differences(conversion).join(", and ")
+            );
+            begun_with = conversion.clone();
+        }
+        let wish = &self.settings.wish;
+        if can_go_on(&open.plan, open.begun, &begun_with, wish, conversion)? {
+            tracing::info!("{table}: going on with pass {}", open.id);
+            return Ok(Some(open));
+        }
+        self.ledger.drop_pass(&open).await?;
+        Ok(None)
     }
 
     /// Tries held rows again, then moves the pass.
@@ -418,6 +428,21 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// Tells what the comparison of the ledger with SLS gave; gives the number of differences.
+fn tell_judgement(table: Table, judgement: &Judgement) -> u64 {
+    let differences = judgement.differences.len() as u64;
+    tracing::info!(
+        "{table}: pulled back and compared: {} batches with {} rows are equal, {} differ",
+        count(judgement.batches_equal),
+        count(judgement.rows_equal),
+        count(differences),
+    );
+    for Difference { batch_id, rows, found } in judgement.differences.iter().take(20) {
+        tracing::error!("batch {batch_id}: SLS should hold {rows} rows of it, it holds {found}");
+    }
+    differences
 }
 
 fn own_now() -> i64 {

@@ -61,10 +61,14 @@ pub fn print(accounts: &[(Table, Account)], format: Format) -> anyhow::Result<()
 }
 
 fn text(table: Table, account: &Account) -> String {
+    let air = match account.in_the_air {
+        0 => String::new(),
+        rows => format!(" + {} in the air", count(rows)),
+    };
     let mut text = format!(
-        "{table}: {} rows seen = {} in SLS + {} held + {} already + {} gone",
+        "{table}: {} rows seen = {} in SLS{air} + {} held + {} already + {} gone",
         count(account.seen),
-        count(account.live),
+        count(account.live.saturating_sub(account.in_the_air)),
         count(account.held_rows()),
         count(account.already),
         count(account.gone),
@@ -74,6 +78,10 @@ fn text(table: Table, account: &Account) -> String {
         count(account.batches),
         bytes(account.raw_bytes)
     );
+    text += &match &account.covered_until {
+        Some(until) => format!("\n    covered: all rows created before {until}"),
+        None => "\n    covered: no pass from the beginning is done yet".to_owned(),
+    };
     for (reason, rows) in &account.held {
         text += &format!("\n    held, {reason}: {}", count(*rows));
     }

@@ -17,6 +17,8 @@ pub struct Account {
     pub seen: u64,
     /// Rows in live batches.
     pub live: u64,
+    /// Those of them that may or may not be in SLS yet.
+    pub in_the_air: u64,
     /// Rows held, by reason.
     pub held: BTreeMap<String, u64>,
     /// Rows that a live batch or an open hold had already when they were read.
@@ -29,9 +31,12 @@ pub struct Account {
     pub batches: u64,
     /// JSON columns whose text is not JSON.
     pub not_json: u64,
-    /// Rows that one count of Postgres found in ranges beyond those that were seen there: they
-    /// came late, and belong to the next pass.
+    /// Rows that one count of Postgres found in the last pass's ranges beyond those that were seen
+    /// there: they came late, and belong to the next pass.
     pub late: u64,
+    /// Up to where (UTC) finished passes without a filter cover the table from its beginning;
+    /// `None`: none does.
+    pub covered_until: Option<String>,
 }
 
 impl Account {
@@ -50,8 +55,12 @@ impl Ledger {
     /// The account of `table` over all passes, in one snapshot.
     pub async fn account(&self, table: Table) -> anyhow::Result<Account> {
         let context = || format!("add up the account of {table}");
+        let covered = self.covered_until(table).await?;
         let mut tx = self.begin_relaxed().await?;
-        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        // Millions of holds take a while to count.
+        sqlx::raw_sql(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = '10min'",
+        )
             .execute(&mut *tx)
             .await
             .with_context(context)?;
@@ -59,7 +68,8 @@ impl Ledger {
             "SELECT coalesce(sum(r.rows_seen), 0)::int8 AS seen, \
              coalesce(sum(r.rows_already), 0)::int8 AS already, \
              coalesce(sum(r.rows_gone), 0)::int8 AS gone, \
-             coalesce(sum(greatest(r.rows_counted - r.rows_seen, 0)), 0)::int8 AS late \
+             coalesce(sum(greatest(r.rows_counted - r.rows_seen, 0)) FILTER (WHERE p.id = \
+               (SELECT max(id) FROM sls_backfill.pass WHERE table_name = $1)), 0)::int8 AS late \
              FROM sls_backfill.range r JOIN sls_backfill.pass p ON p.id = r.pass_id \
              WHERE p.table_name = $1",
         )
@@ -69,6 +79,7 @@ impl Ledger {
         .with_context(context)?;
         let batches = pg::statement(
             "SELECT coalesce(sum(rows), 0)::int8 AS live, \
+             coalesce(sum(rows) FILTER (WHERE state = 'intent'), 0)::int8 AS in_the_air, \
              coalesce(sum(raw_bytes), 0)::int8 AS raw_bytes, \
              coalesce(sum(not_json), 0)::int8 AS not_json, count(*) AS batches \
              FROM sls_backfill.batch \
@@ -90,11 +101,13 @@ impl Ledger {
             Ok(u64::try_from(row.try_get::<i64, _>(name)?)?)
         };
         Ok(Account {
+            covered_until: covered.map(|until| until.to_string()),
             seen: number(&ranges, "seen")?,
             already: number(&ranges, "already")?,
             gone: number(&ranges, "gone")?,
             late: number(&ranges, "late")?,
             live: number(&batches, "live")?,
+            in_the_air: number(&batches, "in_the_air")?,
             raw_bytes: number(&batches, "raw_bytes")?,
             not_json: number(&batches, "not_json")?,
             batches: number(&batches, "batches")?,

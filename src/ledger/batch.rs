@@ -154,8 +154,9 @@ impl Ledger {
         tx.commit().await.with_context(|| format!("acknowledge batch {batch_id}"))
     }
 
-    /// A batch is about to be signed anew; the date is on disk before it is on the wire.
-    pub async fn signed_anew(&self, batch_id: Uuid, signed_at: i64) -> anyhow::Result<()> {
+    /// A batch is about to be signed anew; the date is on disk before it is on the wire. Gives
+    /// `false` when the batch is known to be stored, so that nothing need be sent.
+    pub async fn signed_anew(&self, batch_id: Uuid, signed_at: i64) -> anyhow::Result<bool> {
         let mut tx = self.begin().await?;
         let renewed = pg::statement(
             "UPDATE sls_backfill.batch SET signed_at = to_timestamp($2), attempts = attempts + 1 \
@@ -166,8 +167,8 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .with_context(|| format!("renew the signature of batch {batch_id}"))?;
-        anyhow::ensure!(renewed.rows_affected() == 1, "batch {batch_id} was settled meanwhile");
-        tx.commit().await.with_context(|| format!("renew the signature of batch {batch_id}"))
+        tx.commit().await.with_context(|| format!("renew the signature of batch {batch_id}"))?;
+        Ok(renewed.rows_affected() == 1)
     }
 
     /// Intents of processes that have ended: what became of them is unknown.

@@ -52,8 +52,9 @@ impl Ledger {
             "UPDATE sls_backfill.range SET owner = $2, token = token + 1, \
              lease_until = clock_timestamp() + make_interval(secs => $3) \
              WHERE id = (SELECT id FROM sls_backfill.range WHERE pass_id = $1 AND state = 'open' \
-               AND (owner IS NULL OR lease_until < clock_timestamp()) \
+               AND (owner IS NULL OR (lease_until < clock_timestamp() AND owner <> $2)) \
                ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) \
+             AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL) \
              RETURNING id, pass_id, kind, after, upto, position, token",
         )
         .bind(pass_id)
@@ -145,6 +146,22 @@ impl Ledger {
             insert_range(&mut tx, pass_id, "holds", Key::START, None).await?;
         }
         tx.commit().await.context("add a range of holds")
+    }
+
+    /// Gives a range back as it stands, for any worker to go on with. Does nothing when somebody
+    /// else owns it.
+    pub async fn release(&self, lease: &Lease) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        pg::statement(
+            "UPDATE sls_backfill.range SET owner = NULL, lease_until = NULL, token = token + 1 \
+             WHERE id = $1 AND token = $2 AND state = 'open'",
+        )
+        .bind(lease.range_id)
+        .bind(lease.token)
+        .execute(&mut *tx)
+        .await
+        .with_context(|| format!("give back range {}", lease.range_id))?;
+        tx.commit().await.context("give back a range")
     }
 
     /// Ends a range whose every row is accounted for. `rows_counted`: rows in it by one count.

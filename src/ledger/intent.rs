@@ -55,6 +55,8 @@ pub struct BatchRow {
 pub struct NewHold {
     pub row_id: Uuid,
     pub created_at: Timestamp,
+    /// `None`: not finished, or not known.
+    pub finished_at: Option<Timestamp>,
     pub reason: HoldReason,
     /// For a person; never content of the row.
     pub detail: String,
@@ -90,7 +92,13 @@ impl Ledger {
         let mut look_ups = 0;
         loop {
             let mut tx = self.begin().await?;
-            write_step(&mut tx, lease, step, position).await?;
+            if let Err(error) = write_step(&mut tx, lease, step, position).await {
+                // The COMMIT without an answer may have come through only now.
+                if look_ups > 0 && self.was_recorded(lease, step, position).await? {
+                    break;
+                }
+                return Err(error);
+            }
             let Err(lost) = tx.commit().await else { break };
             // A COMMIT without an answer: the book itself knows whether it came through.
             look_ups += 1;
@@ -240,12 +248,13 @@ async fn insert_batch(
 
 async fn insert_holds(tx: &mut Tx, pass_id: i64, step: &Step) -> anyhow::Result<()> {
     pg::statement(
-        "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
-         SELECT $1, h.row_id, $2, h.reason, h.detail, h.created_at \
-         FROM unnest($3::uuid[], $4::text[], $5::text[], $6::timestamp[]) \
-           AS h(row_id, reason, detail, created_at) \
+        "INSERT INTO sls_backfill.hold \
+           (table_name, row_id, pass_id, reason, detail, created_at, finished_at) \
+         SELECT $1, h.row_id, $2, h.reason, h.detail, h.created_at, h.finished_at \
+         FROM unnest($3::uuid[], $4::text[], $5::text[], $6::timestamp[], $7::timestamp[]) \
+           AS h(row_id, reason, detail, created_at, finished_at) \
          ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-           detail = excluded.detail, state = 'open', batch_id = NULL, \
+           detail = excluded.detail, finished_at = excluded.finished_at, state = 'open', batch_id = NULL, \
            tries = hold.tries + 1, last_held_at = clock_timestamp()",
     )
     .bind(step.table.name())
@@ -254,6 +263,7 @@ async fn insert_holds(tx: &mut Tx, pass_id: i64, step: &Step) -> anyhow::Result<
     .bind(step.holds.iter().map(|hold| hold.reason.name().to_owned()).collect::<Vec<_>>())
     .bind(step.holds.iter().map(|hold| hold.detail.clone()).collect::<Vec<_>>())
     .bind(step.holds.iter().map(|hold| hold.created_at).collect::<Vec<_>>())
+    .bind(step.holds.iter().map(|hold| hold.finished_at).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await
     .context("hold rows")?;
@@ -289,7 +299,8 @@ async fn close_holds(
 /// A row id's first eight bytes as a signed number in the same order: Postgres has no range of
 /// uuid, and a range of int8 is all that the search for overlapping batches needs.
 pub(in crate::ledger) fn id_number(id: Uuid) -> i64 {
-    (id.as_u64_pair().0 ^ (1 << 63)).cast_signed()
+    // Postgres cannot make a range that includes its largest number.
+    (id.as_u64_pair().0 ^ (1 << 63)).cast_signed().min(i64::MAX - 1)
 }
 
 #[cfg(test)]
@@ -301,6 +312,6 @@ mod tests {
         let ids = [0u128, 1 << 64, (1 << 127) - 1, 1 << 127, u128::MAX].map(Uuid::from_u128);
         let numbers = ids.map(id_number);
         assert!(numbers.is_sorted());
-        assert_eq!((numbers[0], numbers[4]), (i64::MIN, i64::MAX));
+        assert_eq!((numbers[0], numbers[4]), (i64::MIN, i64::MAX - 1));
     }
 }

@@ -5,7 +5,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Tx};
 use crate::pg;
 use crate::record::key::{Key, KeyOrder};
 use crate::record::table::Table;
@@ -33,7 +33,7 @@ pub struct Pass {
     pub conversion_id: i64,
     /// The conversion's JSON.
     pub conversion: serde_json::Value,
-    /// Whether a batch or a hold names it, so that nothing of it may change any more.
+    /// Whether a batch, a hold or a count names it, so that nothing of it may change any more.
     pub begun: bool,
 }
 
@@ -45,7 +45,8 @@ impl Ledger {
             "SELECT p.id, p.table_name, p.since, p.until, p.tenant_id, p.app_id, p.key_order, \
              p.conversion_id, c.body, EXISTS (SELECT FROM sls_backfill.batch b \
                WHERE b.pass_id = p.id) OR EXISTS (SELECT FROM sls_backfill.hold h \
-               WHERE h.pass_id = p.id) AS begun \
+               WHERE h.pass_id = p.id) OR EXISTS (SELECT FROM sls_backfill.range r \
+               WHERE r.pass_id = p.id AND r.rows_seen > 0) AS begun \
              FROM sls_backfill.pass p JOIN sls_backfill.conversion c ON c.id = p.conversion_id \
              WHERE p.table_name = $1 AND p.state = 'open'",
         )
@@ -56,28 +57,20 @@ impl Ledger {
         row.map(|row| pass(&row, table)).transpose()
     }
 
-    /// Opens a pass. Fails when `table` has an open one.
+    /// Opens a pass; `None` when the table has an open one.
     pub async fn begin_pass(
         &self,
         plan: &PassPlan,
         conversion: &serde_json::Value,
-    ) -> anyhow::Result<Pass> {
+    ) -> anyhow::Result<Option<Pass>> {
         let context = || format!("open a pass of {}", plan.table);
         let mut tx = self.begin().await?;
-        let conversion_id: i64 = pg::statement(
-            "INSERT INTO sls_backfill.conversion (table_name, body) VALUES ($1, $2) \
-             ON CONFLICT (table_name, body) DO UPDATE SET body = excluded.body RETURNING id",
-        )
-        .bind(plan.table.name())
-        .bind(conversion)
-        .fetch_one(&mut *tx)
-        .await
-        .with_context(context)?
-        .try_get("id")?;
-        let id = pg::statement(
+        let conversion_id = conversion_id(&mut tx, plan.table, conversion).await?;
+        let row = pg::statement(
             "INSERT INTO sls_backfill.pass (table_name, logstore, since, until, tenant_id, app_id, \
              key_order, conversion_id, cut_order, cut_after) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9) RETURNING id",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $7, $9) \
+             ON CONFLICT (table_name) WHERE state = 'open' DO NOTHING RETURNING id",
         )
         .bind(plan.table.name())
         .bind(plan.table.logstore())
@@ -88,13 +81,34 @@ impl Ledger {
         .bind(plan.order.name())
         .bind(conversion_id)
         .bind(serde_json::to_value(Key::START)?)
-        .fetch_one(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
-        .with_context(context)?
-        .try_get("id")?;
+        .with_context(context)?;
+        let Some(row) = row else { return Ok(None) };
         tx.commit().await.with_context(context)?;
-        let (plan, conversion) = (plan.clone(), conversion.clone());
-        Ok(Pass { id, plan, conversion_id, conversion, begun: false })
+        let (id, plan, conversion) = (row.try_get("id")?, plan.clone(), conversion.clone());
+        Ok(Some(Pass { id, plan, conversion_id, conversion, begun: false }))
+    }
+
+    /// Gives an open pass another conversion for its batches to come; those that there are keep
+    /// their own.
+    pub async fn convert_anew(
+        &self,
+        pass: &mut Pass,
+        conversion: serde_json::Value,
+    ) -> anyhow::Result<()> {
+        let context = || format!("give pass {} a new conversion", pass.id);
+        let mut tx = self.begin().await?;
+        let conversion_id = conversion_id(&mut tx, pass.plan.table, &conversion).await?;
+        pg::statement("UPDATE sls_backfill.pass SET conversion_id = $2 WHERE id = $1")
+            .bind(pass.id)
+            .bind(conversion_id)
+            .execute(&mut *tx)
+            .await
+            .with_context(context)?;
+        tx.commit().await.with_context(context)?;
+        (pass.conversion_id, pass.conversion) = (conversion_id, conversion);
+        Ok(())
     }
 
     /// Takes back an open pass that no batch and no hold names.
@@ -131,6 +145,24 @@ impl Ledger {
             .collect::<Result<Vec<_>, sqlx::Error>>()?;
         Ok(covered_until(&windows))
     }
+}
+
+/// The number of a conversion, which is written down if it is new.
+async fn conversion_id(
+    tx: &mut Tx,
+    table: Table,
+    conversion: &serde_json::Value,
+) -> anyhow::Result<i64> {
+    let row = pg::statement(
+        "INSERT INTO sls_backfill.conversion (table_name, body) VALUES ($1, $2) \
+         ON CONFLICT (table_name, body) DO UPDATE SET body = excluded.body RETURNING id",
+    )
+    .bind(table.name())
+    .bind(conversion)
+    .fetch_one(&mut **tx)
+    .await
+    .context("write down a conversion")?;
+    Ok(row.try_get("id")?)
 }
 
 /// Up to where windows `[since, until)` cover time from its beginning without a gap.

@@ -32,10 +32,14 @@ impl Identity {
     /// This process.
     pub fn own() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        // Containers of one machine may share its name and boot id, but not process numbers.
+        let namespace = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let boot_id =
+            format!("{} {}", read("/proc/sys/kernel/random/boot_id"), namespace.display());
         let pid = i64::from(std::process::id());
         Self {
             host: read("/proc/sys/kernel/hostname"),
-            boot_id: read("/proc/sys/kernel/random/boot_id"),
+            boot_id,
             pid,
             pid_started: start_of(pid).unwrap_or(0),
         }
@@ -44,9 +48,14 @@ impl Identity {
     /// Whether this process, seen from the machine of `here`, is certainly dead.
     fn is_dead(&self, here: &Self) -> bool {
         let same_machine =
-            !self.boot_id.is_empty() && self.boot_id == here.boot_id && self.host == here.host;
+            self.boot_id.len() > 1 && self.boot_id == here.boot_id && self.host == here.host;
+        // Where others' processes are hidden (hidepid), a process that is not seen may live.
+        let sees_others = start_of(1).is_some();
         // Process numbers are used again: the start time tells whether it is still the same one.
-        same_machine && here.pid_started > 0 && start_of(self.pid) != Some(self.pid_started)
+        same_machine
+            && sees_others
+            && here.pid_started > 0
+            && start_of(self.pid) != Some(self.pid_started)
     }
 }
 

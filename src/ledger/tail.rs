@@ -30,9 +30,15 @@ pub struct Page<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub batch_id: Uuid,
+    /// Rows that SLS should hold.
     pub rows: u64,
+    /// Rows that were found.
     pub found: u64,
 }
+
+/// A moment on the ledger's clock, in microseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment(i64);
 
 /// What a comparison of the book with SLS gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,8 +113,20 @@ impl Ledger {
         Ok(true)
     }
 
-    /// Compares all live batches of `table` that this book sent with what was found of them.
-    pub async fn judge(&self, table: Table) -> anyhow::Result<Judgement> {
+    /// The ledger's clock.
+    pub async fn moment(&self) -> anyhow::Result<Moment> {
+        let mut tx = self.begin_relaxed().await?;
+        let row =
+            pg::statement("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS now")
+                .fetch_one(&mut *tx)
+                .await
+                .context("look at the ledger's clock")?;
+        Ok(Moment(row.try_get("now")?))
+    }
+
+    /// Compares the batches of `table` that were known to be stored at `moment` with what was found
+    /// of them. Of the others only such count as different that were found more than once.
+    pub async fn judge(&self, table: Table, moment: Moment) -> anyhow::Result<Judgement> {
         let mut judgement = Judgement::default();
         let mut after = Uuid::nil();
         loop {
@@ -128,13 +146,15 @@ impl Ledger {
             let Some(last) = ids.last() else { return Ok(judgement) };
             after = *last;
             for verdict in verdicts(&mut tx, ids).await.context("compare the book with SLS")? {
+                let is_settled = verdict.settled_at.is_some_and(|settled| settled <= moment.0);
+                let is_too_many = verdict.found.rows > verdict.wanted.rows;
                 if verdict.equal && verdict.found.rows > 0 {
                     judgement.batches_equal += 1;
                     judgement.rows_equal += verdict.found.rows;
-                } else if !verdict.equal {
+                } else if !verdict.equal && (is_settled || is_too_many) {
                     judgement.differences.push(Difference {
                         batch_id: verdict.batch_id,
-                        rows: verdict.rows,
+                        rows: verdict.wanted.rows,
                         found: verdict.found.rows,
                     });
                 }
@@ -210,9 +230,12 @@ async fn prove(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<()> {
 
 struct Verdict {
     batch_id: Uuid,
-    rows: u64,
+    /// What SLS should hold.
+    wanted: Sum,
     found: Sum,
     equal: bool,
+    /// When it was known what became of it, in microseconds since 1970; `None`: not yet.
+    settled_at: Option<i64>,
 }
 
 /// What was found of each batch against what the book wants: a live batch whole and once, any
@@ -230,7 +253,10 @@ async fn verdicts(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<Vec<Verdict>> {
     }
     let rows = pg::statement(
         "SELECT id, rows::int8 AS rows, digest, 1 AS groups, \
-         state NOT IN ('split', 'abandoned') AS live FROM sls_backfill.batch WHERE id = ANY($1)",
+         state NOT IN ('split', 'abandoned') AS live, \
+         CASE WHEN state <> 'intent' THEN \
+           (extract(epoch FROM coalesce(stored_at, intended_at)) * 1000000)::int8 END AS settled_at \
+         FROM sls_backfill.batch WHERE id = ANY($1)",
     )
     .bind(ids)
     .fetch_all(&mut **tx)
@@ -243,7 +269,7 @@ async fn verdicts(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<Vec<Verdict>> {
             let found = found.get(&batch_id).copied().unwrap_or_default();
             // A server may split a group in two, so the number of groups is not compared.
             let equal = (found.rows, found.digest) == (wanted.rows, wanted.digest);
-            Ok(Verdict { batch_id, rows: sent.rows, found, equal })
+            Ok(Verdict { batch_id, wanted, found, equal, settled_at: row.try_get("settled_at")? })
         })
         .collect()
 }

@@ -110,7 +110,8 @@ fn place(verdict: Verdict, group: &mut LogGroupWriter, assembled: &mut Assembled
     let converted = match verdict {
         Verdict::Log(converted) => converted,
         Verdict::Hold { row_id, created_at, reason, detail } => {
-            assembled.holds.push(NewHold { row_id, created_at, reason, detail });
+            let finished_at = None;
+            assembled.holds.push(NewHold { row_id, created_at, finished_at, reason, detail });
             return row_id;
         }
     };
@@ -130,6 +131,7 @@ fn place(verdict: Verdict, group: &mut LogGroupWriter, assembled: &mut Assembled
         assembled.holds.push(NewHold {
             row_id,
             created_at: converted.created_at,
+            finished_at: Some(converted.finished_at),
             reason: HoldReason::TooLarge,
             detail: format!("its log has {} bytes, SLS takes 10 MB", converted.size),
         });

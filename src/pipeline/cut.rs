@@ -42,6 +42,7 @@ pub struct Candidate {
     pub key: Key,
     pub row_id: Uuid,
     pub created_at: Timestamp,
+    pub finished_at: Option<Timestamp>,
     pub fate: Fate,
 }
 
@@ -115,11 +116,11 @@ pub fn cut(pending: &mut VecDeque<Candidate>, limits: &BatchLimits, rows_max: u6
             cut.take_bytes = bytes;
         }
         cut.position = Some(candidate.key);
-        let Candidate { row_id, created_at, .. } = candidate;
+        let Candidate { row_id, created_at, finished_at, .. } = candidate;
         match candidate.fate {
             Fate::Take { .. } => cut.take.push(row_id),
             Fate::Hold(reason, detail) => {
-                cut.holds.push(NewHold { row_id, created_at, reason, detail });
+                cut.holds.push(NewHold { row_id, created_at, finished_at, reason, detail });
             }
             Fate::Already => cut.already.push(row_id),
             Fate::Gone => cut.gone.push(row_id),
@@ -141,6 +142,7 @@ mod tests {
             key: Key::walk(Uuid::from_u128(index as u128 + 1)),
             row_id: Uuid::from_u128(index as u128 + 1),
             created_at: Timestamp::from_unix_s(0),
+            finished_at: None,
             fate: fate.clone(),
         };
         fates.iter().enumerate().map(candidate).collect()

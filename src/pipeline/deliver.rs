@@ -35,8 +35,12 @@ pub struct Intended<'a> {
 pub enum Delivery {
     /// It is stored, and the ledger knows.
     Stored,
-    /// It may be stored: the ledger keeps its intent, and the tail reader will find out.
-    Open,
+    /// Its number is used up, so it was stored before, or nearly so: the ledger keeps its intent,
+    /// and the tail reader will find it.
+    NumberUsed,
+    /// No answer came, or there is no time to wait for one: the ledger keeps its intent. Nothing
+    /// more may go out on its lane, or its number could not be sent again.
+    Unanswered,
 }
 
 /// What a delivery works with.
@@ -59,7 +63,10 @@ impl Courier<'_> {
         let (mut attempt, mut unknowns) = (0, 0);
         loop {
             if self.client.now() - signed_at > SIGNATURE_LIFE_S {
-                signed_at = self.sign_anew(intended).await?;
+                match self.sign_anew(intended).await? {
+                    Some(date) => signed_at = date,
+                    None => return Ok(Delivery::Stored),
+                }
             }
             let failure = match self.put(intended, signed_at).await {
                 Ok(request_id) => {
@@ -73,7 +80,7 @@ impl Courier<'_> {
             match failure.next {
                 Next::NumberUsed => {
                     tracing::debug!("batch {}: {failure}", intended.batch_id);
-                    return Ok(Delivery::Open);
+                    return Ok(Delivery::NumberUsed);
                 }
                 Next::Unknown => {
                     unknowns += 1;
@@ -82,17 +89,20 @@ impl Courier<'_> {
                         intended.batch_id
                     );
                     if unknowns == UNKNOWNS_MAX {
-                        return Ok(Delivery::Open);
+                        return Ok(Delivery::Unanswered);
                     }
                 }
-                Next::SignAnew => signed_at = self.sign_anew(intended).await?,
+                Next::SignAnew => match self.sign_anew(intended).await? {
+                    Some(date) => signed_at = date,
+                    None => return Ok(Delivery::Stored),
+                },
                 Next::Later => {}
                 Next::Never | Next::Stop => return Err(refused(intended, &failure)),
             }
             let _shown = self.progress.wait(reason(&failure));
             let pause = tokio::time::sleep(backoff(attempt, rand::random()));
             if stop.or(pause).await.is_none() {
-                return Ok(Delivery::Open);
+                return Ok(Delivery::Unanswered);
             }
         }
     }
@@ -111,11 +121,12 @@ impl Courier<'_> {
     }
 
     /// The new date is in the ledger before it is on the wire: so a process that was stopped and
-    /// woken can have sent nothing that the ledger has not dated.
-    async fn sign_anew(&self, intended: &Intended<'_>) -> anyhow::Result<i64> {
+    /// woken can have sent nothing that the ledger has not dated. `None`: the tail reader has found
+    /// the batch in SLS meanwhile.
+    async fn sign_anew(&self, intended: &Intended<'_>) -> anyhow::Result<Option<i64>> {
         let signed_at = self.client.now();
-        self.progress.timed(self.ledger.signed_anew(intended.batch_id, signed_at)).await?;
-        Ok(signed_at)
+        let renewed = self.ledger.signed_anew(intended.batch_id, signed_at);
+        Ok(self.progress.timed(renewed).await?.then_some(signed_at))
     }
 }
 
@@ -137,7 +148,7 @@ fn refused(intended: &Intended<'_>, failure: &Failure) -> anyhow::Error {
             "was the logstore deleted? `dify-sls-backfill init` makes it again"
         }
         code if code.eq_ignore_ascii_case("ProjectNotExist") => "check ALIYUN_SLS_PROJECT_NAME",
-        _ => "the batch is in the ledger and was not stored; mend the cause and run again",
+        _ => "the ledger keeps the batch; mend the cause and run again",
     };
     Err::<(), _>(failure.clone())
         .with_context(|| format!("upload batch {} to {}", intended.batch_id, intended.logstore))

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::ledger::Ledger;
 use crate::ledger::claim::{Lease, RangeKind};
 use crate::pipeline::cut::{BatchLimits, Candidate, Cut, Fate, cut, fate, is_enough};
-use crate::record::key::Key;
+use crate::record::key::{Key, KeyOrder};
 use crate::record::timestamp::Timestamp;
 use crate::source::Source;
 use crate::source::catalog::Shape;
@@ -16,6 +16,13 @@ use crate::source::scope::{Scope, Span};
 
 /// Rows looked at by one statement. Their heads take about 200 bytes each.
 const PAGE_ROWS: u32 = 4096;
+
+/// Rows looked at and not yet in a step.
+const PENDING_ROWS_MAX: usize = 2 * PAGE_ROWS as usize;
+
+/// A walk passes over rows outside its window: one statement goes over so many index entries at
+/// most, each of which may cost a random page or two.
+const WALK_ENTRIES_MAX: u32 = 4 * PAGE_ROWS;
 
 /// Where a range's rows come from, and by what they are judged.
 #[derive(Clone)]
@@ -71,7 +78,11 @@ impl Feed {
 
     /// The next step, with at most `rows_max` (at least 1) rows to read; `None` at the end.
     pub async fn next(&mut self, rows_max: u64) -> anyhow::Result<Option<Cut>> {
-        while !self.is_exhausted && !is_enough(&self.pending, &self.settings.limits, rows_max) {
+        while !self.is_exhausted
+            // However few of them can be taken, so many rows are a step.
+            && self.pending.len() < PENDING_ROWS_MAX
+            && !is_enough(&self.pending, &self.settings.limits, rows_max)
+        {
             self.fetch().await?;
         }
         if self.pending.is_empty() {
@@ -83,17 +94,34 @@ impl Feed {
     async fn fetch(&mut self) -> anyhow::Result<()> {
         let page = match &self.rows {
             Rows::Keys { scope, upto } => {
-                let span = Span { after: self.after, upto: *upto };
                 let FeedSettings { source, shape, .. } = &self.settings;
+                let page_upto = match scope.order {
+                    KeyOrder::Walk | KeyOrder::Rest => {
+                        let next = source.next_cut(scope, self.after, WALK_ENTRIES_MAX).await?;
+                        next.filter(|next| upto.is_none_or(|upto| *next < upto)).or(*upto)
+                    }
+                    KeyOrder::Time | KeyOrder::ByRun => *upto,
+                };
+                let span = Span { after: self.after, upto: page_upto };
                 let heads = source.page(scope, shape, &span, PAGE_ROWS).await?;
+                let is_short = heads.len() < PAGE_ROWS as usize;
+                self.is_exhausted = is_short && page_upto == *upto;
+                match (heads.last(), page_upto) {
+                    (_, Some(page_upto)) if is_short => self.after = page_upto,
+                    (Some(last), _) => self.after = last.key,
+                    (None, _) => {}
+                }
                 self.judge(heads, true).await?
             }
-            Rows::Holds { pass_id, ledger } => self.fetch_holds(*pass_id, ledger).await?,
+            Rows::Holds { pass_id, ledger } => {
+                let page = self.fetch_holds(*pass_id, ledger).await?;
+                self.is_exhausted = page.len() < PAGE_ROWS as usize;
+                if let Some(last) = page.last() {
+                    self.after = last.key;
+                }
+                page
+            }
         };
-        self.is_exhausted = page.len() < PAGE_ROWS as usize;
-        if let Some(last) = page.last() {
-            self.after = last.key;
-        }
         self.pending.extend(page);
         Ok(())
     }
@@ -110,6 +138,7 @@ impl Feed {
             key: Key::walk(row_id),
             row_id,
             created_at,
+            finished_at: None,
             fate: Fate::Gone,
         }));
         page.sort_unstable_by_key(|candidate| candidate.key);
@@ -122,17 +151,20 @@ impl Feed {
         let mut known = HashSet::new();
         if let Some(ledger) = ledger {
             let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
-            known = ledger.batched(shape.table, &rows).await?;
+            // Holds first: a hold ends in the transaction that makes the batch, so a row that is
+            // not held any more is in a batch by the time that batches are asked for.
             if know_held {
                 let ids = rows.iter().map(|(id, _)| *id).collect();
-                known.extend(ledger.held(shape.table, ids).await?);
+                known = ledger.held(shape.table, ids).await?;
             }
+            known.extend(ledger.batched(shape.table, &rows).await?);
         }
         let candidate = |head: Head| Candidate {
             fate: fate(shape.table, &head, &known, *settled_before, limits),
             key: head.key,
             row_id: head.row_id,
             created_at: head.created_at,
+            finished_at: head.finished_at,
         };
         Ok(heads.into_iter().map(candidate).collect())
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::ledger::Ledger;
-use crate::ledger::tail::Page;
+use crate::ledger::tail::{Judgement, Page};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::stop::Stop;
 use crate::record::table::Table;
@@ -59,18 +59,21 @@ impl Follower {
         Ok(())
     }
 
-    /// Reads on until everything that the ledger calls stored was found, or should have been.
-    pub async fn finish(&mut self, stop: &Stop) -> anyhow::Result<()> {
-        let begun = Instant::now();
+    /// Reads on until everything that the ledger now calls stored was found, or should have been;
+    /// gives the comparison.
+    pub async fn finish(&mut self, stop: &Stop) -> anyhow::Result<Judgement> {
+        let moment = self.ledger.moment().await?;
+        self.catch_up(stop).await?;
+        let caught_up = Instant::now();
         loop {
-            self.catch_up(stop).await?;
-            let judgement = self.ledger.judge(self.table).await?;
+            let judgement = self.ledger.judge(self.table, moment).await?;
             let is_short =
                 judgement.differences.iter().any(|difference| difference.found < difference.rows);
-            if !is_short || begun.elapsed() > VISIBLE_WITHIN || stop.is_asked() {
-                return Ok(());
+            if !is_short || caught_up.elapsed() > VISIBLE_WITHIN || stop.is_asked() {
+                return Ok(judgement);
             }
             tokio::time::sleep(IDLE).await;
+            self.catch_up(stop).await?;
         }
     }
 

@@ -7,6 +7,8 @@
 //! 3. What is left stays an intent: the number is used up and the batch not visible yet, or the
 //!    rows have changed. A later run looks again.
 
+use std::collections::HashSet;
+
 use anyhow::Context as _;
 
 use crate::dify::conversion::Conversion;
@@ -49,17 +51,25 @@ pub async fn recover(
     let missing = ledger.orphaned_intents().await?;
     let mut recovered =
         Recovered { found: (orphans.len() - missing.len()) as u64, ..Recovered::default() };
+    let mut is_silent = false;
+    let mut lanes_open = HashSet::new();
     for batch in missing {
-        if stop.is_asked() {
+        // A later number on the wire would use up an earlier one that is still open.
+        let is_blocked = lanes_open.contains(&batch.hash_key);
+        let delivery = if is_silent || is_blocked || stop.is_asked() {
+            Delivery::Unanswered
+        } else {
+            send_again(source, ledger, client, &batch, stop).await.unwrap_or_else(|error| {
+                tracing::warn!("batch {} stays open: {error:#}", batch.id);
+                Delivery::NumberUsed
+            })
+        };
+        is_silent |= delivery == Delivery::Unanswered && !is_blocked;
+        if delivery == Delivery::Stored {
+            recovered.sent += 1;
+        } else {
             recovered.open += 1;
-            continue;
-        }
-        match send_again(source, ledger, client, &batch, stop)
-            .await
-            .with_context(|| format!("recover batch {}", batch.id))?
-        {
-            Delivery::Stored => recovered.sent += 1,
-            Delivery::Open => recovered.open += 1,
+            lanes_open.insert(batch.hash_key);
         }
     }
     Ok(recovered)
@@ -84,11 +94,13 @@ async fn send_again(
              open until SLS shows it",
             batch.id
         );
-        return Ok(Delivery::Open);
+        return Ok(Delivery::NumberUsed);
     }
     let packed = assembler.pack(ledger.id, batch.id, &assembled);
     let signed_at = client.now();
-    ledger.signed_anew(batch.id, signed_at).await?;
+    if !ledger.signed_anew(batch.id, signed_at).await? {
+        return Ok(Delivery::Stored);
+    }
     let progress = Progress::new(batch.table, 0);
     let courier = Courier { client, ledger, progress: &progress };
     let intended = Intended {

@@ -142,7 +142,8 @@ pub fn can_go_on(
         (false, false) => Ok(false),
         (false, true) => Err(Refusal(format!(
             "the open pass of {} was begun with other settings:\n  {}\n\
-             hint: finish it with the settings it was begun with, then run again",
+             hint: finish it with the settings it was begun with, then run again; if Dify was \
+             upgraded meanwhile, go on with --new-conversion",
             open.table,
             differences.join("\n  "),
         ))),

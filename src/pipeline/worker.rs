@@ -10,14 +10,14 @@ use rand::RngExt as _;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
-use crate::ledger::Ledger;
 use crate::ledger::batch::Lane;
 use crate::ledger::claim::{Cutting, Lease, RangeKind};
 use crate::ledger::intent::{NewBatch, Step};
 use crate::ledger::process::Process;
+use crate::ledger::{LeaseLost, Ledger};
 use crate::pipeline::assemble::Assembler;
 use crate::pipeline::cut::Cut;
-use crate::pipeline::deliver::{Courier, Intended};
+use crate::pipeline::deliver::{Courier, Delivery, Intended};
 use crate::pipeline::feed::{Feed, FeedSettings};
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::patience::patiently;
@@ -83,9 +83,9 @@ pub struct Worker {
 /// Where a worker stands after a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progressed {
-    /// The range is done.
+    /// The range, or the step, is done.
     Done,
-    /// Asked to stop, or the row budget is spent; the range stays open.
+    /// Asked to stop, the row budget is spent, or SLS does not answer; the range stays open.
     Halted,
 }
 
@@ -108,12 +108,15 @@ impl Worker {
     pub async fn work(mut self) -> anyhow::Result<()> {
         while let Some(lease) = self.next_range().await? {
             let range_id = lease.range_id;
-            let progressed = self
-                .work_off(lease)
-                .await
-                .with_context(|| format!("move range {range_id} of {}", self.table()))?;
-            if progressed == Progressed::Halted {
-                break;
+            match self.work_off(lease).await {
+                Ok(Progressed::Done) => {}
+                Ok(Progressed::Halted) => break,
+                // Nothing of ours can have been written there since: somebody else goes on with it.
+                Err(error) if error.is::<LeaseLost>() => tracing::warn!("{error:#}"),
+                Err(error) => {
+                    let table = self.table();
+                    return Err(error).with_context(|| format!("move range {range_id} of {table}"));
+                }
             }
         }
         Ok(())
@@ -162,6 +165,7 @@ impl Worker {
             let rows_max = shared.rows.take(logs_max);
             if self.stop.is_asked() || rows_max == 0 {
                 shared.rows.give_back(rows_max);
+                shared.ledger.release(&lease).await?;
                 return Ok(Progressed::Halted);
             }
             let Some(cut) = feed.next(rows_max).await? else {
@@ -169,12 +173,22 @@ impl Worker {
                 break;
             };
             shared.rows.give_back(rows_max - cut.take.len() as u64);
-            self.step(&mut lease, cut).await?;
+            if self.step(&mut lease, cut).await? == Progressed::Halted {
+                shared.ledger.release(&lease).await?;
+                return Ok(Progressed::Halted);
+            }
         }
         let counted = match (shared.recount, lease.kind) {
             (Recount::Yes, RangeKind::Keys(_)) => {
                 let span = Span { after: lease.after, upto: lease.upto };
-                Some(shared.feed.source.count(&scope, &span).await?)
+                // Only a check: that it cannot be made must not keep the range from being done.
+                shared.feed.source.count(&scope, &span).await.map_or_else(
+                    |error| {
+                        tracing::warn!("range {} is not counted again: {error:#}", lease.range_id);
+                        None
+                    },
+                    Some,
+                )
             }
             _ => None,
         };
@@ -183,7 +197,7 @@ impl Worker {
     }
 
     /// Moves the rows of one cut: one batch, or more where rows grew since they were looked at.
-    async fn step(&mut self, lease: &mut Lease, cut: Cut) -> anyhow::Result<()> {
+    async fn step(&mut self, lease: &mut Lease, cut: Cut) -> anyhow::Result<Progressed> {
         let shared = Arc::clone(&self.shared);
         let _memory = shared.memory.take(cut.take_bytes).await;
         let seen = cut.take.len() + cut.holds.len() + cut.already.len() + cut.gone.len();
@@ -242,7 +256,15 @@ impl Worker {
                     signed_at,
                     packed: &packed,
                 };
-                courier.deliver(&intended, &mut self.stop).await?;
+                let delivery = courier.deliver(&intended, &mut self.stop).await?;
+                if delivery != Delivery::Stored {
+                    // The open number stays the lane's last one, so that it can be sent again.
+                    self.lane = None;
+                    self.cursors.clear();
+                }
+                if delivery == Delivery::Unanswered {
+                    return Ok(Progressed::Halted);
+                }
                 shared.progress.sent.fetch_add(rows, Ordering::Relaxed);
                 let (raw, body) = (packed.raw_size as u64, packed.body.len() as u64);
                 shared.progress.raw_bytes.fetch_add(raw, Ordering::Relaxed);
@@ -264,7 +286,7 @@ impl Worker {
         if lease.kind != RangeKind::Holds {
             shared.progress.seen.fetch_add(seen as u64, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(Progressed::Done)
     }
 
     /// The worker's lane; made when first needed, on the worker's share of the shards.

@@ -52,6 +52,29 @@ fn a_request_that_never_arrived_is_sent_again() {
 }
 
 #[test]
+fn an_sls_that_does_not_answer_leaves_batches_that_can_be_sent_again() {
+    let world = World::new("dify-1.12");
+    world.fill(2000, 30);
+    world.sls.post(
+        "/_sim/faults",
+        &json!({"kind": "put", "nth": 9, "times": 1_000_000, "action": "cut_before"}),
+    );
+    let mut running = world.tool("run --batch-kib 64").spawn();
+    running.wait_for("the same number goes out again");
+    std::thread::sleep(Duration::from_secs(1));
+    running.signal("INT");
+    running.wait().exits(75).tells("may or may not be in SLS");
+    let open = "SELECT count(*), count(DISTINCT lane_id) FROM sls_backfill.batch \
+                WHERE state = 'intent'";
+    let open = world.database.psql(open);
+    let (batches, lanes) = open.trim().split_once('|').unwrap();
+    assert!(batches != "0" && batches == lanes, "one open number a lane: {open}");
+    world.sls.forget_faults();
+    world.tool("run").run().exits(0).tells("sent again, 0 still open");
+    world.holds_every_finished_row_once();
+}
+
+#[test]
 fn an_answer_that_is_not_from_sls_is_not_believed() {
     for action in ["html", "no_request_id"] {
         let world = World::new("dify-1.12");

@@ -157,10 +157,18 @@ fn another_conversion_than_the_open_passs_is_refused() {
         .exits(3)
         .tells("graph is not written")
         .tells("hint: finish it with the settings it was begun with");
-    world.tool("run").run().exits(0);
+    world
+        .tool("run --new-conversion")
+        .env("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", "false")
+        .run()
+        .exits(0)
+        .tells("from now on graph is not written");
     world.holds_every_finished_row_once();
+    let graphs: Vec<_> = world.sls.logs("workflow_execution");
+    let with = graphs.iter().filter(|log| log.field("graph") != "{}").count();
+    assert_eq!((with, graphs.len()), (10, 98));
     // A new pass may have a new conversion.
-    world.tool("run").env("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", "false").run().exits(0);
+    world.tool("run").run().exits(0);
     world.holds_every_finished_row_once();
 }
 
