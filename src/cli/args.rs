@@ -1,5 +1,6 @@
 //! The flags, as the operator types them, and what they mean once checked.
 
+#[cfg(feature = "simulator")]
 use std::net::SocketAddr;
 
 use anyhow::Context as _;

@@ -1,6 +1,7 @@
-//! Between the tool and Postgres: PgBouncer, replicas, restarts, rights, and the plans of its reads.
+//! What is between the tool and Postgres: PgBouncer, replicas, restarts, rights, and plans.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::harness::bouncer::Bouncer;
 use crate::harness::cluster::{Cluster, PASSWORD};
@@ -62,8 +63,13 @@ fn a_replica_is_read_with_its_ledger_on_the_primary() {
     let primary = Arc::new(Cluster::start(&[]));
     let world = untouched(&primary);
     world.tool("init").run().exits(0);
-    world.fill(200, 20);
     let replica = primary.start_replica();
+    // Before the first commit reaches it, it cannot say up to when it shows what there is.
+    world.fill(200, 20);
+    poll("the replica to have it all", Duration::from_secs(20), || {
+        let sql = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication";
+        (world.database.psql(sql) == "t").then_some(())
+    });
     let on_replica =
         |arguments: &str| world.tool(arguments).env("DB_PORT", replica.port.to_string());
     on_replica("run").run().exits(3).tells("is a replica").tells("hint: ").tells("--ledger-url");
@@ -83,7 +89,7 @@ fn a_restart_of_postgres_loses_and_doubles_nothing() {
     world.slow_down(20);
     let mut running = world.tool("run --workers 2 --batch-kib 64").spawn();
     running.wait_for("order time");
-    poll("some batches to be stored", std::time::Duration::from_secs(10), || {
+    poll("some batches to be stored", Duration::from_secs(10), || {
         (world.stored("workflow_execution").len() > 300).then_some(())
     });
     cluster.restart();
