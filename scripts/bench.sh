@@ -127,7 +127,7 @@ measure() {
     rss_kb=$(time_field 'Maximum resident set size')
     table+=("$(awk -v order="$order" -v mb="$((bytes / 1000))e-3" -v copy="$copy_s" \
         -v run="$run_s" -v cpu="$cpu_s" -v rss="$rss_kb" -v sdk="$sdk_mb_per_s" 'BEGIN {
-            printf "%s|%.0f|%.0f|%.2f|%.2f|%.0f|%.1f|%.0f", order, mb / copy, mb / run,
+            printf "%s|%.0f|%.0f|%.2f|%.2f|%.0f|%.1f|%.1f", order, mb / copy, mb / run,
                 copy / run, cpu / mb * 1000, rss / 1024, sdk, mb / run / sdk
         }')")
 }

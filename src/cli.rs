@@ -13,6 +13,7 @@ use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::{init, run, status};
 use crate::pipeline::stop::{Stopper, channel};
+use crate::told::told;
 
 /// Reads the command line, runs the command, and tells how it ended.
 pub fn main() -> ExitCode {
@@ -31,7 +32,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(Ended { exit, error }) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{}", told(&error));
             ExitCode::from(exit as u8)
         }
     }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::ledger::migrate::migrate;
 use crate::pg::{self, Address};
+use crate::told::told;
 
 /// Any statement of the ledger is a matter of milliseconds; one that is not hangs.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -143,7 +144,7 @@ impl Ledger {
 
 /// The error with the chain of its causes, and what to do about it in the last line.
 fn hinted(error: &anyhow::Error, hint: &str) -> anyhow::Error {
-    anyhow::anyhow!("{error:#}\nhint: {hint}")
+    anyhow::anyhow!("{}\nhint: {hint}", told(error))
 }
 
 /// Whether Postgres has refused a statement for want of a right (SQLSTATE 42501).

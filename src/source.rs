@@ -17,6 +17,7 @@ use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
 use crate::pg::{self, Address};
 use crate::record::timestamp::Timestamp;
+use crate::told::told;
 
 /// How Postgres prints the types that we read as text, whatever the server, the database or the
 /// role says: else the same row would become another log after somebody changed a setting.
@@ -66,14 +67,20 @@ pub struct Server {
 impl Source {
     /// Connects with at most `readers` connections, and asks the server who it is.
     pub async fn connect(address: &Address, readers: u32, limits: &Limits) -> anyhow::Result<Self> {
-        let pool = pg::connect(address, readers)
-            .await
-            .with_context(|| format!("connect to Postgres at {address}"))?;
+        let pool = pg::connect(address, readers).await.map_err(|error| {
+            let error =
+                anyhow::Error::from(error).context(format!("connect to Postgres at {address}"));
+            anyhow::anyhow!(
+                "{}\nhint: check DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD and DB_DATABASE; a \
+                 DB_HOST such as db_postgres is known only inside Dify's docker network",
+                told(&error)
+            )
+        })?;
         let server = describe_server(&pool).await.context("ask the Postgres server who it is")?;
         anyhow::ensure!(
             server.now != Timestamp::NEG_INFINITY,
             "the replica at {address} has replayed no commit yet, so nobody knows up to when it \
-             shows what there is"
+             shows what there is\nhint: wait until it has followed its primary"
         );
         let mut begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \

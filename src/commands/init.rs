@@ -11,6 +11,7 @@ use crate::dify::index::index;
 use crate::ledger::Ledger;
 use crate::pipeline::patience::patiently;
 use crate::record::table::Table;
+use crate::sls::answer::Failure;
 use crate::sls::client::Client;
 use crate::source::catalog::Shape;
 
@@ -44,7 +45,7 @@ pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
     if exists.or_exit(Exit::Preflight)? {
         output::line(&format!("project   {project:<27} left as it is"));
     } else {
-        let made = client.create_project(project).await;
+        let made = unless_made(client.create_project(project).await);
         made.with_context(|| format!("make project {project}")).or_exit(Exit::Preflight)?;
         output::line(&format!("project   {project:<27} made"));
     }
@@ -64,12 +65,10 @@ async fn make_logstore(
     if found.with_context(|| format!("look for logstore {logstore}"))?.is_some() {
         output::line(&format!("logstore  {logstore:<27} left as it is"));
     } else {
-        client
-            .create_logstore(logstore, settings.ttl_days, settings.shards, true)
-            .await
+        let (ttl, shards) = (settings.ttl_days, settings.shards);
+        unless_made(client.create_logstore(logstore, ttl, shards, true).await)
             .with_context(|| format!("make logstore {logstore}"))?;
         wait_until_ready(client, logstore).await?;
-        let (ttl, shards) = (settings.ttl_days, settings.shards);
         let kept = if ttl == 3650 { "for ever".to_owned() } else { format!("{ttl} days") };
         output::line(&format!("logstore  {logstore:<27} made: kept {kept}, {shards} shards"));
     }
@@ -79,13 +78,19 @@ async fn make_logstore(
         return Ok(());
     }
     let index = index(shape.table, &shape.columns);
-    client
-        .create_index(logstore, &index)
-        .await
+    unless_made(client.create_index(logstore, &index).await)
         .with_context(|| format!("make the index of {logstore}"))?;
     let keys = index["keys"].as_object().map_or(0, serde_json::Map::len);
     output::line(&format!("index     {logstore:<27} made: {keys} keys"));
     Ok(())
+}
+
+/// Another `init`, or Dify itself, may have made it between our look and our try.
+fn unless_made(made: Result<(), Failure>) -> Result<(), Failure> {
+    match made {
+        Err(failure) if failure.code.to_ascii_lowercase().ends_with("alreadyexist") => Ok(()),
+        made => made,
+    }
 }
 
 async fn wait_until_ready(client: &Client, logstore: &str) -> anyhow::Result<()> {

@@ -31,6 +31,7 @@ use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::catalog::Shape;
+use crate::told::told;
 
 /// How the upload is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,9 +164,9 @@ fn in_the_middle(ended: Ended) -> Ended {
         return ended;
     }
     let error = anyhow::anyhow!(
-        "{:#}\neverything that was sent is in the ledger\n\
+        "{}\neverything that was sent is in the ledger\n\
          hint: run the same command again: it goes on where this one has stopped",
-        ended.error
+        told(&ended.error)
     );
     Ended { error, ..ended }
 }

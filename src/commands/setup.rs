@@ -48,15 +48,8 @@ pub fn client(settings: &SlsSettings) -> anyhow::Result<Client> {
 
 /// Connects to the source.
 pub async fn source(settings: &PostgresSettings, readers: u32) -> Result<Source, Ended> {
-    Source::connect(&settings.source, readers, &Limits::default())
-        .await
-        .map_err(|error| {
-            anyhow::anyhow!(
-                "{error:#}\nhint: check DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD and DB_DATABASE; \
-                 a DB_HOST such as db_postgres is known only inside Dify's docker network"
-            )
-        })
-        .or_exit(Exit::Preflight)
+    let source = Source::connect(&settings.source, readers, &Limits::default()).await;
+    source.or_exit(Exit::Preflight)
 }
 
 /// Looks at the tables of the source: they are there, readable, and have Dify's columns.

@@ -100,7 +100,7 @@ impl Assembler {
             ("__digest__", &digest),
         ];
         self.group.finish(Some(""), Some(LOG_SOURCE), &tags);
-        let body = self.lz4.compress(self.group.bytes()).into();
+        let body = self.lz4.compress(self.group.bytes());
         Packed { body, raw_size: self.group.bytes().len() }
     }
 }

@@ -26,13 +26,13 @@ use crate::sls::client::Client;
 use crate::source::scope::{Scope, Span};
 
 /// About how many rows a range has.
-pub const RANGE_ROWS: u32 = 50_000;
+pub const RANGE_ROWS: u32 = 20_000;
 
 /// About how many nodes a run has; by run, a range is cut by runs.
 const NODES_PER_RUN: u32 = 20;
 
 /// How long a worker without work waits before it asks again.
-const IDLE: Duration = Duration::from_millis(500);
+const IDLE: Duration = Duration::from_millis(100);
 
 /// Ranges whose rows are counted once more when they are done: the check of the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

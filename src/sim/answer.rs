@@ -44,9 +44,8 @@ impl Answer {
         let raw_size = raw.len().to_string();
         // The SDKs take a raw size of zero for an empty body, whatever the compression.
         let lz4 = lz4 && !raw.is_empty();
-        let body = if lz4 { Lz4::default().compress(&raw) } else { raw };
-        let mut answer =
-            Self::bytes(content_type, Bytes::from(body)).with("x-log-bodyrawsize", raw_size);
+        let body = if lz4 { Lz4::default().compress(&raw) } else { raw.into() };
+        let mut answer = Self::bytes(content_type, body).with("x-log-bodyrawsize", raw_size);
         if lz4 {
             answer = answer.with("x-log-compresstype", "lz4");
         }
@@ -77,7 +76,7 @@ impl From<&Refusal> for Answer {
     fn from(refusal: &Refusal) -> Self {
         let body = ErrorBody { code: refusal.code.clone(), message: refusal.message.clone() };
         let body = serde_json::to_vec(&body).expect("two strings are always JSON");
-        let mut answer = Self::bytes("application/json", Bytes::from(body));
+        let mut answer = Self::bytes("application/json", body.into());
         answer.status = refusal.status;
         answer
     }

@@ -43,10 +43,9 @@ impl Source {
         let context = || format!("read {} rows of {table}", ids.len());
         while let Some(row) = rows.try_next().await.with_context(context)? {
             let mut cells = [None; COLUMNS_MAX];
-            let raw: Vec<_> =
-                (0..columns.len()).map(|index| row.try_get_raw(index)).collect::<Result<_, _>>()?;
-            for (cell, value) in cells.iter_mut().zip(&raw) {
-                *cell = value.as_bytes().ok();
+            for (index, cell) in cells[..columns.len()].iter_mut().enumerate() {
+                // An error here is NULL, and nothing else.
+                *cell = row.try_get_raw(index)?.as_bytes().ok();
             }
             each(&cells[..columns.len()]);
         }

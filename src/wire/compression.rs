@@ -2,27 +2,36 @@
 //!
 //! The raw size travels beside the body, in the header `x-log-bodyrawsize`.
 
+use bytes::Bytes;
 use lz4_flex::block::{self, CompressTable};
 
-/// A compressor that keeps its table from one body to the next.
+/// The buffer of a compressor gives back memory beyond it: a common batch fits.
+const KEEP_BYTES: usize = 4 << 20;
+
+/// A compressor that keeps its table and its buffer from one body to the next.
 pub struct Lz4 {
     table: CompressTable,
+    buffer: Vec<u8>,
 }
 
 impl Default for Lz4 {
     fn default() -> Self {
-        Self { table: CompressTable::large() }
+        Self { table: CompressTable::large(), buffer: Vec::new() }
     }
 }
 
 impl Lz4 {
     /// Compresses `raw` into one raw LZ4 block.
-    pub fn compress(&mut self, raw: &[u8]) -> Vec<u8> {
-        let mut body = vec![0; block::get_maximum_output_size(raw.len())];
-        let len = block::compress_into_with_table(raw, &mut body, &mut self.table)
+    pub fn compress(&mut self, raw: &[u8]) -> Bytes {
+        let len_max = block::get_maximum_output_size(raw.len());
+        if self.buffer.len() < len_max {
+            self.buffer.resize(len_max, 0);
+        }
+        let len = block::compress_into_with_table(raw, &mut self.buffer, &mut self.table)
             .expect("the output has the size that lz4_flex asks for");
-        body.truncate(len);
-        body.shrink_to_fit();
+        let body = Bytes::copy_from_slice(&self.buffer[..len]);
+        self.buffer.truncate(KEEP_BYTES);
+        self.buffer.shrink_to(KEEP_BYTES);
         body
     }
 }
@@ -60,6 +69,16 @@ mod tests {
                                       raw_size in 0usize..4096) {
             let _ = lz4_decompress(&body, raw_size);
         }
+    }
+
+    #[test]
+    fn a_large_body_comes_back_and_its_memory_is_given_back() {
+        let mut lz4 = Lz4::default();
+        let raw: Vec<u8> = (0..9_000_000u32).map(|i| (i % 251) as u8 ^ (i / 1000) as u8).collect();
+        let body = lz4.compress(&raw);
+        assert!(lz4.buffer.capacity() <= 2 * KEEP_BYTES);
+        assert_eq!(lz4_decompress(&body, raw.len()).as_deref(), Ok(raw.as_slice()));
+        assert_eq!(lz4_decompress(&lz4.compress(b"small"), 5).as_deref(), Ok(b"small".as_slice()));
     }
 
     #[test]
