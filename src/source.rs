@@ -85,7 +85,8 @@ impl Source {
         let mut begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; \
-             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off; {TEXT_FORMS}",
+             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off; \
+             SET LOCAL max_parallel_workers_per_gather = 0; {TEXT_FORMS}",
             limits.statement_timeout.as_millis(),
             limits.lock_timeout.as_millis(),
             limits.statement_timeout.as_millis(),
