@@ -17,7 +17,8 @@ use sqlx::postgres::{
 };
 use sqlx::query::Query;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Decode, Encode, PgConnection, PgPool, Postgres, Type,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Decode, Encode, PgConnection, PgPool,
+    Postgres, Type,
 };
 
 use crate::record::timestamp::Timestamp;
@@ -80,8 +81,7 @@ impl fmt::Display for Address {
 #[error("it is not a Postgres URL (its text is not shown)")]
 pub struct NotAnAddress;
 
-/// Opens a pool of at most `connections_max` connections; the first is made at once, so that a
-/// wrong address or password shows here.
+/// Opens a pool of at most `connections_max` connections; a wrong address or password shows here.
 pub async fn connect(address: &Address, connections_max: u32) -> Result<PgPool, sqlx::Error> {
     let options = address
         .0
@@ -91,6 +91,11 @@ pub async fn connect(address: &Address, connections_max: u32) -> Result<PgPool, 
         // A slow statement is shown by what waits for it.
         .disable_statement_logging()
         .application_name(env!("CARGO_PKG_NAME"));
+    // A pool repeats a refused connection for as long as it may wait, and then only tells of the
+    // wait; one connection alone tells at once what is wrong.
+    let probe = options.connect();
+    let probe = tokio::time::timeout(ACQUIRE_TIMEOUT, probe).await;
+    probe.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)

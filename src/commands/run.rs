@@ -253,7 +253,13 @@ impl Run<'_> {
             Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop))),
             Verify::None => None,
         };
-        let progress = Progress::new(table, u64::try_from(shape.rows_estimated).unwrap_or(0));
+        // How many rows a later window holds, nobody knows before it is read.
+        let rows_estimated = match pass.plan.since {
+            None => u64::try_from(shape.rows_estimated).unwrap_or(0),
+            Some(_) => 0,
+        };
+        let rows_left = rows_estimated.saturating_sub(self.ledger.rows_seen(&pass).await?);
+        let progress = Progress::new(table, rows_left);
         let reporter = tokio::spawn(Arc::clone(&progress).report());
         let worked = self.work(shape, &pass, &progress).await;
         reporter.abort();

@@ -111,6 +111,20 @@ impl Ledger {
         Ok(())
     }
 
+    /// How many rows the pass has seen so far.
+    pub async fn rows_seen(&self, pass: &Pass) -> anyhow::Result<u64> {
+        let mut tx = self.begin().await?;
+        let row = pg::statement(
+            "SELECT coalesce(sum(rows_seen), 0)::int8 AS seen FROM sls_backfill.range \
+             WHERE pass_id = $1",
+        )
+        .bind(pass.id)
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(|| format!("look how far pass {} is", pass.id))?;
+        Ok(u64::try_from(row.try_get::<i64, _>("seen")?)?)
+    }
+
     /// Takes back an open pass that no batch and no hold names.
     pub async fn drop_pass(&self, pass: &Pass) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;

@@ -8,6 +8,9 @@ use crate::sls::answer::{Failure, Next};
 /// After so many failures in a row a read is given up; with the waits between, about a minute.
 const ATTEMPTS_MAX: u32 = 12;
 
+/// After so many failures in a row, about a second, it is told that something is odd.
+const TOLD_AT: u32 = 3;
+
 /// Calls `read` until it succeeds, fails for good, or has failed too often.
 pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
     mut read: impl FnMut() -> F,
@@ -23,7 +26,9 @@ pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
         if !repeat || attempt == ATTEMPTS_MAX {
             return Err(failure);
         }
-        tracing::debug!("read of SLS, attempt {attempt}: {failure}");
+        if attempt == TOLD_AT {
+            tracing::warn!("{failure}; trying on for a minute");
+        }
         tokio::time::sleep(backoff(attempt, rand::random())).await;
     }
 }

@@ -99,7 +99,10 @@ impl Progress {
     async fn draw(&self) {
         let bar = ProgressBar::new(self.rows_expected.max(1));
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
-        let template = "{prefix} [{bar:30}] {percent:>3}% {wide_msg}";
+        let template = match self.rows_expected {
+            0 => "{prefix} {spinner} {wide_msg}",
+            _ => "{prefix} [{bar:30}] {percent:>3}% {wide_msg}",
+        };
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("=> "));
         }
@@ -111,6 +114,7 @@ impl Progress {
             let seen = self.seen.load(Ordering::Relaxed);
             clear.0.set_length(self.rows_expected.max(seen).max(1));
             clear.0.set_position(seen);
+            clear.0.tick();
             clear.0.set_message(self.figures());
         }
     }
