@@ -26,6 +26,10 @@ use crate::told::told;
 /// Any statement of the ledger is a matter of milliseconds; one that is not hangs.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A process that is stopped in the middle of a transaction loses it, and with it its locks, well
+/// before the statements of others that wait for them give up.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The ledger, open for writing.
 #[derive(Clone)]
 pub struct Ledger {
@@ -132,8 +136,10 @@ impl Ledger {
     async fn begin_with(&self, synchronous_commit: &str) -> anyhow::Result<Tx> {
         let begin = format!(
             "BEGIN; SET LOCAL synchronous_commit = {synchronous_commit}; \
-             SET LOCAL statement_timeout = {}; SET LOCAL jit = off",
-            STATEMENT_TIMEOUT.as_millis()
+             SET LOCAL statement_timeout = {}; \
+             SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL jit = off",
+            STATEMENT_TIMEOUT.as_millis(),
+            IDLE_TIMEOUT.as_millis(),
         );
         self.pool
             .begin_with(sqlx::AssertSqlSafe(begin))
