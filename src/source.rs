@@ -51,15 +51,11 @@ pub struct Source {
 /// What was learnt of the server when the connection was made.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// `server_version_num`: 150018 for 15.18.
-    pub version: i32,
     /// Up to when (UTC) it shows what was committed: its clock; on a replica the last commit that
     /// it has replayed.
     pub now: Timestamp,
     /// Name of the database.
     pub database: String,
-    /// Whether it is a replica.
-    pub in_recovery: bool,
     /// `server_encoding`.
     pub encoding: String,
 }
@@ -110,19 +106,16 @@ impl Source {
 async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
     let mut tx = pool.begin_with("BEGIN READ ONLY").await?;
     let row = pg::statement(
-        "SELECT current_setting('server_version_num')::int AS version, \
-         (CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() \
+        "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() \
            ELSE clock_timestamp() END AT TIME ZONE 'UTC') AS now, current_database()::text AS database, \
-         pg_is_in_recovery() AS in_recovery, current_setting('server_encoding') AS encoding",
+         current_setting('server_encoding') AS encoding",
     )
     .fetch_one(&mut *tx)
     .await?;
     Ok(Server {
-        version: row.try_get("version")?,
         // NULL on a replica that has replayed nothing: it shows nothing yet.
         now: row.try_get::<Option<Timestamp>, _>("now")?.unwrap_or(Timestamp::NEG_INFINITY),
         database: row.try_get("database")?,
-        in_recovery: row.try_get("in_recovery")?,
         encoding: row.try_get("encoding")?,
     })
 }

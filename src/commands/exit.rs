@@ -10,7 +10,7 @@ pub enum Exit {
     Done = 0,
     /// The command line or a setting is wrong.
     Usage = 2,
-    /// Something outside is not as it must be; nothing was written.
+    /// Something outside is not as it must be; nothing was sent.
     Preflight = 3,
     /// What SLS holds differs from what it should hold.
     Difference = 4,

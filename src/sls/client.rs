@@ -119,11 +119,6 @@ impl Client {
         local_now() + self.clock_offset_s.load(Ordering::Relaxed)
     }
 
-    /// How far SLS's clock is ahead of ours, in seconds, by the last answer.
-    pub fn clock_offset_s(&self) -> i64 {
-        self.clock_offset_s.load(Ordering::Relaxed)
-    }
-
     /// Makes one attempt at `call`.
     pub(in crate::sls) async fn call(&self, call: Call) -> Result<Success, Failure> {
         let request = self.request(&call)?;
