@@ -28,6 +28,7 @@ use crate::pipeline::settler::{Settled, Settler, SettlerParts};
 use crate::pipeline::stop::{Stop, channel};
 use crate::pipeline::window::{Clocks, Wish, can_go_on, plan, scope};
 use crate::pipeline::worker::{Recount, Shared, Worker};
+use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
@@ -223,11 +224,14 @@ impl Run<'_> {
             let rows = rejects::write(&self.ledger, &self.settings.tables, path).await?;
             tracing::info!("{} rejected rows are listed in {}", count(rows), path.display());
         }
-        Ok(self.conclude(total))
+        let refused = HoldReason::Refused.name();
+        let rows_refused =
+            accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
+        Ok(self.conclude(total, rows_refused))
     }
 
     /// Says how the run ended.
-    fn conclude(&self, total: Outcome) -> Exit {
+    fn conclude(&self, total: Outcome, rows_refused: u64) -> Exit {
         if total.differences > 0 {
             tracing::error!(
                 "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
@@ -247,6 +251,14 @@ impl Run<'_> {
         match total.sent {
             0 => tracing::info!("nothing new to do"),
             rows => tracing::info!("done: {} rows sent", count(rows)),
+        }
+        if rows_refused > 0 {
+            tracing::warn!(
+                "{} rows are not in SLS because it refuses them\n\
+                 hint: `dify-sls-backfill status` lists them",
+                count(rows_refused)
+            );
+            return Exit::Refused;
         }
         Exit::Done
     }
@@ -294,7 +306,7 @@ impl Run<'_> {
                 outcome.differences += tell_judgement(table, &judgement);
             }
         }
-        let open = self.ledger.intents(table).await?;
+        let open = self.ledger.intents(&self.process, table).await?;
         if open > 0 {
             tracing::warn!(
                 "{table}: {open} batches may or may not be in SLS; the next run looks again"
