@@ -489,13 +489,12 @@ impl Run<'_> {
 /// Tells what became of batches whose fate was open.
 fn tell_settled(table: Table, settled: &Settled) {
     let Settled { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = settled;
-    if [found, sent, halved, abandoned, open].iter().all(|batches| **batches == 0) {
-        return;
+    if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
+        tracing::info!(
+            "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, \
+             {halved} halved, {abandoned} read anew, {open} still open"
+        );
     }
-    tracing::info!(
-        "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, {halved} \
-         halved, {abandoned} read anew, {open} still open"
-    );
     if *refused_rows > 0 {
         tracing::warn!("{table}: SLS refuses {refused_rows} rows; they are held");
     }

@@ -181,14 +181,14 @@ impl Settler {
         for (id, batch) in &self.open {
             match over(batch, &seen[id], world, now) {
                 Over::Always => ready.push((*id, Way::Anew)),
-                Over::At(at) if at + world.windows.visible_s <= now => due.push(*id),
+                Over::At(at) if at + world.windows.look_after_s() <= now => due.push(*id),
                 Over::At(_)
                     if is_repeatable(batch, world, now) && !self.unrepeatable.contains(id) =>
                 {
                     ready.push((*id, Way::SameNumber));
                 }
                 Over::At(at) => {
-                    let at = at + world.windows.visible_s;
+                    let at = at + world.windows.look_after_s();
                     next_at = Some(next_at.map_or(at, |next: i64| next.min(at)));
                 }
             }

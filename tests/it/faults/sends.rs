@@ -171,7 +171,7 @@ fn a_shard_that_splits_in_mid_run_doubles_nothing() {
             switches: json!({"child_forgets_numbers": forgets}),
             faults: vec![
                 fault("put", 3, 2, json!("cut_after")),
-                fault("put", 8, 2, json!("hold_after")),
+                fault("put", 8, 2, json!({"hold_after": {}})),
             ],
             ..Case::of(Proven)
         };
