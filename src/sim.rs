@@ -1,7 +1,7 @@
 //! The local SLS: serves the part of SLS's HTTP interface that this program uses, from memory.
 //!
 //! ```text
-//! connection → http: Request → service: fault? → auth → route → put · pull · search · admin → store
+//! connection → http: Request → service: fault? → auth → route → put · pull · search (sql) · admin → store
 //!                                └→ /_sim/…: control
 //! ```
 //!
@@ -20,6 +20,8 @@ pub mod put;
 pub mod route;
 pub mod search;
 pub mod service;
+pub mod soft_delete;
+pub mod sql;
 pub mod store;
 pub mod switch;
 

@@ -46,12 +46,12 @@ pub async fn simulate(settings: SimulateSettings) -> Result<Exit, Ended> {
     output::line(&format!("listening on {address}"));
     let count_only = settings.count_only;
     tracing::info!(
-        "a local SLS: PutLogs with seqid, shards, cursors, PullLogs, simple searches, signatures V1 \
+        "a local SLS: PutLogs with seqid, shards, cursors, PullLogs, searches, SQL, signatures V1 \
          and V4{}",
         if count_only { "; it counts and stores nothing" } else { "; kept in memory only" },
     );
     tracing::info!(
-        "not imitated: SQL, TTL, consumer groups; switches and faults: /_sim/switches, /_sim/faults"
+        "not imitated: consumer groups; switches and faults: /_sim/switches, /_sim/faults"
     );
     let settings = sim::Settings {
         credentials: settings.credentials,
