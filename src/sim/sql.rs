@@ -130,14 +130,22 @@ fn shown(value: ValueRef<'_>) -> String {
 /// SQLite's error in SLS's words (aliyun, FAQ on query and analysis errors).
 fn in_words(error: &Error, statement: &Statement) -> Refusal {
     let (message, offset) = match error {
-        Error::SqlInputError { msg, offset, .. } => (msg.clone(), *offset),
+        Error::SqlInputError { msg, offset, .. } => (msg, usize::try_from(*offset).unwrap_or(0)),
         Error::SqliteFailure(failure, _) if failure.code == ErrorCode::OperationInterrupted => {
             return invalid("Query exceeded maximum time limit of 55.00s");
         }
-        Error::SqliteFailure(_, Some(message)) => return invalid(message.clone()),
+        Error::SqliteFailure(_, Some(message)) if message == "incomplete input" => {
+            (message, statement.sql.len())
+        }
+        Error::SqliteFailure(_, Some(message)) => {
+            return match message.strip_prefix("no such table: ") {
+                Some(name) => invalid(format!("LogStore ({name}) is not found")),
+                None => invalid(message.clone()),
+            };
+        }
         other => return invalid(other.to_string()),
     };
-    let (line, column) = statement.place(usize::try_from(offset).unwrap_or(0));
+    let (line, column) = statement.place(offset);
     let place = format!("line {line}:{column}");
     if let Some(name) = message.strip_prefix("no such column: ") {
         let (name, is_quoted) = match name.strip_prefix('"').and_then(|name| name.split_once('"')) {
@@ -156,9 +164,6 @@ fn in_words(error: &Error, statement: &Statement) -> Refusal {
                  attribute"
             )
         });
-    }
-    if let Some(name) = message.strip_prefix("no such table: ") {
-        return invalid(format!("LogStore ({name}) is not found"));
     }
     if let Some(name) = message.strip_prefix("no such function: ") {
         return invalid(format!("{place}: Function {name} not registered"));
