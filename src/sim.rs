@@ -1,8 +1,9 @@
 //! The local SLS: serves the part of SLS's HTTP interface that this program uses, from memory.
 //!
 //! ```text
-//! connection → http: Request → service: fault? → auth → route → put · pull · search (sql) · admin → store
-//!                                └→ /_sim/…: control
+//! connection → http: Request → service: fault? → auth → route
+//!     → put · pull · search → sql · soft_delete · admin → store
+//!     └→ /_sim/…: control
 //! ```
 //!
 //! It judges requests as strictly as SLS is documented to: signatures, dates, sizes, encodings and
