@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! connection → http: Request → service: fault? → auth → route
-//!     → put · pull · search → sql · soft_delete · admin → store
-//!     └→ /_sim/…: control
+//!                                │         → put · pull · search · soft_delete · admin → store
+//!                                └→ /_sim/…: control          └→ sql
 //! ```
 //!
 //! It judges requests as strictly as SLS is documented to: signatures, dates, sizes, encodings and

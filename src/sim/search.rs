@@ -27,6 +27,9 @@ const LINES_MAX: u32 = 100;
 /// How many buckets a histogram may have; this simulator's own limit.
 const BUCKETS_MAX: i64 = 10_000;
 
+/// How much of a query an answer's header repeats: Python's HTTP client takes 64 KB in a line.
+const HEADER_CHARS_MAX: usize = 4096;
+
 /// What to look for: the parameters of GetLogs in both versions.
 #[derive(Debug, Deserialize)]
 struct Search {
@@ -304,10 +307,11 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// What a header can hold of a query: ASCII on one line.
+/// What a header can hold of a query: ASCII on one line, and not too much of it.
 fn for_header(query: &str) -> String {
     let line = query.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.chars().map(|char| if char.is_ascii_graphic() { char } else { ' ' }).collect()
+    let ascii = line.chars().map(|char| if char.is_ascii_graphic() { char } else { ' ' });
+    ascii.take(HEADER_CHARS_MAX).collect()
 }
 
 fn parse<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Refusal> {
@@ -343,5 +347,6 @@ mod tests {
     #[test]
     fn a_query_fits_into_a_header() {
         assert_eq!(for_header("id: \"你\"\n and\tb "), "id: \" \" and b");
+        assert_eq!(for_header(&"x".repeat(100_000)).len(), HEADER_CHARS_MAX);
     }
 }

@@ -341,6 +341,31 @@ fn both_versions_of_getlogs_answer_alike() {
 }
 
 #[test]
+fn a_statement_can_have_parts_with_names() {
+    let small = Small::new(&[]);
+    // 2026-01-01 20:00:00 UTC and the hours behind.
+    for (n, id) in ["a", "b", "a", "c"].iter().enumerate() {
+        let hour = 3600 * i64::try_from(n).unwrap();
+        small.put(1_767_297_600 + hour, &[("id", id), ("n", &n.to_string())]);
+    }
+    let sql = "WITH latest AS (
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY \"id\" ORDER BY n DESC) AS rank FROM log
+        ), hours AS (
+            SELECT date_trunc('hour', from_unixtime(__time__)) AS hour, id FROM latest
+            WHERE rank = 1 AND COALESCE(NULLIF(id, 'c'), 'none') <> 'none'
+        )
+        SELECT hour, date_format(hour, '%H:%i') AS short, COUNT(*) FROM hours
+        GROUP BY hour ORDER BY hour DESC LIMIT 0, 10";
+    let row = |hour: &str, short: &str| -> Row {
+        [("hour", hour), ("short", short), ("_col2", "1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into()
+    };
+    let wanted = [row("2026-01-01 22:00:00.000", "22:00"), row("2026-01-01 21:00:00.000", "21:00")];
+    assert_eq!(small.sql(sql), wanted);
+}
+
+#[test]
 fn sql_can_stand_alone_unless_it_is_switched_off() {
     let small = Small::new(&[]);
     small.put_some(2);
