@@ -1,8 +1,9 @@
 //! The local SLS: serves the part of SLS's HTTP interface that this program uses, from memory.
 //!
 //! ```text
-//! connection → http: Request → service: fault? → auth → route → put · pull · search · admin → store
-//!                                └→ /_sim/…: control
+//! connection → http: Request → service: fault? → auth → route
+//!                                │         → put · pull · search · soft_delete · admin → store
+//!                                └→ /_sim/…: control          └→ sql
 //! ```
 //!
 //! It judges requests as strictly as SLS is documented to: signatures, dates, sizes, encodings and
@@ -23,6 +24,8 @@ pub mod request_log;
 pub mod route;
 pub mod search;
 pub mod service;
+pub mod soft_delete;
+pub mod sql;
 pub mod store;
 pub mod switch;
 

@@ -69,7 +69,7 @@ pub async fn simulate(settings: SimulateSettings) -> Result<Exit, Ended> {
     output::line(&format!("listening on {address}"));
     tracing::info!(
         "a local SLS: projects, logstores, indexes, shards (split, merge), PutLogs with seqid, \
-         cursors, PullLogs, search, signatures V1 and V4; what is written is {kept}"
+         cursors, PullLogs, search, SQL, signatures V1 and V4; what is written is {kept}"
     );
     tracing::info!(
         "not imitated: automatic splitting, PullLogs with a query, x-log-mode, who may do what, and \

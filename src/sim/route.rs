@@ -35,6 +35,10 @@ pub enum LogstoreCall {
     GetLogs,
     GetLogsV2,
     GetHistograms,
+    CreateDeleteTask,
+    ListDeleteTasks,
+    GetDeleteTask,
+    DeleteLogs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +141,10 @@ fn logstore_call(method: &Method, rest: &[&str], kind: Option<&str>) -> Option<L
         ("GET", [], None) => LogstoreCall::Get,
         ("GET", [], Some("log")) => LogstoreCall::GetLogs,
         ("GET", [], Some("histogram")) => LogstoreCall::GetHistograms,
+        ("POST", ["deletelogtasks"], _) => LogstoreCall::CreateDeleteTask,
+        ("GET", ["deletelogtasks"], _) => LogstoreCall::ListDeleteTasks,
+        ("GET", ["deletelogtasks", _], _) => LogstoreCall::GetDeleteTask,
+        ("POST", ["deletelogs"], _) => LogstoreCall::DeleteLogs,
         ("PUT", [], _) => LogstoreCall::Update,
         ("POST", ["logs"], _) => LogstoreCall::GetLogsV2,
         ("POST", ["index"], _) => LogstoreCall::CreateIndex,

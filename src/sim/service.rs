@@ -25,7 +25,7 @@ use crate::sim::store::logstore::Logstore;
 use crate::sim::store::shard::Scene;
 use crate::sim::store::{Project, Store, lock};
 use crate::sim::switch::NumberRecorded;
-use crate::sim::{Settings, admin, pull, put, search};
+use crate::sim::{Settings, admin, pull, put, search, soft_delete};
 use crate::wire::sign::http_date;
 
 /// How long the first half of an answer that is cut has to arrive.
@@ -351,9 +351,13 @@ fn answer_logstore(
             Ok(Answer::empty())
         }
         LogstoreCall::ListShards => Ok(admin::list_shards(logstore)),
-        LogstoreCall::GetLogs => search::get_logs(logstore, request),
-        LogstoreCall::GetLogsV2 => search::get_logs_v2(logstore, request),
-        LogstoreCall::GetHistograms => search::get_histograms(logstore, request),
+        LogstoreCall::GetLogs => search::get_logs(logstore, request, scene),
+        LogstoreCall::GetLogsV2 => search::get_logs_v2(logstore, request, scene),
+        LogstoreCall::GetHistograms => search::get_histograms(logstore, request, scene),
+        LogstoreCall::CreateDeleteTask => soft_delete::create_task(logstore, request, scene),
+        LogstoreCall::ListDeleteTasks => soft_delete::list_tasks(logstore, scene),
+        LogstoreCall::GetDeleteTask => soft_delete::get_task(logstore, request, scene),
+        LogstoreCall::DeleteLogs => soft_delete::delete_logs(logstore, request, scene),
         LogstoreCall::PutLogs { .. } => unreachable!("`perform` has served it"),
     }
 }

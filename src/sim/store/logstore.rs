@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
+use crate::sim::search::state::QueryState;
 use crate::sim::store::quota::ProjectQuota;
 use crate::sim::store::shard::{Scene, Shard, View, Write};
 use crate::sim::store::{is_name, lock};
@@ -34,6 +35,7 @@ pub struct Logstore {
     project_quota: Arc<ProjectQuota>,
     /// Which shard takes the next group that has no hash key.
     turn: AtomicUsize,
+    pub queries: QueryState,
 }
 
 struct Settings {
@@ -99,6 +101,7 @@ impl Logstore {
             shards: RwLock::new(Shard::divide(shards, moment).into_iter().map(Arc::new).collect()),
             project_quota,
             turn: AtomicUsize::new(0),
+            queries: QueryState::default(),
         })
     }
 
