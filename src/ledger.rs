@@ -4,8 +4,10 @@
 //! stopped past its lease and wakes up changes nothing. Times of leases are the ledger's clock.
 
 pub mod account;
+pub mod adopt;
 pub mod batch;
 pub mod claim;
+pub mod epoch;
 pub mod hold;
 pub mod intent;
 pub mod migrate;

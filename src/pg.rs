@@ -5,6 +5,8 @@
 //! (seen with 1.18). So: no start-up options, no named statements, and every statement inside a
 //! transaction, whose settings are `SET LOCAL`.
 
+pub mod identity;
+
 use std::fmt;
 use std::time::Duration;
 

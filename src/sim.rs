@@ -13,6 +13,7 @@ pub mod answer;
 pub mod auth;
 pub mod control;
 pub mod fault;
+pub mod groups;
 pub mod http;
 pub mod pull;
 pub mod put;
@@ -200,6 +201,18 @@ impl Service {
                 project()?.delete_logstore(logstore)?;
                 Ok(Answer::empty())
             }
+            Route::DeleteGroup { logstore, group } => {
+                let project = project()?;
+                project.groups.delete(project.logstore(logstore)?.name(), group)
+            }
+            Route::Logstore { logstore, call: LogstoreCall::CreateGroup } => {
+                let project = project()?;
+                project.groups.create(project.logstore(logstore)?.name(), request)
+            }
+            Route::Logstore { logstore, call: LogstoreCall::ListGroups } => {
+                let project = project()?;
+                Ok(project.groups.list(project.logstore(logstore)?.name()))
+            }
             Route::Logstore { logstore, call } => {
                 self.answer_logstore(&*project()?.logstore(logstore)?, call, request, now_s)
             }
@@ -241,6 +254,9 @@ impl Service {
             }
             LogstoreCall::GetLogs => search::get_logs(logstore, request),
             LogstoreCall::GetLogsV2 => search::get_logs_v2(logstore, request),
+            LogstoreCall::CreateGroup | LogstoreCall::ListGroups => {
+                unreachable!("groups belong to the project, which answers for them")
+            }
             LogstoreCall::GetHistograms => search::get_histograms(logstore, request),
         }
     }

@@ -104,10 +104,13 @@ impl Refusal {
 /// SLS's error codes, named exactly as they stand in an error body.
 ///
 /// From aliyun's PutLogs and "Common error codes" pages and the SDKs' constants. Not from there:
-/// `UnsupportedOperation` (what this simulator does not imitate), and the status of
-/// `InvalidSequenceId`, which no page gives.
+/// `UnsupportedOperation` (what this simulator does not imitate), the status of
+/// `InvalidSequenceId`, which no page gives, and that too many consumer groups are `ExceedQuota`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
+    ConsumerGroupAlreadyExist,
+    ConsumerGroupNotExist,
+    ExceedQuota,
     IndexAlreadyExist,
     IndexConfigNotExist,
     IndexInfoInvalid,
@@ -122,6 +125,7 @@ pub enum Code {
     InvalidKey,
     InvalidSequenceId,
     InvalidSignatureMethod,
+    JsonInfoInvalid,
     LogStoreAlreadyExist,
     LogStoreInfoInvalid,
     LogStoreNotExist,
@@ -150,7 +154,10 @@ impl Code {
     fn status(self) -> u16 {
         match self {
             Self::InvalidAccessKeyId | Self::SignatureNotMatch | Self::Unauthorized => 401,
-            Self::LogStoreNotExist | Self::ProjectNotExist | Self::UnsupportedOperation => 404,
+            Self::ConsumerGroupNotExist
+            | Self::LogStoreNotExist
+            | Self::ProjectNotExist
+            | Self::UnsupportedOperation => 404,
             Self::MissingContentLength => 411,
             Self::InvalidContentType => 415,
             _ => 400,

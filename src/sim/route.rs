@@ -14,6 +14,7 @@ pub enum Route<'a> {
     CreateLogstore,
     ListLogstores,
     DeleteLogstore { logstore: &'a str },
+    DeleteGroup { logstore: &'a str, group: &'a str },
     Logstore { logstore: &'a str, call: LogstoreCall },
     Shard { logstore: &'a str, shard: &'a str, call: ShardCall },
 }
@@ -34,6 +35,8 @@ pub enum LogstoreCall {
     GetLogs,
     GetLogsV2,
     GetHistograms,
+    CreateGroup,
+    ListGroups,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,9 @@ impl<'a> Route<'a> {
                     _ => return unknown(),
                 };
                 Self::Shard { logstore, shard, call }
+            }
+            ["logstores", logstore, "consumergroups", group] if method == Method::DELETE => {
+                Self::DeleteGroup { logstore, group }
             }
             ["logstores", logstore] if method == Method::DELETE => {
                 Self::DeleteLogstore { logstore }
@@ -101,6 +107,8 @@ fn logstore_call(method: &Method, rest: &[&str], kind: Option<&str>) -> Option<L
         ("GET", ["index"], _) => LogstoreCall::GetIndex,
         ("DELETE", ["index"], _) => LogstoreCall::DeleteIndex,
         ("GET", ["shards"], _) => LogstoreCall::ListShards,
+        ("POST", ["consumergroups"], _) => LogstoreCall::CreateGroup,
+        ("GET", ["consumergroups"], _) => LogstoreCall::ListGroups,
         // The Go SDK leaves `/shards/lb` out.
         ("POST", [] | ["shards", "lb"], _) => LogstoreCall::PutLogs { routed: false },
         ("POST", ["shards", "route"], _) => LogstoreCall::PutLogs { routed: true },
@@ -135,6 +143,17 @@ mod tests {
             (Method::GET, "/logstores/a/shards/0", None),
             (Method::POST, "/logstores/a/shards/0", None),
             (Method::DELETE, "/logstores/a/index", Some(logstore(LogstoreCall::DeleteIndex))),
+            (
+                Method::POST,
+                "/logstores/a/consumergroups",
+                Some(logstore(LogstoreCall::CreateGroup)),
+            ),
+            (
+                Method::DELETE,
+                "/logstores/a/consumergroups/g",
+                Some(Route::DeleteGroup { logstore: "a", group: "g" }),
+            ),
+            (Method::GET, "/logstores/a/consumergroups/g", None),
             (Method::DELETE, "/logstores/a", Some(Route::DeleteLogstore { logstore: "a" })),
             (Method::GET, "/machinegroups", None),
             (Method::PATCH, "/", None),

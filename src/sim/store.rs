@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
+use crate::sim::groups::Groups;
 use crate::sim::store::logstore::Logstore;
 
 /// Everything, from the top down.
@@ -38,6 +39,7 @@ impl Store {
             description: description.to_owned(),
             created_s: now_s,
             logstores: Mutex::default(),
+            groups: Groups::default(),
         };
         projects.insert(name.to_owned(), Arc::new(project));
         Ok(())
@@ -57,6 +59,7 @@ pub struct Project {
     description: String,
     created_s: i64,
     logstores: Mutex<BTreeMap<String, Arc<Logstore>>>,
+    pub groups: Groups,
 }
 
 impl Project {
@@ -100,6 +103,7 @@ impl Project {
     }
 
     pub fn delete_logstore(&self, name: &str) -> Result<(), Refusal> {
+        self.groups.forget(name);
         lock(&self.logstores).remove(name).map(drop).ok_or_else(|| no_logstore(name))
     }
 }
