@@ -1,5 +1,6 @@
 //! One file a subcommand: wires the parts below and prints the outcome.
 
+pub mod audit;
 #[cfg(feature = "simulator")]
 pub mod demo;
 pub mod dry_run;

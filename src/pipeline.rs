@@ -11,9 +11,11 @@
 //! Postgres, the processor and SLS busy at once, and bound the memory.
 
 pub mod assemble;
+pub mod audit;
 pub mod cut;
 pub mod deliver;
 pub mod dry;
+pub mod epoch;
 pub mod feed;
 pub mod follow;
 pub mod lane;

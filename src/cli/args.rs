@@ -8,9 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use crate::cli::environment::Environment;
+use crate::commands::audit::AuditSettings;
 use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
+use crate::commands::setup::SlsSettings;
 use crate::commands::status::StatusSettings;
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::window::Wish;
@@ -18,6 +20,7 @@ use crate::pipeline::worker::RANGE_ROWS;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
+use crate::sls::life::{SIGNATURE_LIFE_S, SignatureLife};
 
 /// Moves Dify's workflow history from Postgres to Aliyun SLS, proves it, and loses nothing.
 ///
@@ -77,6 +80,8 @@ pub enum Command {
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
     Run(RunArgs),
+    /// Look into SLS and write down what the ledger lacks, after it was copied or restored
+    Audit(AuditArgs),
     /// Show where every row has gone, from the ledger
     Status(StatusArgs),
     /// Serve a local SLS, to try things out without an account
@@ -95,6 +100,24 @@ struct LedgerArgs {
     /// Keep the ledger on a server with fsync = off: a crash of it may then lose what was sent
     #[arg(long, hide = true)]
     allow_fsync_off: bool,
+}
+
+#[derive(Args)]
+struct LifeArgs {
+    /// How long a local SLS takes a signature; SLS itself does for 900 s
+    #[arg(long, hide = true, default_value_t = SIGNATURE_LIFE_S)]
+    signature_life_s: u32,
+}
+
+impl LifeArgs {
+    fn life(&self, sls: &SlsSettings) -> anyhow::Result<SignatureLife> {
+        anyhow::ensure!(
+            sls.endpoint.is_loopback || self.signature_life_s >= SIGNATURE_LIFE_S,
+            "--signature-life-s below {SIGNATURE_LIFE_S} is for a local SLS only: a request could \
+             still arrive and be stored"
+        );
+        Ok(SignatureLife::of(self.signature_life_s))
+    }
 }
 
 #[derive(Args)]
@@ -126,6 +149,8 @@ impl InitArgs {
 pub struct RunArgs {
     #[command(flatten)]
     ledger: LedgerArgs,
+    #[command(flatten)]
+    life: LifeArgs,
     /// Rows created at this time (UTC) or later [default: 48 h before the end of what is covered]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Timestamp>,
@@ -215,6 +240,10 @@ impl RunArgs {
         };
         Ok(RunSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            life: match &sls {
+                Some(sls) => self.life.life(sls)?,
+                None => SignatureLife::SLS,
+            },
             sls,
             tables: tables(&self.tables),
             wish: Wish {
@@ -248,6 +277,35 @@ impl RunArgs {
                 VerifyArg::Tags => Verify::Tags,
             },
             join: self.join,
+            dry_run: self.dry_run,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+            format,
+        })
+    }
+}
+
+#[derive(Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    #[command(flatten)]
+    life: LifeArgs,
+    /// Only tell what SLS holds and the ledger lacks: writes nothing, waits for nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl AuditArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<AuditSettings> {
+        let sls = environment.sls(60)?;
+        Ok(AuditSettings {
+            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            life: self.life.life(&sls)?,
+            sls,
             dry_run: self.dry_run,
             allow_fsync_off: self.ledger.allow_fsync_off,
             format,

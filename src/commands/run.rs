@@ -18,6 +18,7 @@ use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
 use crate::ledger::tail::{Difference, Judgement};
 use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::epoch::Epoch;
 use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
@@ -29,6 +30,7 @@ use crate::pipeline::worker::{Recount, Shared, Worker};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
+use crate::sls::life::SignatureLife;
 use crate::source::Source;
 use crate::source::catalog::Shape;
 use crate::told::told;
@@ -63,6 +65,7 @@ pub struct RunSettings {
     pub verify: Verify,
     pub join: bool,
     pub dry_run: bool,
+    pub life: SignatureLife,
     pub allow_fsync_off: bool,
     pub format: Format,
 }
@@ -116,6 +119,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         .await
         .or_exit(Exit::Preflight)?;
     ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
+    ledger.recognise(&source.identity().await?).await?;
     let process = ledger.enter(settings.join).await.map_err(|error| {
         let ended = Ended::from(error);
         if ended.exit != Exit::Busy {
@@ -148,9 +152,16 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         rows: RowBudget::new(settings.rows_max),
         stop,
     };
+    let epoch = Epoch {
+        client: run.client.clone(),
+        ledger: ledger.clone(),
+        process: process.clone(),
+        tables: settings.tables.clone(),
+    };
     let result = tokio::select! {
-        result = run.all_tables(&shapes) => result,
+        result = run.first_of_all(&shapes, &epoch) => result,
         lost = beat(&ledger, &process) => Err(lost.into()),
+        other = epoch.watch(settings.life) => Err(other.into()),
     };
     let left = tokio::time::timeout(LEASE, ledger.leave(&process)).await;
     let exit = result.map_err(in_the_middle)?;
@@ -173,7 +184,7 @@ fn in_the_middle(ended: Ended) -> Ended {
 
 /// Keeps the lease; ends when it is lost. Without the ledger nothing may be sent, so the run ends
 /// with it, wherever it is: its intents are in the ledger.
-async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
+pub(in crate::commands) async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(HEARTBEAT).await;
@@ -192,6 +203,19 @@ async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
 }
 
 impl Run<'_> {
+    /// Makes sure that nobody else sends to the same place, then moves the tables.
+    async fn first_of_all(self, shapes: &[Shape], epoch: &Epoch) -> Result<Exit, Ended> {
+        epoch.claim().await.or_exit(Exit::Preflight)?;
+        if self.settings.verify == Verify::Tags {
+            for shape in shapes {
+                let mut follower = Follower::begin(&self.client, &self.ledger, shape.table).await?;
+                follower.catch_up(&self.stop).await?;
+            }
+        }
+        epoch.check_batches().await?;
+        self.all_tables(shapes).await
+    }
+
     async fn all_tables(mut self, shapes: &[Shape]) -> Result<Exit, Ended> {
         if !self.settings.join {
             let stop = &mut self.stop;

@@ -101,11 +101,14 @@ impl Ledger {
         .with_context(context)?;
         anyhow::ensure!(moved.rows_affected() == 1, "somebody else reads shard {}", page.shard);
         for (batch_id, find) in page.finds {
-            count_anew(&mut tx, page, *batch_id, find).await.with_context(context)?;
             let doubled = doubled.get(batch_id).copied().unwrap_or(0);
-            self.adopt(&mut tx, page, *batch_id, find, doubled)
+            let is_in_book = self
+                .adopt(&mut tx, page, *batch_id, find, doubled)
                 .await
                 .with_context(|| format!("adopt batch {batch_id}"))?;
+            if is_in_book {
+                count_anew(&mut tx, page, *batch_id, find).await.with_context(context)?;
+            }
         }
         prove(&mut tx, page.finds.keys().copied().collect()).await.context("prove batches")?;
         tx.commit().await.with_context(context)
@@ -140,6 +143,7 @@ impl Ledger {
         Ok(doubled)
     }
 
+    /// Gives whether the book has the batch now.
     async fn adopt(
         &self,
         tx: &mut Tx,
@@ -147,7 +151,7 @@ impl Ledger {
         batch_id: Uuid,
         find: &Find,
         doubled: u64,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let row = pg::statement(
             "SELECT state IN ('split', 'abandoned') AS given_up, \
              adopted_by IS NOT NULL AND pass_id IS NULL AS adopted \
@@ -164,17 +168,18 @@ impl Ledger {
         };
         match known {
             // Without a row nothing of it could be sent again.
-            Known::Lacking if find.rows.is_empty() => Ok(()),
+            Known::Lacking if find.rows.is_empty() => return Ok(false),
             Known::Lacking => {
                 let ledger_id = (find.ledger_id != self.id).then_some(find.ledger_id);
-                insert(tx, page, batch_id, find, ledger_id, doubled).await
+                insert(tx, page, batch_id, find, ledger_id, doubled).await?;
             }
-            Known::Adopted => add_rows(tx, batch_id, find).await,
+            Known::Adopted => add_rows(tx, batch_id, find).await?,
             // Its rows were sent again in another batch: it stays given up, and counts as unequal.
-            Known::GivenUp if doubled > 0 => Ok(()),
-            Known::GivenUp => revive(tx, page, batch_id).await,
-            Known::Live => Ok(()),
+            Known::GivenUp if doubled > 0 => {}
+            Known::GivenUp => revive(tx, page, batch_id).await?,
+            Known::Live => {}
         }
+        Ok(true)
     }
 
     /// What the audit of that number has found in SLS.

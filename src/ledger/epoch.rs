@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::ledger::process::Process;
 use crate::ledger::{Ledger, Tx};
 use crate::pg;
 use crate::pg::identity::{Identity, identity};
@@ -182,12 +181,11 @@ impl Ledger {
 
     /// Begins an audit: nothing is sent before it is finished, and every shard of `logstores` is
     /// read anew from its beginning.
-    pub async fn begin_audit(&self, process: &Process, mut audit: Audit) -> anyhow::Result<Audit> {
+    pub async fn begin_audit(&self, audit: &Audit) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
-        audit.number = process.epoch;
         write_stop(&mut tx, "an audit was begun and is not finished").await?;
         pg::statement("UPDATE sls_backfill.ledger SET audit = $1")
-            .bind(serde_json::to_value(&audit)?)
+            .bind(serde_json::to_value(audit)?)
             .execute(&mut *tx)
             .await
             .context("begin an audit")?;
@@ -196,8 +194,7 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .context("begin to read anew")?;
-        tx.commit().await.context("begin an audit")?;
-        Ok(audit)
+        tx.commit().await.context("begin an audit")
     }
 
     /// Forgets that an audit was begun; the stop stays.
