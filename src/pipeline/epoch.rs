@@ -141,7 +141,10 @@ impl Epoch {
             if !repeat || attempt == ATTEMPTS_MAX {
                 return Err(self.not_made(table, &group.name, &failure).await);
             }
-            was_lost |= failure.next == Next::Unknown;
+            if failure.next == Next::Unknown {
+                was_lost = true;
+                tracing::warn!("consumer group {}: {failure}; trying again", group.name);
+            }
             tokio::time::sleep(backoff(attempt, rand::random())).await;
         }
     }

@@ -44,7 +44,7 @@ impl Groups {
         }
         if groups.values().filter(|group| group.logstore == logstore).count() >= GROUPS_MAX {
             let message = format!("a logstore has at most {GROUPS_MAX} consumer groups");
-            return Err(Refusal::new(Code::ExceedQuota, message));
+            return Err(Refusal::new(Code::ProjectQuotaExceed, message));
         }
         groups.insert(name.to_owned(), Group { logstore: logstore.to_owned(), timeout, order });
         Ok(Answer::empty())
@@ -114,7 +114,7 @@ mod tests {
         for number in 0..GROUPS_MAX {
             assert_eq!(create(&groups, "a", &format!("group-{number}")), None);
         }
-        assert_eq!(create(&groups, "a", "more").as_deref(), Some("ExceedQuota"));
+        assert_eq!(create(&groups, "a", "more").as_deref(), Some("ProjectQuotaExceed"));
         assert_eq!(create(&groups, "b", "more"), None);
     }
 }

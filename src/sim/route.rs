@@ -11,10 +11,11 @@ use crate::sim::http::Request;
 pub enum Route<'a> {
     CreateProject,
     GetProject,
+    DeleteProject,
     CreateLogstore,
     ListLogstores,
     DeleteLogstore { logstore: &'a str },
-    DeleteGroup { logstore: &'a str, group: &'a str },
+    Group { logstore: &'a str, call: GroupCall<'a> },
     Logstore { logstore: &'a str, call: LogstoreCall },
     Shard { logstore: &'a str, shard: &'a str, call: ShardCall },
 }
@@ -35,8 +36,14 @@ pub enum LogstoreCall {
     GetLogs,
     GetLogsV2,
     GetHistograms,
-    CreateGroup,
-    ListGroups,
+}
+
+/// About consumer groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupCall<'a> {
+    Create,
+    List,
+    Delete(&'a str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +51,8 @@ pub enum ShardCall {
     GetCursor,
     GetCursorTime,
     PullLogs,
+    Split,
+    Merge,
 }
 
 impl<'a> Route<'a> {
@@ -59,6 +68,7 @@ impl<'a> Route<'a> {
         Ok(match segments[..] {
             [] if method == Method::POST => Self::CreateProject,
             [] if method == Method::GET => Self::GetProject,
+            [] if method == Method::DELETE => Self::DeleteProject,
             ["logstores"] if method == Method::POST => Self::CreateLogstore,
             ["logstores"] if method == Method::GET => Self::ListLogstores,
             ["logstores", logstore, "shards", shard] if method == Method::GET => {
@@ -70,8 +80,24 @@ impl<'a> Route<'a> {
                 };
                 Self::Shard { logstore, shard, call }
             }
+            ["logstores", logstore, "shards", shard]
+                if method == Method::POST && request.param("action").is_some() =>
+            {
+                let call = match request.param("action") {
+                    Some("split") => ShardCall::Split,
+                    Some("merge") => ShardCall::Merge,
+                    _ => return unknown(),
+                };
+                Self::Shard { logstore, shard, call }
+            }
+            ["logstores", logstore, "consumergroups"] if method == Method::POST => {
+                Self::Group { logstore, call: GroupCall::Create }
+            }
+            ["logstores", logstore, "consumergroups"] if method == Method::GET => {
+                Self::Group { logstore, call: GroupCall::List }
+            }
             ["logstores", logstore, "consumergroups", group] if method == Method::DELETE => {
-                Self::DeleteGroup { logstore, group }
+                Self::Group { logstore, call: GroupCall::Delete(group) }
             }
             ["logstores", logstore] if method == Method::DELETE => {
                 Self::DeleteLogstore { logstore }
@@ -88,9 +114,27 @@ impl<'a> Route<'a> {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Logstore { call: LogstoreCall::PutLogs { .. }, .. } => Kind::Put,
+            Self::Logstore { call: LogstoreCall::ListShards, .. } => Kind::Shards,
+            Self::Logstore {
+                call: LogstoreCall::GetLogs | LogstoreCall::GetLogsV2 | LogstoreCall::GetHistograms,
+                ..
+            } => Kind::Search,
             Self::Shard { call: ShardCall::PullLogs, .. } => Kind::Pull,
-            Self::Shard { .. } => Kind::Cursor,
-            _ => Kind::Any,
+            Self::Shard { call: ShardCall::GetCursor | ShardCall::GetCursorTime, .. } => {
+                Kind::Cursor
+            }
+            _ => Kind::Admin,
+        }
+    }
+
+    /// The logstore that it is about, if it is about one.
+    pub fn logstore(&self) -> Option<&'a str> {
+        match *self {
+            Self::DeleteLogstore { logstore }
+            | Self::Group { logstore, .. }
+            | Self::Logstore { logstore, .. }
+            | Self::Shard { logstore, .. } => Some(logstore),
+            _ => None,
         }
     }
 }
@@ -107,8 +151,6 @@ fn logstore_call(method: &Method, rest: &[&str], kind: Option<&str>) -> Option<L
         ("GET", ["index"], _) => LogstoreCall::GetIndex,
         ("DELETE", ["index"], _) => LogstoreCall::DeleteIndex,
         ("GET", ["shards"], _) => LogstoreCall::ListShards,
-        ("POST", ["consumergroups"], _) => LogstoreCall::CreateGroup,
-        ("GET", ["consumergroups"], _) => LogstoreCall::ListGroups,
         // The Go SDK leaves `/shards/lb` out.
         ("POST", [] | ["shards", "lb"], _) => LogstoreCall::PutLogs { routed: false },
         ("POST", ["shards", "route"], _) => LogstoreCall::PutLogs { routed: true },
@@ -124,6 +166,7 @@ mod tests {
     fn every_call_has_its_route() {
         let shard = |call| Route::Shard { logstore: "a", shard: "0", call };
         let logstore = |call| Route::Logstore { logstore: "a", call };
+        let group = |call| Route::Group { logstore: "a", call };
         for (method, target, wanted) in [
             (Method::POST, "/", Some(Route::CreateProject)),
             (Method::GET, "/", Some(Route::GetProject)),
@@ -142,17 +185,14 @@ mod tests {
             (Method::GET, "/logstores/a/shards/0?type=log", Some(shard(ShardCall::PullLogs))),
             (Method::GET, "/logstores/a/shards/0", None),
             (Method::POST, "/logstores/a/shards/0", None),
+            (Method::POST, "/logstores/a/shards/0?action=split", Some(shard(ShardCall::Split))),
+            (Method::POST, "/logstores/a/shards/0?action=merge", Some(shard(ShardCall::Merge))),
+            (Method::POST, "/logstores/a/shards/0?action=fold", None),
+            (Method::DELETE, "/", Some(Route::DeleteProject)),
             (Method::DELETE, "/logstores/a/index", Some(logstore(LogstoreCall::DeleteIndex))),
-            (
-                Method::POST,
-                "/logstores/a/consumergroups",
-                Some(logstore(LogstoreCall::CreateGroup)),
-            ),
-            (
-                Method::DELETE,
-                "/logstores/a/consumergroups/g",
-                Some(Route::DeleteGroup { logstore: "a", group: "g" }),
-            ),
+            (Method::POST, "/logstores/a/consumergroups", Some(group(GroupCall::Create))),
+            (Method::GET, "/logstores/a/consumergroups", Some(group(GroupCall::List))),
+            (Method::DELETE, "/logstores/a/consumergroups/g", Some(group(GroupCall::Delete("g")))),
             (Method::GET, "/logstores/a/consumergroups/g", None),
             (Method::DELETE, "/logstores/a", Some(Route::DeleteLogstore { logstore: "a" })),
             (Method::GET, "/machinegroups", None),
@@ -168,6 +208,8 @@ mod tests {
         assert_eq!(logstore(LogstoreCall::PutLogs { routed: true }).kind(), Kind::Put);
         assert_eq!(shard(ShardCall::PullLogs).kind(), Kind::Pull);
         assert_eq!(shard(ShardCall::GetCursorTime).kind(), Kind::Cursor);
-        assert_eq!(logstore(LogstoreCall::Get).kind(), Kind::Any);
+        assert_eq!(logstore(LogstoreCall::Get).kind(), Kind::Admin);
+        assert_eq!(logstore(LogstoreCall::GetLogsV2).kind(), Kind::Search);
+        assert_eq!(shard(ShardCall::Split).kind(), Kind::Admin);
     }
 }

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "simulator")]
 mod dify_writer;
+#[cfg(feature = "simulator")]
+mod epochs;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
