@@ -13,6 +13,7 @@ pub mod intent;
 pub mod migrate;
 pub mod pass;
 pub mod process;
+pub mod settle;
 pub mod tail;
 
 use std::time::Duration;

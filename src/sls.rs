@@ -9,6 +9,5 @@ pub mod client;
 pub mod endpoint;
 pub mod found;
 pub mod groups;
-pub mod life;
 pub mod put;
 pub mod tail;

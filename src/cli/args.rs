@@ -2,7 +2,6 @@
 
 #[cfg(feature = "simulator")]
 use std::net::SocketAddr;
-#[cfg(feature = "simulator")]
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -14,15 +13,14 @@ use crate::commands::audit::AuditSettings;
 use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
-use crate::commands::setup::SlsSettings;
 use crate::commands::status::StatusSettings;
 use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::settle::Windows;
 use crate::pipeline::window::Wish;
 use crate::pipeline::worker::RANGE_ROWS;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-use crate::sls::life::{SIGNATURE_LIFE_S, SignatureLife};
 
 /// Moves Dify's workflow history from Postgres to Aliyun SLS, proves it, and loses nothing.
 ///
@@ -105,24 +103,6 @@ struct LedgerArgs {
 }
 
 #[derive(Args)]
-struct LifeArgs {
-    /// How long a local SLS takes a signature; SLS itself does for 900 s
-    #[arg(long, hide = true, default_value_t = SIGNATURE_LIFE_S)]
-    signature_life_s: u32,
-}
-
-impl LifeArgs {
-    fn life(&self, sls: &SlsSettings) -> anyhow::Result<SignatureLife> {
-        anyhow::ensure!(
-            sls.endpoint.is_loopback || self.signature_life_s >= SIGNATURE_LIFE_S,
-            "--signature-life-s below {SIGNATURE_LIFE_S} is for a local SLS only: a request could \
-             still arrive and be stored"
-        );
-        Ok(SignatureLife::of(self.signature_life_s))
-    }
-}
-
-#[derive(Args)]
 pub struct InitArgs {
     #[command(flatten)]
     ledger: LedgerArgs,
@@ -151,8 +131,6 @@ impl InitArgs {
 pub struct RunArgs {
     #[command(flatten)]
     ledger: LedgerArgs,
-    #[command(flatten)]
-    life: LifeArgs,
     /// Rows created at this time (UTC) or later [default: 48 h before the end of what is covered]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     since: Option<Timestamp>,
@@ -212,9 +190,55 @@ pub struct RunArgs {
     /// About how many rows a worker claims at once
     #[arg(long, default_value_t = RANGE_ROWS, value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
     range_rows: u32,
+    /// Do not try out whether SLS keeps numbers (done once a project, on a logstore of its own)
+    #[arg(long)]
+    no_probe: bool,
+    /// List the rows that something is wrong with in this file, as JSON lines
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    rejects: Option<PathBuf>,
+    /// Try the held rows that this rejects file names again, whatever the reason
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    retry: Option<PathBuf>,
     /// How long a request to SLS may take (seconds)
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
+    #[command(flatten)]
+    windows: WindowsArgs,
+}
+
+/// What is assumed of SLS's times; only tests against a local SLS may assume less.
+#[derive(Args)]
+pub struct WindowsArgs {
+    /// A request is refused when its signature is older (seconds)
+    #[arg(long, hide = true, default_value_t = Windows::SLS.signature_life_s,
+          value_parser = clap::value_parser!(i64).range(1..))]
+    signature_life_s: i64,
+    /// A request that came in time is stored at most so much later (seconds)
+    #[arg(long, hide = true, default_value_t = Windows::SLS.late_s,
+          value_parser = clap::value_parser!(i64).range(0..))]
+    late_s: i64,
+    /// What is stored can be pulled at most so much later (seconds)
+    #[arg(long, hide = true, default_value_t = Windows::SLS.visible_s,
+          value_parser = clap::value_parser!(i64).range(0..))]
+    visible_s: i64,
+}
+
+impl WindowsArgs {
+    /// Refuses shorter windows than SLS's own for an SLS that is not on this machine.
+    pub fn windows(&self, is_loopback: bool) -> anyhow::Result<Windows> {
+        let Self { signature_life_s, late_s, visible_s } = *self;
+        let asked = Windows { signature_life_s, late_s, visible_s };
+        let Windows { signature_life_s, late_s, visible_s } = Windows::SLS;
+        anyhow::ensure!(
+            is_loopback
+                || (asked.signature_life_s >= signature_life_s
+                    && asked.late_s >= late_s
+                    && asked.visible_s >= visible_s),
+            "--signature-life-s, --late-s and --visible-s below {signature_life_s}, {late_s} and \
+             {visible_s} could double rows: they are for a local SLS only"
+        );
+        Ok(asked)
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -240,13 +264,13 @@ impl RunArgs {
             true => None,
             false => Some(environment.sls(self.deadline_s)?),
         };
+        let windows =
+            self.windows.windows(sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback))?;
         Ok(RunSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
-            life: match &sls {
-                Some(sls) => self.life.life(sls)?,
-                None => SignatureLife::SLS,
-            },
             sls,
+            windows,
+            probe: !self.no_probe,
             tables: tables(&self.tables),
             wish: Wish {
                 since: self.since,
@@ -281,6 +305,8 @@ impl RunArgs {
             join: self.join,
             dry_run: self.dry_run,
             allow_fsync_off: self.ledger.allow_fsync_off,
+            rejects: self.rejects.clone(),
+            retry: self.retry.clone(),
             format,
         })
     }
@@ -291,7 +317,7 @@ pub struct AuditArgs {
     #[command(flatten)]
     ledger: LedgerArgs,
     #[command(flatten)]
-    life: LifeArgs,
+    windows: WindowsArgs,
     /// Only tell what SLS holds and the ledger lacks: writes nothing, waits for nothing
     #[arg(long)]
     dry_run: bool,
@@ -306,7 +332,7 @@ impl AuditArgs {
         let sls = environment.sls(60)?;
         Ok(AuditSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
-            life: self.life.life(&sls)?,
+            windows: self.windows.windows(sls.endpoint.is_loopback)?,
             sls,
             dry_run: self.dry_run,
             allow_fsync_off: self.ledger.allow_fsync_off,

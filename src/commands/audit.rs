@@ -12,10 +12,10 @@ use crate::ledger::adopt::Findings;
 use crate::pipeline::audit::{Audited, Preview, audit, highest_number, preview};
 use crate::pipeline::epoch::Epoch;
 use crate::pipeline::patience::patiently;
+use crate::pipeline::settle::Windows;
 use crate::pipeline::stop::Stop;
 use crate::record::table::Table;
 use crate::sls::client::Client;
-use crate::sls::life::SignatureLife;
 use crate::source::Source;
 
 /// What `audit` needs to know.
@@ -24,7 +24,7 @@ pub struct AuditSettings {
     pub sls: SlsSettings,
     /// Only tell what would be adopted.
     pub dry_run: bool,
-    pub life: SignatureLife,
+    pub windows: Windows,
     pub allow_fsync_off: bool,
     pub format: Format,
 }
@@ -51,7 +51,7 @@ pub async fn run(settings: &AuditSettings, mut stop: Stop) -> Result<Exit, Ended
     })?;
     let epoch = Epoch { client, ledger: ledger.clone(), process: process.clone(), tables };
     let audited = tokio::select! {
-        audited = on_source(&epoch, &source, settings.life, &mut stop) => audited,
+        audited = on_source(&epoch, &source, settings.windows, &mut stop) => audited,
         lost = beat(&ledger, &process) => Err(lost),
     };
     let left = ledger.leave(&process).await;
@@ -63,10 +63,10 @@ pub async fn run(settings: &AuditSettings, mut stop: Stop) -> Result<Exit, Ended
 async fn on_source(
     epoch: &Epoch,
     source: &Source,
-    life: SignatureLife,
+    windows: Windows,
     stop: &mut Stop,
 ) -> anyhow::Result<Audited> {
-    audit(epoch, &source.identity().await?, life, stop).await
+    audit(epoch, &source.identity().await?, windows, stop).await
 }
 
 /// The tables whose logstore is there.

@@ -28,6 +28,13 @@ pub struct SlsSettings {
     pub deadline: Duration,
 }
 
+impl SlsSettings {
+    /// The project and where it is: what a probe of the service holds for.
+    pub fn place(&self) -> String {
+        format!("{} at {}", self.project, self.endpoint.base_url)
+    }
+}
+
 /// How Postgres is reached.
 #[derive(Clone)]
 pub struct PostgresSettings {

@@ -238,22 +238,31 @@ pub(in crate::ledger) struct Verdict {
     settled_at: Option<i64>,
 }
 
+/// What was found of each of these batches, over all shards.
+pub(in crate::ledger) async fn found(
+    tx: &mut Tx,
+    ids: Vec<Uuid>,
+) -> anyhow::Result<BTreeMap<Uuid, Sum>> {
+    let mut found: BTreeMap<Uuid, Sum> = BTreeMap::new();
+    let rows = pg::statement(
+        "SELECT batch_id, rows, digest, groups FROM sls_backfill.sighting WHERE batch_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    for row in &rows {
+        found.entry(row.try_get("batch_id")?).or_default().add(&sum_of(row)?);
+    }
+    Ok(found)
+}
+
 /// What was found of each batch against what the book wants: a live batch whole and once, any
 /// other not at all.
 pub(in crate::ledger) async fn verdicts(
     tx: &mut Tx,
     ids: Vec<Uuid>,
 ) -> anyhow::Result<Vec<Verdict>> {
-    let mut found: BTreeMap<Uuid, Sum> = BTreeMap::new();
-    let rows = pg::statement(
-        "SELECT batch_id, rows, digest, groups FROM sls_backfill.sighting WHERE batch_id = ANY($1)",
-    )
-    .bind(ids.clone())
-    .fetch_all(&mut **tx)
-    .await?;
-    for row in &rows {
-        found.entry(row.try_get("batch_id")?).or_default().add(&sum_of(row)?);
-    }
+    let found = found(tx, ids.clone()).await?;
     let rows = pg::statement(
         "SELECT id, rows::int8 AS rows, digest, 1 AS groups, \
          state NOT IN ('split', 'abandoned') AS live, \

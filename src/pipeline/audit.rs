@@ -2,8 +2,8 @@
 //!
 //! 1. Fence. A number above all that SLS knows, and a consumer group with it: whoever else begins
 //!    to send from now on, or is at work and looks, finds a group that it does not know and stops.
-//! 2. Wait until every signature made before is over, and everybody has looked: then nothing of
-//!    others can be stored any more. Meanwhile reading has begun.
+//! 2. Wait until everybody has looked, and until every signature made before that is over and what
+//!    it brought is visible. Meanwhile reading has begun.
 //! 3. Read every shard, read-only ones too, from the first group that SLS keeps to the end, and
 //!    adopt what the ledger lacks, page by page.
 //! 4. Look at the groups again. One that was not there at the fence belongs to somebody who came
@@ -23,12 +23,12 @@ use crate::ledger::epoch::Audit;
 use crate::pg::identity::Identity;
 use crate::pipeline::epoch::Epoch;
 use crate::pipeline::patience::patiently;
+use crate::pipeline::settle::Windows;
 use crate::pipeline::stop::Stop;
 use crate::record::table::Table;
 use crate::sls::client::Client;
 use crate::sls::found::{FoundBatch, find};
 use crate::sls::groups::{Group, GroupName};
-use crate::sls::life::SignatureLife;
 
 /// Pages are sized to come near it.
 const PAGE_BYTES: usize = 4 << 20;
@@ -66,13 +66,12 @@ pub async fn highest_number(
 pub async fn audit(
     epoch: &Epoch,
     source: &Identity,
-    life: SignatureLife,
+    windows: Windows,
     stop: &mut Stop,
 ) -> anyhow::Result<Audited> {
     let audit = fence(epoch).await?;
-    // The second look is for what is stored and not shown yet.
-    let over_after = life.over_after() + 2 * life.look_every();
-    let over_at = audit.fenced_at.saturating_add(i64::try_from(over_after.as_secs())? + 1);
+    let looked_s = i64::try_from(windows.look_every().as_secs())? + 1;
+    let over_at = audit.fenced_at + looked_s + windows.storable_s() + windows.visible_s;
     let mut is_told = false;
     loop {
         // Whatever is stored by now is read by what follows.

@@ -32,7 +32,6 @@
 //!    time ([`watch`]), so one that was missed ends what was begun before.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use uuid::Uuid;
@@ -41,11 +40,11 @@ use crate::ledger::Ledger;
 use crate::ledger::process::Process;
 use crate::pipeline::pace::backoff;
 use crate::pipeline::patience::patiently;
+use crate::pipeline::settle::Windows;
 use crate::record::table::Table;
 use crate::sls::answer::{Failure, Next};
 use crate::sls::client::Client;
 use crate::sls::groups::{GROUPS_MAX, Group, GroupName};
-use crate::sls::life::SignatureLife;
 
 /// After so many failures in a row, about a minute, no group is made.
 const ATTEMPTS_MAX: u32 = 12;
@@ -189,9 +188,9 @@ impl Epoch {
     }
 
     /// Ends with an error when somebody else has come, or the ledger was stopped.
-    pub async fn watch(&self, life: SignatureLife) -> anyhow::Error {
+    pub async fn watch(&self, windows: Windows) -> anyhow::Error {
         loop {
-            tokio::time::sleep(life.look_every().max(Duration::from_millis(100))).await;
+            tokio::time::sleep(windows.look_every()).await;
             if let Err(error) = self.look_again().await {
                 if error.is::<crate::ledger::epoch::Stopped>() {
                     return error;

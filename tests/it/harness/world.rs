@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::database::Database;
-use crate::harness::simulator::Simulator;
+use crate::harness::simulator::{PROJECT, Simulator};
 use crate::harness::tool::Tool;
 
 pub(crate) const TABLES: [(&str, &str); 2] = [
@@ -35,7 +35,18 @@ impl World {
     pub(crate) fn of(database: Database) -> Self {
         let world = Self { database, sls: Simulator::start() };
         world.tool("init").run().exits(0);
+        world.set_proven(true);
         world
+    }
+
+    /// Whether the ledger takes SLS to refuse a repeated number.
+    pub(crate) fn set_proven(&self, proven: bool) {
+        let port = self.sls.port;
+        let sql = format!(
+            "UPDATE sls_backfill.ledger SET seqid_proven = {proven}, seqid_probed_at = now(), \
+             seqid_of = '{PROJECT} at http://127.0.0.1:{port}'"
+        );
+        self.database.psql(&sql);
     }
 
     /// The tool with `arguments`, divided at spaces, in this world.
