@@ -3,6 +3,7 @@
 pub mod audit;
 #[cfg(feature = "simulator")]
 pub mod demo;
+pub mod doctor;
 pub mod dry_run;
 pub mod exit;
 pub mod init;

@@ -10,6 +10,7 @@ pub mod claim;
 pub mod epoch;
 pub mod hold;
 pub mod intent;
+pub mod look;
 pub mod migrate;
 pub mod pass;
 pub mod process;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::cli::environment::Environment;
 use crate::commands::audit::AuditSettings;
+use crate::commands::doctor::DoctorSettings;
 use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
@@ -76,6 +77,8 @@ pub enum LogFormat {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Look whether everything is fit; writes nothing
+    Doctor(DoctorArgs),
     /// Make project, logstores and indexes where they are missing, and the ledger
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
@@ -309,6 +312,28 @@ impl RunArgs {
             retry: self.retry.clone(),
             format,
         })
+    }
+}
+
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    /// Try out on a logstore of its own whether SLS refuses a number that it has stored, and note
+    /// the result in the ledger
+    #[arg(long)]
+    probe: bool,
+}
+
+impl DoctorArgs {
+    pub fn settings(&self, environment: &Environment, format: Format) -> DoctorSettings {
+        DoctorSettings {
+            postgres: environment.postgres(self.ledger.ledger_url.as_deref()),
+            sls: environment.sls(30),
+            probe: self.probe,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+            format,
+        }
     }
 }
 

@@ -144,7 +144,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
     })?;
 
     let clocks = Clocks {
-        own: own_now(),
+        own: setup::own_now(),
         postgres: source.server.now.unix_s().unwrap_or(0),
         sls: Some(client.now()),
     };
@@ -560,9 +560,4 @@ fn tell_judgement(table: Table, judgement: &Judgement) -> u64 {
         tracing::error!("batch {batch_id}: SLS should hold {rows} rows of it, it holds {found}");
     }
     differences
-}
-
-fn own_now() -> i64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(since_epoch.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
 }

@@ -56,7 +56,7 @@ impl Identity {
 }
 
 /// Asks the server of `tx` who it is, and where a ledger is in it if there is one.
-pub async fn identity(tx: &mut Transaction<'static, Postgres>) -> anyhow::Result<Identity> {
+pub async fn identity(tx: &mut Transaction<'_, Postgres>) -> anyhow::Result<Identity> {
     let context = "ask Postgres who it is";
     let row = pg::statement(
         "SELECT (SELECT oid::text FROM pg_database WHERE datname = current_database()) AS database, \

@@ -18,9 +18,10 @@ const RUN: &str = "run --signature-life-s 2 --late-s 1 --visible-s 1 --batch-kib
 const AUDIT: &str = "audit --signature-life-s 2 --late-s 1 --visible-s 1";
 
 /// As a disk snapshot would keep the ledger: the same tables with what was in them.
-const SNAPSHOT: &str = "CREATE SCHEMA snapshot; DO $$ DECLARE t name; BEGIN FOR t IN \
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; CREATE SCHEMA snapshot; DO $$ DECLARE t name; BEGIN FOR t IN \
     SELECT tablename FROM pg_tables WHERE schemaname = 'sls_backfill' LOOP \
-    EXECUTE format('CREATE TABLE snapshot.%I AS TABLE sls_backfill.%I', t, t); END LOOP; END $$";
+    EXECUTE format('CREATE TABLE snapshot.%I AS TABLE sls_backfill.%I', t, t); END LOOP; END $$; \
+    COMMIT";
 
 /// Puts it back, while nobody is at work.
 const ROLL_BACK: &str = "SET session_replication_role = replica; DO $$ DECLARE t name; BEGIN \

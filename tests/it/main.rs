@@ -17,6 +17,8 @@ mod odd_rows;
 #[cfg(feature = "simulator")]
 mod postgres;
 #[cfg(feature = "simulator")]
+mod probe;
+#[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;
