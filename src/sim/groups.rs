@@ -87,7 +87,9 @@ mod tests {
 
     fn create(groups: &Groups, logstore: &str, name: &str) -> Option<String> {
         let body = json!({"consumerGroup": name, "timeout": 300, "order": false}).to_string();
-        code(groups.create(logstore, &Request::for_test("/", &[], body.as_bytes())))
+        let mut request = Request::for_test("/", &[], b"");
+        request.body = body.into();
+        code(groups.create(logstore, &request))
     }
 
     #[test]
