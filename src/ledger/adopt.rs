@@ -174,10 +174,8 @@ impl Ledger {
                 insert(tx, page, batch_id, find, ledger_id, doubled).await?;
             }
             Known::Adopted => add_rows(tx, batch_id, find).await?,
-            // Its rows were sent again in another batch: it stays given up, and counts as unequal.
-            Known::GivenUp if doubled > 0 => {}
-            Known::GivenUp => revive(tx, page, batch_id).await?,
-            Known::Live => {}
+            // What becomes of it is decided when everything is read.
+            Known::GivenUp | Known::Live => {}
         }
         Ok(true)
     }
@@ -291,9 +289,14 @@ impl Spans {
             (least, values.max().expect("there is a row"))
         }
         let ids: BTreeSet<Uuid> = rows.iter().map(|(id, ..)| *id).collect();
+        let mut created = bounds(rows.iter().map(|(_, created_at, _)| *created_at));
+        // A row of which nobody knows when it was created may be anywhere.
+        if created.0 == Timestamp::NEG_INFINITY {
+            created.1 = Timestamp::INFINITY;
+        }
         Self {
             row_ids: ids.iter().flat_map(|id| *id.as_bytes()).collect(),
-            created: bounds(rows.iter().map(|(_, created_at, _)| *created_at)),
+            created,
             numbers: bounds(ids.iter().map(|id| id_number(*id))),
             finished: bounds(rows.iter().map(|(.., finished_at)| *finished_at)),
         }
@@ -373,29 +376,6 @@ async fn add_rows(tx: &mut Tx, batch_id: Uuid, find: &Find) -> anyhow::Result<()
     .bind(spans.numbers.1)
     .bind(spans.finished.0)
     .bind(spans.finished.1)
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
-}
-
-/// A batch that was given up is there after all: its rows are not to be sent again.
-async fn revive(tx: &mut Tx, page: &AuditedPage<'_>, batch_id: Uuid) -> anyhow::Result<()> {
-    let closed = pg::statement(
-        "UPDATE sls_backfill.hold h SET state = 'stored', batch_id = b.id \
-         FROM sls_backfill.batch b WHERE b.id = $1 AND h.table_name = b.table_name \
-         AND h.state = 'open' AND h.row_id IN (SELECT encode(substring(b.row_ids \
-           FROM n * 16 + 1 FOR 16), 'hex')::uuid FROM generate_series(0, b.rows - 1) AS n)",
-    )
-    .bind(batch_id)
-    .execute(&mut **tx)
-    .await?;
-    pg::statement(
-        "UPDATE sls_backfill.batch SET state = 'stored', stored_at = clock_timestamp(), \
-         adopted_by = $2, adopted_rows = rows - $3 WHERE id = $1",
-    )
-    .bind(batch_id)
-    .bind(page.audit)
-    .bind(i32::try_from(closed.rows_affected())?)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -6,7 +6,10 @@
 //!    it brought is visible. Meanwhile reading has begun.
 //! 3. Read every shard, read-only ones too, from the first group that SLS keeps to the end, and
 //!    adopt what the ledger lacks, page by page.
-//! 4. Look at the groups again. One that was not there at the fence belongs to somebody who came
+//! 4. An intent that is not there now never will be. If its rows came in another batch meanwhile, it
+//!    must not be sent again: it is given up, and its rows are looked at anew. A batch that was given
+//!    up and is there lives again.
+//! 5. Look at the groups again. One that was not there at the fence belongs to somebody who came
 //!    meanwhile and may have sent: begin anew. Else delete the groups of others, and lift the stop.
 //!
 //! The fence is in the ledger with its time, so an audit that was killed goes on where it was.
@@ -94,6 +97,9 @@ pub async fn audit(
         if stop.or(tokio::time::sleep(nap)).await.is_none() {
             return Ok(Audited::Halted);
         }
+    }
+    for table in &epoch.tables {
+        epoch.ledger.conclude_audit(audit.number, *table).await?;
     }
     if let Some(name) = clear(epoch, &audit).await? {
         epoch.ledger.drop_audit().await?;

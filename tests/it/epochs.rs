@@ -301,6 +301,29 @@ fn an_audit_revives_a_batch_that_was_given_up_and_is_there() {
 }
 
 #[test]
+fn an_intent_that_never_arrived_is_given_up_where_another_batch_has_its_rows() {
+    let world = World::new("dify-1.12");
+    world.fill(200, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    let staging = world.database.copy();
+    staging.psql(FORGET_WHO);
+    world.sls.order(&json!({"kind": "put", "times": 1_000_000, "action": "cut_before"}));
+    let running = world.tool(RUN).spawn();
+    let intents = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
+    poll("an intent", Duration::from_secs(30), || {
+        (world.database.psql(intents) != "0").then_some(())
+    });
+    running.kill();
+    world.sls.forget_faults();
+    in_the(&staging, &world, RUN).run().exits(3);
+    in_the(&staging, &world, AUDIT).run().exits(0);
+    in_the(&staging, &world, RUN).run().exits(0);
+    world.tool(RUN).run().exits(3);
+    audited_and_finished(&world);
+    assert_eq!(world.database.psql(intents), "0");
+}
+
+#[test]
 fn a_short_life_of_signatures_is_for_a_local_sls_only() {
     let world = World::new("dify-1.12");
     let far = world.tool(RUN).env("ALIYUN_SLS_ENDPOINT", "cn-hangzhou.log.aliyuncs.com");
