@@ -5,6 +5,8 @@
 //! (seen with 1.18). So: no start-up options, no named statements, and every statement inside a
 //! transaction, whose settings are `SET LOCAL`.
 
+pub mod identity;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -63,6 +65,14 @@ impl Address {
         self.0.get_database()
     }
 
+    /// One connection, without a pool, that PgBouncer takes, too.
+    pub async fn connect_plainly(&self) -> Result<PgConnection, sqlx::Error> {
+        let options = options(self);
+        tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect())
+            .await
+            .map_err(|_| sqlx::Error::PoolTimedOut)?
+    }
+
     /// One connection, without a pool.
     pub async fn connect_once(&self) -> Result<PgConnection, sqlx::Error> {
         self.0.connect().await
@@ -83,26 +93,28 @@ pub struct NotAnAddress;
 
 /// Opens a pool of at most `connections_max` connections; a wrong address or password shows here.
 pub async fn connect(address: &Address, connections_max: u32) -> Result<PgPool, sqlx::Error> {
-    let options = address
+    // A pool repeats a refused connection for as long as it may wait, and then only tells of the
+    // wait; one connection alone tells at once what is wrong.
+    address.connect_plainly().await?.close().await?;
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A ping before each use would be a statement outside a transaction.
+        .test_before_acquire(false)
+        .connect_with(options(address))
+        .await
+}
+
+/// As every connection is made.
+fn options(address: &Address) -> PgConnectOptions {
+    address
         .0
         .clone()
         .extra_float_digits(None)
         .statement_cache_capacity(0)
         // A slow statement is shown by what waits for it.
         .disable_statement_logging()
-        .application_name(env!("CARGO_PKG_NAME"));
-    // A pool repeats a refused connection for as long as it may wait, and then only tells of the
-    // wait; one connection alone tells at once what is wrong.
-    let probe = options.connect();
-    let probe = tokio::time::timeout(ACQUIRE_TIMEOUT, probe).await;
-    probe.map_err(|_| sqlx::Error::PoolTimedOut)??.close().await?;
-    PgPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A ping before each use would be a statement outside a transaction.
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await
+        .application_name(env!("CARGO_PKG_NAME"))
 }
 
 /// A statement that leaves nothing behind on the server.

@@ -16,6 +16,7 @@ pub mod clock;
 pub mod compression;
 pub mod control;
 pub mod fault;
+pub mod groups;
 pub mod http;
 pub mod journal;
 pub mod pull;

@@ -1,5 +1,6 @@
 //! How a command ends: exit codes, and errors that bring theirs along.
 
+use crate::ledger::epoch::Stopped;
 use crate::ledger::process::AlreadyRunning;
 use crate::pipeline::window::Refusal;
 
@@ -33,7 +34,11 @@ pub struct Ended {
 
 impl From<anyhow::Error> for Ended {
     fn from(error: anyhow::Error) -> Self {
-        let exit = if error.is::<AlreadyRunning>() { Exit::Busy } else { Exit::Failed };
+        let exit = match &error {
+            error if error.is::<AlreadyRunning>() => Exit::Busy,
+            error if error.is::<Stopped>() => Exit::Preflight,
+            _ => Exit::Failed,
+        };
         Self { exit, error }
     }
 }

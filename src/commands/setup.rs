@@ -28,6 +28,13 @@ pub struct SlsSettings {
     pub deadline: Duration,
 }
 
+impl SlsSettings {
+    /// The project and where it is: what a probe of the service holds for.
+    pub fn place(&self) -> String {
+        format!("{} at {}", self.project, self.endpoint.base_url)
+    }
+}
+
 /// How Postgres is reached.
 #[derive(Clone)]
 pub struct PostgresSettings {
@@ -118,4 +125,10 @@ pub async fn check_logstores(
         index.or_exit(Exit::Preflight)?;
     }
     Ok(())
+}
+
+/// This machine's clock, Unix seconds.
+pub fn own_now() -> i64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since_epoch.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
 }

@@ -14,6 +14,8 @@
 //! request in flight can be stored as long as its signature lives, and what is stored need not be
 //! visible at once. All times are SLS's clock.
 
+use std::time::Duration;
+
 use crate::ledger::settle::{OpenBatch, Seen};
 use crate::record::digest::Sum;
 
@@ -49,6 +51,11 @@ impl Windows {
     /// that came before is visible then.
     pub fn look_after_s(&self) -> i64 {
         self.visible_s + CLOCK_GRAIN_S
+    }
+
+    /// How often a process looks whether others are at work: every minute of SLS's 15.
+    pub fn look_every(&self) -> Duration {
+        Duration::from_millis(self.signature_life_s.unsigned_abs() * 1000 / 15)
     }
 
     /// How long after its signature a request may still be stored.

@@ -136,10 +136,13 @@ pub const TIME_OUT_OF_RANGE: &str = "The post data time is out of range";
 /// SLS's error codes, named exactly as they stand in an error body.
 ///
 /// From aliyun's PutLogs and "Common error codes" pages and the SDKs' constants. Not from there:
-/// `UnsupportedOperation` (what this simulator does not imitate), and the status of
-/// `InvalidSequenceId`, which no page gives.
+/// `UnsupportedOperation` (what this simulator does not imitate), the status of
+/// `InvalidSequenceId`, which no page gives, and that too many consumer groups are a
+/// `ProjectQuotaExceed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
+    ConsumerGroupAlreadyExist,
+    ConsumerGroupNotExist,
     IndexAlreadyExist,
     IndexConfigNotExist,
     IndexInfoInvalid,
@@ -156,6 +159,7 @@ pub enum Code {
     InvalidSequenceId,
     InvalidSignatureMethod,
     InvalidTimestamp,
+    JsonInfoInvalid,
     LogStoreAlreadyExist,
     LogStoreInfoInvalid,
     LogStoreNotExist,
@@ -194,7 +198,10 @@ impl Code {
             | Self::ShardReadQuotaExceed
             | Self::ShardWriteQuotaExceed
             | Self::WriteQuotaExceed => 403,
-            Self::LogStoreNotExist | Self::ProjectNotExist | Self::UnsupportedOperation => 404,
+            Self::ConsumerGroupNotExist
+            | Self::LogStoreNotExist
+            | Self::ProjectNotExist
+            | Self::UnsupportedOperation => 404,
             Self::MissingContentLength => 411,
             Self::InvalidContentType => 415,
             Self::InternalServerError => 500,

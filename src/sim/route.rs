@@ -15,6 +15,7 @@ pub enum Route<'a> {
     CreateLogstore,
     ListLogstores,
     DeleteLogstore { logstore: &'a str },
+    Group { logstore: &'a str, call: GroupCall<'a> },
     Logstore { logstore: &'a str, call: LogstoreCall },
     Shard { logstore: &'a str, shard: &'a str, call: ShardCall },
 }
@@ -39,6 +40,14 @@ pub enum LogstoreCall {
     ListDeleteTasks,
     GetDeleteTask,
     DeleteLogs,
+}
+
+/// About consumer groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupCall<'a> {
+    Create,
+    List,
+    Delete(&'a str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +100,15 @@ impl<'a> Route<'a> {
                 };
                 Self::Shard { logstore, shard, call }
             }
+            ["logstores", logstore, "consumergroups"] if method == Method::POST => {
+                Self::Group { logstore, call: GroupCall::Create }
+            }
+            ["logstores", logstore, "consumergroups"] if method == Method::GET => {
+                Self::Group { logstore, call: GroupCall::List }
+            }
+            ["logstores", logstore, "consumergroups", group] if method == Method::DELETE => {
+                Self::Group { logstore, call: GroupCall::Delete(group) }
+            }
             ["logstores", logstore] if method == Method::DELETE => {
                 Self::DeleteLogstore { logstore }
             }
@@ -129,6 +147,7 @@ impl<'a> Route<'a> {
     pub fn logstore(&self) -> Option<&'a str> {
         match *self {
             Self::DeleteLogstore { logstore }
+            | Self::Group { logstore, .. }
             | Self::Logstore { logstore, .. }
             | Self::Shard { logstore, .. } => Some(logstore),
             _ => None,
@@ -167,6 +186,7 @@ mod tests {
     fn every_call_has_its_route() {
         let shard = |call| Route::Shard { logstore: "a", shard: "0", call };
         let logstore = |call| Route::Logstore { logstore: "a", call };
+        let group = |call| Route::Group { logstore: "a", call };
         for (method, target, wanted) in [
             (Method::POST, "/", Some(Route::CreateProject)),
             (Method::GET, "/", Some(Route::GetProject)),
@@ -192,6 +212,10 @@ mod tests {
             (Method::POST, "/logstores/a/shards/0?action=fold", None),
             (Method::DELETE, "/", Some(Route::DeleteProject)),
             (Method::DELETE, "/logstores/a/index", Some(logstore(LogstoreCall::DeleteIndex))),
+            (Method::POST, "/logstores/a/consumergroups", Some(group(GroupCall::Create))),
+            (Method::GET, "/logstores/a/consumergroups", Some(group(GroupCall::List))),
+            (Method::DELETE, "/logstores/a/consumergroups/g", Some(group(GroupCall::Delete("g")))),
+            (Method::GET, "/logstores/a/consumergroups/g", None),
             (Method::DELETE, "/logstores/a", Some(Route::DeleteLogstore { logstore: "a" })),
             (Method::GET, "/machinegroups", None),
             (Method::PATCH, "/", None),

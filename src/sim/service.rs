@@ -20,7 +20,7 @@ use crate::sim::http::Request;
 use crate::sim::journal::{Entry, Journal};
 use crate::sim::put::Manner;
 use crate::sim::request_log::{Line, RequestLog};
-use crate::sim::route::{LogstoreCall, Route, ShardCall};
+use crate::sim::route::{GroupCall, LogstoreCall, Route, ShardCall};
 use crate::sim::store::logstore::Logstore;
 use crate::sim::store::shard::Scene;
 use crate::sim::store::{Project, Store, lock};
@@ -272,6 +272,15 @@ impl Service {
             Route::Logstore { logstore, call: LogstoreCall::PutLogs { routed } } => {
                 let logstore = project()?.logstore(logstore)?;
                 return self.put(&logstore, request, routed, scene, again);
+            }
+            Route::Group { logstore, call } => {
+                let project = project()?;
+                let logstore = project.logstore(logstore)?;
+                match call {
+                    GroupCall::Create => project.groups.create(logstore.name(), request)?,
+                    GroupCall::List => project.groups.list(logstore.name()),
+                    GroupCall::Delete(group) => project.groups.delete(logstore.name(), group)?,
+                }
             }
             Route::Logstore { logstore, call } => {
                 answer_logstore(&*project()?.logstore(logstore)?, call, request, scene)?

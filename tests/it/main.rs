@@ -8,6 +8,8 @@
 mod dify_writer;
 #[cfg(feature = "simulator")]
 mod faults;
+#[cfg(feature = "simulator")]
+mod epochs;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
@@ -18,6 +20,8 @@ mod odd_rows;
 mod postgres;
 #[cfg(feature = "simulator")]
 mod queries;
+#[cfg(feature = "simulator")]
+mod probe;
 #[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]

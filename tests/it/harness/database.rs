@@ -32,6 +32,11 @@ impl Database {
         Self::made_in(&Cluster::shared(), any_bytes)
     }
 
+    /// A copy of this one, with everything in it; nobody may be connected to this one.
+    pub(crate) fn copy(&self) -> Self {
+        Self::made_in(&self.cluster, &format!("TEMPLATE {}", self.name))
+    }
+
     fn made_in(cluster: &Arc<Cluster>, options: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("dify_{}", COUNT.fetch_add(1, Ordering::Relaxed));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::database::Database;
-use crate::harness::simulator::Simulator;
+use crate::harness::simulator::{PROJECT, Simulator};
 use crate::harness::tool::Tool;
 
 pub(crate) const TABLES: [(&str, &str); 2] = [
@@ -41,8 +41,10 @@ impl World {
 
     /// Whether the ledger takes SLS to refuse a repeated number.
     pub(crate) fn set_proven(&self, proven: bool) {
+        let port = self.sls.port;
         let sql = format!(
-            "UPDATE sls_backfill.ledger SET seqid_proven = {proven}, seqid_probed_at = now()"
+            "UPDATE sls_backfill.ledger SET seqid_proven = {proven}, seqid_probed_at = now(), \
+             seqid_of = '{PROJECT} at http://127.0.0.1:{port}'"
         );
         self.database.psql(&sql);
     }
