@@ -11,6 +11,7 @@
 //! Postgres, the processor and SLS busy at once, and bound the memory.
 
 pub mod assemble;
+pub mod budget;
 pub mod cut;
 pub mod deliver;
 pub mod dry;

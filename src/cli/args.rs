@@ -2,6 +2,7 @@
 
 #[cfg(feature = "simulator")]
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,6 +14,7 @@ use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
 use crate::commands::status::StatusSettings;
 use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::pace::Rates;
 use crate::pipeline::window::Wish;
 use crate::pipeline::worker::RANGE_ROWS;
 use crate::record::key::KeyOrder;
@@ -161,6 +163,15 @@ pub struct RunArgs {
     /// Batches in the making and in flight at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
+    /// At most so many requests to PutLogs a second, repetitions included
+    #[arg(long, value_name = "N")]
+    requests_per_s: Option<NonZeroU32>,
+    /// At most so many bytes a second, before compression: 5000000, 5MB, 64KiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_kib)]
+    bytes_per_s: Option<NonZeroU32>,
+    /// At most so many rows a second
+    #[arg(long, value_name = "N")]
+    rows_per_s: Option<NonZeroU32>,
     /// Read in this order [default: the best that the indexes allow]
     #[arg(long, value_enum)]
     key_order: Option<KeyOrderArg>,
@@ -231,6 +242,11 @@ impl RunArgs {
             },
             rows_max: self.max_rows,
             workers: self.workers,
+            rates: Rates {
+                requests_per_s: self.requests_per_s,
+                rows_per_s: self.rows_per_s,
+                kib_per_s: self.bytes_per_s,
+            },
             limits: BatchLimits {
                 batch_bytes: self.batch_kib << 10,
                 // SLS took 4,096 logs a request in every version of its documents.
@@ -363,6 +379,25 @@ fn parse_table(name: &str) -> anyhow::Result<Table> {
         .with_context(|| "it is workflow_runs or workflow_node_executions".to_owned())
 }
 
+/// A size such as `5000000`, `5MB` or `64KiB`, in KiB, rounded down.
+fn parse_kib(text: &str) -> anyhow::Result<NonZeroU32> {
+    let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => anyhow::bail!("it is a number of bytes such as 5000000, 5MB or 64KiB"),
+    };
+    let number: u64 = digits.parse().context("it is a number of bytes such as 5MB or 64KiB")?;
+    let kib = number.saturating_mul(unit) / 1024;
+    let kib = u32::try_from(kib).ok().context("it is more than a terabyte")?;
+    NonZeroU32::new(kib).context("it is at least 1KiB")
+}
+
 /// `2025-01-31`, `2025-01-31T12:00:00` (UTC), or with an offset, as RFC 3339 writes it.
 fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
@@ -382,6 +417,25 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_or_without_a_unit() {
+        for (text, kib) in [
+            ("1024", 1),
+            ("5MB", 4882),
+            ("5m", 4882),
+            ("5MiB", 5120),
+            ("64KiB", 64),
+            ("2k", 1),
+            ("1GiB", 1 << 20),
+            ("1gb", 976_562),
+        ] {
+            assert_eq!(parse_kib(text).unwrap().get(), kib, "{text}");
+        }
+        for text in ["", "0", "1023", "MB", "5 MB", "5TB", "-1", "1.5MB", "99999999GB"] {
+            assert!(parse_kib(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -17,10 +17,11 @@ use crate::ledger::hold::HeldPass;
 use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
 use crate::ledger::tail::{Difference, Judgement};
+use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
-use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::pace::{Pace, Rates};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::recover::recover;
 use crate::pipeline::stop::{Stop, channel};
@@ -51,6 +52,7 @@ pub struct RunSettings {
     pub wish: Wish,
     pub rows_max: Option<u64>,
     pub workers: u32,
+    pub rates: Rates,
     pub limits: BatchLimits,
     pub memory_bytes: u64,
     /// About how many rows a range has.
@@ -77,6 +79,7 @@ struct Run<'a> {
     settled_before: Timestamp,
     abandoned_before: Timestamp,
     rows: RowBudget,
+    pace: Arc<Pace>,
     stop: Stop,
 }
 
@@ -146,6 +149,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         settled_before: now.plus_s(-settings.settle_s),
         abandoned_before: now.plus_s(-settings.abandoned_after_s),
         rows: RowBudget::new(settings.rows_max),
+        pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
         stop,
     };
     let result = tokio::select! {
@@ -195,7 +199,8 @@ impl Run<'_> {
     async fn all_tables(mut self, shapes: &[Shape]) -> Result<Exit, Ended> {
         if !self.settings.join {
             let stop = &mut self.stop;
-            let recovered = recover(&self.source, &self.ledger, &self.client, stop).await?;
+            let recovered =
+                recover(&self.source, &self.ledger, &self.client, &self.pace, stop).await?;
             if recovered.found + recovered.sent + recovered.open > 0 {
                 tracing::info!(
                     "batches that an earlier run left in the air: {} found in SLS, {} sent again, \
@@ -419,6 +424,7 @@ impl Run<'_> {
             recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
             memory: MemoryBudget::new(settings.memory_bytes),
             rows: self.rows.clone(),
+            pace: Arc::clone(&self.pace),
             progress: Arc::clone(progress),
             only_holds: job.only_holds,
         });

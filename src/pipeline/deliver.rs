@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::pipeline::assemble::Packed;
-use crate::pipeline::pace::backoff;
+use crate::pipeline::pace::{Pace, backoff};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::stop::Stop;
 use crate::sls::answer::{Failure, Next};
@@ -49,6 +49,7 @@ pub struct Courier<'a> {
     pub client: &'a Client,
     pub ledger: &'a Ledger,
     pub progress: &'a Progress,
+    pub pace: &'a Pace,
 }
 
 impl Courier<'_> {
@@ -62,13 +63,18 @@ impl Courier<'_> {
         let mut signed_at = intended.signed_at;
         let (mut attempt, mut unknowns) = (0, 0);
         loop {
+            let Some(turn) = self.pace.turn(self.progress, stop).await else {
+                return Ok(Delivery::Unanswered);
+            };
             if self.client.now() - signed_at > SIGNATURE_LIFE_S {
                 match self.sign_anew(intended).await? {
                     Some(date) => signed_at = date,
                     None => return Ok(Delivery::Stored),
                 }
             }
-            let failure = match self.put(intended, signed_at).await {
+            let answer = self.put(intended, signed_at).await;
+            turn.ended(&answer);
+            let failure = match answer {
                 Ok(request_id) => {
                     let stored = self.ledger.stored(intended.batch_id, Some(&request_id));
                     self.progress.timed(stored).await?;

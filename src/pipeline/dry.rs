@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
 use crate::pipeline::assemble::Assembler;
+use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::feed::{Feed, FeedSettings};
-use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::stop::Stop;
 use crate::pipeline::worker::range_step;
 use crate::record::key::{Key, KeyOrder};

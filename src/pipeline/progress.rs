@@ -68,6 +68,11 @@ impl Progress {
         Wait { progress: self, reason }
     }
 
+    /// What is waited for now, and by how many.
+    pub fn waiting(&self) -> Vec<(String, u32)> {
+        self.waits().iter().map(|(reason, workers)| (reason.clone(), *workers)).collect()
+    }
+
     /// Runs a write to the ledger and counts the time.
     pub async fn timed<T>(&self, write: impl Future<Output = T>) -> T {
         let begun = Instant::now();

@@ -17,6 +17,7 @@ use crate::ledger::batch::OpenBatch;
 use crate::pipeline::assemble::Assembler;
 use crate::pipeline::deliver::{Courier, Delivery, Intended};
 use crate::pipeline::follow::Follower;
+use crate::pipeline::pace::Pace;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::stop::Stop;
 use crate::record::timestamp::Timestamp;
@@ -39,6 +40,7 @@ pub async fn recover(
     source: &Source,
     ledger: &Ledger,
     client: &Client,
+    pace: &Pace,
     stop: &mut Stop,
 ) -> anyhow::Result<Recovered> {
     let orphans = ledger.orphaned_intents().await?;
@@ -59,7 +61,7 @@ pub async fn recover(
         let delivery = if is_silent || is_blocked || stop.is_asked() {
             Delivery::Unanswered
         } else {
-            send_again(source, ledger, client, &batch, stop).await.unwrap_or_else(|error| {
+            send_again(source, ledger, client, pace, &batch, stop).await.unwrap_or_else(|error| {
                 tracing::warn!("batch {} stays open: {error:#}", batch.id);
                 Delivery::NumberUsed
             })
@@ -79,6 +81,7 @@ async fn send_again(
     source: &Source,
     ledger: &Ledger,
     client: &Client,
+    pace: &Pace,
     batch: &OpenBatch,
     stop: &mut Stop,
 ) -> anyhow::Result<Delivery> {
@@ -102,7 +105,7 @@ async fn send_again(
         return Ok(Delivery::Stored);
     }
     let progress = Progress::new(batch.table, 0);
-    let courier = Courier { client, ledger, progress: &progress };
+    let courier = Courier { client, ledger, progress: &progress, pace };
     let intended = Intended {
         batch_id: batch.id,
         logstore: batch.table.logstore(),

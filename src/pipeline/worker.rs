@@ -13,11 +13,12 @@ use crate::ledger::intent::{NewBatch, Step};
 use crate::ledger::process::Process;
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pipeline::assemble::{Assembled, Assembler};
+use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::cut::Cut;
 use crate::pipeline::deliver::{Courier, Delivery, Intended};
 use crate::pipeline::feed::{Feed, FeedSettings};
 use crate::pipeline::lane::LaneKeeper;
-use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::pace::{Load, Pace};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::stop::Stop;
 use crate::record::key::KeyOrder;
@@ -57,6 +58,7 @@ pub struct Shared {
     pub recount: Recount,
     pub memory: MemoryBudget,
     pub rows: RowBudget,
+    pub pace: Arc<Pace>,
     pub progress: Arc<Progress>,
     /// Whether only the pass's holds are to be tried, not its key space.
     pub only_holds: bool,
@@ -230,6 +232,10 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let batch_id = Uuid::now_v7();
         let packed = self.assembler.pack(shared.ledger.id, batch_id, &assembled);
+        let load = Load { rows: assembled.rows.len() as u64, raw_bytes: packed.raw_size as u64 };
+        if shared.pace.admit(load, &shared.progress, &mut self.stop).await.is_none() {
+            return Ok(Progressed::Halted);
+        }
         let ticket = self.lane.ticket().await?;
         let (rows, signed_at) = (assembled.rows.len() as u64, shared.client.now());
         step.batch = Some(NewBatch {
@@ -247,8 +253,8 @@ impl Worker {
         });
         shared.progress.timed(shared.ledger.record(lease, &step)).await?;
         self.lane.used(&ticket);
-        let courier =
-            Courier { client: &shared.client, ledger: &shared.ledger, progress: &shared.progress };
+        let Shared { client, ledger, progress, pace, .. } = &*shared;
+        let courier = Courier { client, ledger, progress, pace };
         let intended = Intended {
             batch_id,
             logstore: shared.scope.table.logstore(),
