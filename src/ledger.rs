@@ -4,6 +4,7 @@
 //! stopped past its lease and wakes up changes nothing. Times of leases are the ledger's clock.
 
 pub mod account;
+pub mod age;
 pub mod batch;
 pub mod claim;
 pub mod hold;

@@ -7,5 +7,6 @@ pub mod admin;
 pub mod answer;
 pub mod client;
 pub mod endpoint;
+pub mod histogram;
 pub mod put;
 pub mod tail;

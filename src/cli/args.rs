@@ -3,6 +3,7 @@
 #[cfg(feature = "simulator")]
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -13,6 +14,8 @@ use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
 use crate::commands::status::StatusSettings;
+use crate::dify::conversion::LogTime;
+use crate::pipeline::canary::CanarySettings;
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::pace::Rates;
 use crate::pipeline::window::Wish;
@@ -160,6 +163,19 @@ pub struct RunArgs {
     /// How to check the upload: pull every batch back, or not at all
     #[arg(long, value_enum, default_value = "tags")]
     verify: VerifyArg,
+    /// The time of a log: when its row finished, as Dify's charts want it, or when it is sent, for
+    /// an SLS that refuses old times
+    #[arg(long, value_enum, default_value = "finished-at")]
+    log_time: LogTimeArg,
+    /// Send also rows that are older than their logstore keeps logs
+    #[arg(long)]
+    beyond_ttl: bool,
+    /// Do not wait until SLS's search finds the oldest rows before others of their age go
+    #[arg(long)]
+    no_canary_search: bool,
+    /// How long SLS's search may take to find the oldest rows (seconds)
+    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    search_wait_s: u64,
     /// Batches in the making and in flight at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
@@ -172,6 +188,12 @@ pub struct RunArgs {
     /// At most so many rows a second
     #[arg(long, value_name = "N")]
     rows_per_s: Option<NonZeroU32>,
+    /// Wait while a replica of the source is further behind (seconds)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    replica_lag_max_s: Option<u32>,
+    /// How often progress is told where there are no bars (seconds)
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    progress_every_s: u64,
     /// Read in this order [default: the best that the indexes allow]
     #[arg(long, value_enum)]
     key_order: Option<KeyOrderArg>,
@@ -199,6 +221,12 @@ pub struct RunArgs {
     /// How long a request to SLS may take (seconds)
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogTimeArg {
+    FinishedAt,
+    Ingest,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -247,6 +275,8 @@ impl RunArgs {
                 rows_per_s: self.rows_per_s,
                 kib_per_s: self.bytes_per_s,
             },
+            replica_lag_max_s: self.replica_lag_max_s,
+            progress_every: Duration::from_secs(self.progress_every_s),
             limits: BatchLimits {
                 batch_bytes: self.batch_kib << 10,
                 // SLS took 4,096 logs a request in every version of its documents.
@@ -258,6 +288,15 @@ impl RunArgs {
             settle_s: self.settle_s,
             abandoned_after_s: self.abandoned_after_days * 86_400,
             put_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,
+            log_time: match self.log_time {
+                LogTimeArg::FinishedAt => LogTime::FinishedAt,
+                LogTimeArg::Ingest => LogTime::Ingest,
+            },
+            beyond_ttl: self.beyond_ttl,
+            canary: CanarySettings {
+                search_wait: (!self.no_canary_search)
+                    .then(|| Duration::from_secs(self.search_wait_s)),
+            },
             new_conversion: self.new_conversion,
             verify: match self.verify {
                 VerifyArg::None => Verify::None,

@@ -1,6 +1,7 @@
 //! How a command ends: exit codes, and errors that bring theirs along.
 
 use crate::ledger::process::AlreadyRunning;
+use crate::pipeline::canary::Unkept;
 use crate::pipeline::window::Refusal;
 
 /// The exit codes; stable, for scripts and schedulers.
@@ -31,7 +32,14 @@ pub struct Ended {
 
 impl From<anyhow::Error> for Ended {
     fn from(error: anyhow::Error) -> Self {
-        let exit = if error.is::<AlreadyRunning>() { Exit::Busy } else { Exit::Failed };
+        let is_lost = |unkept: &Unkept| unkept.was_acknowledged;
+        let exit = if error.is::<AlreadyRunning>() {
+            Exit::Busy
+        } else if error.downcast_ref().is_some_and(is_lost) {
+            Exit::Difference
+        } else {
+            Exit::Failed
+        };
         Self { exit, error }
     }
 }

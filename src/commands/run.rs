@@ -1,5 +1,6 @@
 //! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -9,20 +10,24 @@ use anyhow::Context as _;
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{Format, bytes, count};
+use crate::commands::retention;
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::commands::status;
-use crate::dify::conversion::Conversion;
+use crate::dify::conversion::{Conversion, LogTime};
 use crate::ledger::Ledger;
 use crate::ledger::hold::HeldPass;
 use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
 use crate::ledger::tail::{Difference, Judgement};
 use crate::pipeline::budget::{MemoryBudget, RowBudget};
+use crate::pipeline::canary::{Canaries, CanarySettings, Unkept};
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
+use crate::pipeline::health::HealthGate;
 use crate::pipeline::pace::{Pace, Rates};
 use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::recover::recover;
 use crate::pipeline::stop::{Stop, channel};
 use crate::pipeline::window::{Clocks, Wish, can_go_on, plan, scope};
@@ -53,6 +58,10 @@ pub struct RunSettings {
     pub rows_max: Option<u64>,
     pub workers: u32,
     pub rates: Rates,
+    /// A replica of the source may be that far behind; `None`: as far as it likes.
+    pub replica_lag_max_s: Option<u32>,
+    /// How often progress is told where there are no bars.
+    pub progress_every: Duration,
     pub limits: BatchLimits,
     pub memory_bytes: u64,
     /// About how many rows a range has.
@@ -60,6 +69,10 @@ pub struct RunSettings {
     pub settle_s: i64,
     pub abandoned_after_s: i64,
     pub put_graph: bool,
+    pub log_time: LogTime,
+    /// Send also rows that are older than their logstore keeps logs.
+    pub beyond_ttl: bool,
+    pub canary: CanarySettings,
     /// Go on with an open pass although the conversion has changed.
     pub new_conversion: bool,
     pub verify: Verify,
@@ -72,14 +85,18 @@ pub struct RunSettings {
 /// What a run works with from its beginning to its end.
 struct Run<'a> {
     settings: &'a RunSettings,
+    screen: &'a Screen,
     source: Source,
     ledger: Ledger,
     client: Client,
     process: Process,
     settled_before: Timestamp,
     abandoned_before: Timestamp,
+    /// Since when rows must have finished for their logs to be kept.
+    kept: BTreeMap<Table, Timestamp>,
     rows: RowBudget,
     pace: Arc<Pace>,
+    health: Arc<HealthGate>,
     stop: Stop,
 }
 
@@ -105,9 +122,9 @@ struct Outcome {
 }
 
 /// Runs; a first SIGINT or SIGTERM finishes what is in flight.
-pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
+pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<Exit, Ended> {
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
-        return dry_run(settings, &stop).await;
+        return dry_run(settings, screen, &stop).await;
     };
     let source = setup::source(&settings.postgres, settings.workers + 1).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
@@ -140,14 +157,20 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         tracing::warn!("{skew}");
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
+    let kept = retention::kept(settings, &client, &source, &shapes, now).await?;
+    let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
+    let watched = source.clone();
     let run = Run {
         settings,
+        screen,
+        health: Arc::clone(&health),
         source,
         ledger: ledger.clone(),
         client,
         process: process.clone(),
         settled_before: now.plus_s(-settings.settle_s),
         abandoned_before: now.plus_s(-settings.abandoned_after_s),
+        kept,
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
         stop,
@@ -155,6 +178,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
     let result = tokio::select! {
         result = run.all_tables(&shapes) => result,
         lost = beat(&ledger, &process) => Err(lost.into()),
+        never = health.watch(&watched) => match never {},
     };
     let left = tokio::time::timeout(LEASE, ledger.leave(&process)).await;
     let exit = result.map_err(in_the_middle)?;
@@ -164,7 +188,8 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
 
 /// Says where a run stands that has failed.
 fn in_the_middle(ended: Ended) -> Ended {
-    if ended.exit != Exit::Failed {
+    // Whose text ends with what to do needs no more of it.
+    if ended.exit != Exit::Failed || ended.error.is::<Unkept>() {
         return ended;
     }
     let error = anyhow::anyhow!(
@@ -258,14 +283,16 @@ impl Run<'_> {
             Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop))),
             Verify::None => None,
         };
-        // How many rows a later window holds, nobody knows before it is read.
-        let rows_estimated = match pass.plan.since {
-            None => u64::try_from(shape.rows_estimated).unwrap_or(0),
-            Some(_) => 0,
+        // Before the first ANALYZE the planner guesses without knowing anything.
+        let rows_estimated = match shape.rows_estimated {
+            0 => 0,
+            _ => self.source.rows_estimated(&scope(&pass.plan)).await?,
         };
         let rows_left = rows_estimated.saturating_sub(self.ledger.rows_seen(&pass).await?);
         let progress = Progress::new(table, rows_left);
-        let reporter = tokio::spawn(Arc::clone(&progress).report());
+        let report =
+            Arc::clone(&progress).report(self.screen.clone(), self.settings.progress_every);
+        let reporter = tokio::spawn(report);
         let worked = self.work(shape, &pass, &progress).await;
         reporter.abort();
         // The reporter's bar must be gone before anything else is written.
@@ -317,7 +344,7 @@ impl Run<'_> {
 
     /// The open pass of the table, or a new one.
     async fn pass(&self, shape: &Shape) -> Result<Pass, Ended> {
-        let conversion = setup::conversion(shape, self.settings.put_graph);
+        let conversion = setup::conversion(shape, self.settings.put_graph, self.settings.log_time);
         if let Some(open) = self.open_pass(shape.table, &conversion).await? {
             return Ok(open);
         }
@@ -380,6 +407,13 @@ impl Run<'_> {
                 // The holds of the open pass are one of its ranges.
                 if held.pass_id != pass.id {
                     let HeldPass { pass_id, conversion_id, conversion } = held;
+                    let plan = pass.plan.clone();
+                    let mut held =
+                        Pass { id: pass_id, plan, conversion_id, conversion, begun: true };
+                    if self.settings.new_conversion && held.conversion != pass.conversion {
+                        self.ledger.convert_anew(&mut held, pass.conversion.clone()).await?;
+                    }
+                    let Pass { conversion_id, conversion, .. } = held;
                     let job = Job { pass_id, conversion_id, conversion, only_holds: true };
                     self.workers(shape, job, &pass.plan, progress).await?;
                 }
@@ -394,6 +428,15 @@ impl Run<'_> {
         self.workers(shape, job, &pass.plan, progress).await
     }
 
+    /// The canaries of the table; none if nothing is to be checked.
+    async fn canaries(&self, table: Table) -> anyhow::Result<Option<Arc<Canaries>>> {
+        if self.settings.verify == Verify::None {
+            return Ok(None);
+        }
+        let Self { client, ledger, settings, .. } = self;
+        Ok(Some(Arc::new(Canaries::new(client, ledger, table, settings.canary).await?)))
+    }
+
     async fn workers(
         &self,
         shape: &Shape,
@@ -401,7 +444,7 @@ impl Run<'_> {
         plan: &PassPlan,
         progress: &Arc<Progress>,
     ) -> anyhow::Result<()> {
-        let conversion = serde_json::from_value(job.conversion)
+        let conversion: Conversion = serde_json::from_value(job.conversion)
             .context("read a pass's conversion from the ledger")?;
         let settings = self.settings;
         let shared = Arc::new(Shared {
@@ -412,6 +455,11 @@ impl Run<'_> {
                 limits: settings.limits.clone(),
                 settled_before: self.settled_before,
                 abandoned_before: self.abandoned_before,
+                kept_since: self
+                    .kept
+                    .get(&shape.table)
+                    .copied()
+                    .filter(|_| conversion.log_time == LogTime::FinishedAt),
             },
             ledger: self.ledger.clone(),
             client: self.client.clone(),
@@ -425,6 +473,8 @@ impl Run<'_> {
             memory: MemoryBudget::new(settings.memory_bytes),
             rows: self.rows.clone(),
             pace: Arc::clone(&self.pace),
+            health: Arc::clone(&self.health),
+            canaries: self.canaries(shape.table).await?,
             progress: Arc::clone(progress),
             only_holds: job.only_holds,
         });

@@ -43,6 +43,15 @@ pub enum Delivery {
     Unanswered,
 }
 
+/// SLS refused a batch because its logs are too old.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}")]
+pub struct OutOfRange {
+    pub failure: Failure,
+    /// Every attempt was refused, so nothing of the batch is in SLS.
+    pub all_refused: bool,
+}
+
 /// What a delivery works with.
 #[derive(Clone, Copy)]
 pub struct Courier<'a> {
@@ -103,6 +112,9 @@ impl Courier<'_> {
                     None => return Ok(Delivery::Stored),
                 },
                 Next::Later => {}
+                Next::Stop if failure.is_out_of_range() => {
+                    return Err(OutOfRange { failure, all_refused: unknowns == 0 }.into());
+                }
                 Next::Never | Next::Stop => return Err(refused(intended, &failure)),
             }
             let _shown = self.progress.wait(reason(&failure));

@@ -12,11 +12,14 @@ use crate::ledger::claim::{Cutting, Lease, RangeKind};
 use crate::ledger::intent::{NewBatch, Step};
 use crate::ledger::process::Process;
 use crate::ledger::{LeaseLost, Ledger};
+use crate::pipeline::age::LogSpan;
 use crate::pipeline::assemble::{Assembled, Assembler};
 use crate::pipeline::budget::{MemoryBudget, RowBudget};
+use crate::pipeline::canary::{Canaries, Clearance, Sent};
 use crate::pipeline::cut::Cut;
 use crate::pipeline::deliver::{Courier, Delivery, Intended};
 use crate::pipeline::feed::{Feed, FeedSettings};
+use crate::pipeline::health::HealthGate;
 use crate::pipeline::lane::LaneKeeper;
 use crate::pipeline::pace::{Load, Pace};
 use crate::pipeline::progress::Progress;
@@ -59,6 +62,9 @@ pub struct Shared {
     pub memory: MemoryBudget,
     pub rows: RowBudget,
     pub pace: Arc<Pace>,
+    pub health: Arc<HealthGate>,
+    /// `None`: nothing is checked, canaries neither.
+    pub canaries: Option<Arc<Canaries>>,
     pub progress: Arc<Progress>,
     /// Whether only the pass's holds are to be tried, not its key space.
     pub only_holds: bool,
@@ -148,6 +154,7 @@ impl Worker {
         let mut feed = Feed::of_lease(shared.feed.clone(), &lease, scope.clone());
         let logs_max = u64::from(shared.feed.limits.batch_logs_max);
         loop {
+            shared.health.pass(&shared.progress, &mut self.stop).await;
             let rows_max = shared.rows.take(logs_max);
             if self.stop.is_asked() || rows_max == 0 {
                 shared.rows.give_back(rows_max);
@@ -232,6 +239,12 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let batch_id = Uuid::now_v7();
         let packed = self.assembler.pack(shared.ledger.id, batch_id, &assembled);
+        let span = LogSpan::of(&assembled.rows, shared.conversion.log_time, ingest_time);
+        let clearance = match &shared.canaries {
+            Some(canaries) => canaries.admit(span, &shared.progress, &mut self.stop).await?,
+            None => Some(Clearance::default()),
+        };
+        let Some(clearance) = clearance else { return Ok(Progressed::Halted) };
         let load = Load { rows: assembled.rows.len() as u64, raw_bytes: packed.raw_size as u64 };
         if shared.pace.admit(load, &shared.progress, &mut self.stop).await.is_none() {
             return Ok(Progressed::Halted);
@@ -263,7 +276,14 @@ impl Worker {
             signed_at,
             packed: &packed,
         };
-        let delivery = courier.deliver(&intended, &mut self.stop).await?;
+        let mut delivery = courier.deliver(&intended, &mut self.stop).await;
+        if let Some(canaries) = &shared.canaries {
+            let rows = step.batch.as_ref().map_or(&[][..], |batch| &batch.rows);
+            let sent =
+                Sent { batch_id, span, rows, digest: assembled.digest, cursors: &ticket.cursors };
+            delivery = canaries.after(clearance, delivery, &sent, progress, &mut self.stop).await;
+        }
+        let delivery = delivery?;
         if delivery != Delivery::Stored {
             self.lane.abandon();
         }

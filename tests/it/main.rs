@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 #[cfg(feature = "simulator")]
+mod age;
+#[cfg(feature = "simulator")]
 mod dify_writer;
 mod harness;
 #[cfg(feature = "simulator")]
