@@ -172,6 +172,9 @@ pub struct RunArgs {
     /// Send also rows that are older than their logstore keeps logs
     #[arg(long)]
     beyond_ttl: bool,
+    /// How long SLS may take to give back the oldest rows (seconds)
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pull_wait_s: u64,
     /// Do not wait until SLS's search finds the oldest rows before others of their age go
     #[arg(long)]
     no_canary_search: bool,
@@ -296,6 +299,7 @@ impl RunArgs {
             },
             beyond_ttl: self.beyond_ttl,
             canary: CanarySettings {
+                pull_wait: Duration::from_secs(self.pull_wait_s),
                 search_wait: (!self.no_canary_search)
                     .then(|| Duration::from_secs(self.search_wait_s)),
             },

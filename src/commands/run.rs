@@ -159,6 +159,7 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
     let now = Timestamp::from_unix_s(clocks.earliest());
     let kept = retention::kept(settings, &client, &source, &shapes, now).await?;
     let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
+    health.look(&source).await?;
     let watched = source.clone();
     let run = Run {
         settings,

@@ -54,7 +54,7 @@ impl Ledger {
              WHERE id = (SELECT id FROM sls_backfill.range WHERE pass_id = $1 AND state = 'open' \
                AND (owner IS NULL OR (lease_until < clock_timestamp() AND owner <> $2)) \
                ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) \
-             AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL) \
+             AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL FOR SHARE) \
              RETURNING id, pass_id, kind, after, upto, position, token",
         )
         .bind(pass_id)

@@ -31,9 +31,6 @@ use crate::record::table::Table;
 use crate::sls::client::Client;
 use crate::sls::tail::{BATCH_TAG, sum_up};
 
-/// A stored log group can be pulled after seconds; what is not there after that is not kept.
-const PULLED_WITHIN: Duration = Duration::from_secs(60);
-
 /// How long to wait before SLS is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
@@ -49,6 +46,9 @@ const SOUGHT_IDS_MAX: usize = 25;
 /// How canaries are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CanarySettings {
+    /// How long a canary may take to be pulled back. What is stored can be pulled after seconds;
+    /// what is not there after that is not kept.
+    pub pull_wait: Duration,
     /// How long a canary may take to be found by search (the index of old logs takes minutes);
     /// `None`: it is not searched.
     pub search_wait: Option<Duration>,
@@ -225,11 +225,11 @@ impl Canaries {
         let wanted = sent.rows.len() as u64;
         let begun = Instant::now();
         let sum = loop {
-            let _shown = progress.wait("the oldest rows are pulled back");
             let sum = self.pull(sent).await?;
-            if sum.rows >= wanted || begun.elapsed() > PULLED_WITHIN {
+            if sum.rows >= wanted || begun.elapsed() > self.settings.pull_wait {
                 break sum;
             }
+            let _shown = progress.wait("SLS does not give back the oldest rows yet");
             if stop.or(tokio::time::sleep(ASK_EVERY)).await.is_none() {
                 return Ok(false);
             }
@@ -302,7 +302,6 @@ impl Canaries {
     ) -> anyhow::Result<bool> {
         let begun = Instant::now();
         let mut pause = ASK_EVERY;
-        let _shown = progress.wait("SLS's search does not show the oldest rows yet");
         loop {
             let found = self.found(sent).await?;
             if found >= sent.rows.len() as u64 {
@@ -311,6 +310,7 @@ impl Canaries {
             if begun.elapsed() > search_wait {
                 return Err(self.not_found(sent, found, search_wait).into());
             }
+            let _shown = progress.wait("SLS's search does not find the oldest rows yet");
             if stop.or(tokio::time::sleep(pause)).await.is_none() {
                 return Ok(false);
             }
@@ -367,7 +367,7 @@ impl Canaries {
              {found} of them as they were sent: it does not keep logs as old as these\n\
              the oldest of the batch is of {}; {fate}\n{}",
             sent.batch_id,
-            PULLED_WITHIN.as_secs(),
+            self.settings.pull_wait.as_secs(),
             sent.span.first(),
             ingest_hint(self.table),
         );

@@ -1,4 +1,4 @@
-//! Keeps away from Postgres while it has enough to do with others.
+//! Keeps away from Postgres while its replicas cannot follow.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,7 +8,6 @@ use tokio::sync::watch;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::stop::Stop;
 use crate::source::Source;
-use crate::source::health::Health;
 
 /// How often Postgres is asked how it fares.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -27,18 +26,23 @@ impl HealthGate {
         Self { reason: watch::Sender::new(None), replica_lag_max_s }
     }
 
+    /// Looks at Postgres, if there is anything to look at.
+    pub async fn look(&self, source: &Source) -> anyhow::Result<()> {
+        if let Some(max_s) = self.replica_lag_max_s {
+            let lag_s = source.replica_lag_s().await?;
+            self.reason.send_replace(reason_to_wait(lag_s, max_s));
+        }
+        Ok(())
+    }
+
     /// Looks at Postgres now and then, for as long as it is polled.
     pub async fn watch(&self, source: &Source) -> Infallible {
         loop {
-            match source.health().await {
-                Ok(health) => {
-                    let reason = reason_to_wait(&health, self.replica_lag_max_s);
-                    self.reason.send_replace(reason);
-                }
-                // The reads themselves tell what is wrong.
-                Err(error) => tracing::debug!("{error:#}"),
-            }
             tokio::time::sleep(LOOK_EVERY).await;
+            if let Err(error) = self.look(source).await {
+                // The reads themselves fail if it is more than a moment's trouble.
+                tracing::warn!("{error:#}");
+            }
         }
     }
 
@@ -56,32 +60,26 @@ impl HealthGate {
 }
 
 /// Why Postgres should be left alone for now.
-fn reason_to_wait(health: &Health, replica_lag_max_s: Option<u32>) -> Option<String> {
-    if health.lock_waits > 0 {
-        // A read would stand in line behind it, and others behind the read.
-        return Some("Postgres: somebody waits for a lock on the table".to_owned());
-    }
-    let (lag_s, max_s) = (health.replica_lag_s?, replica_lag_max_s?);
-    (lag_s > f64::from(max_s))
-        .then(|| format!("Postgres: a replica is more than {max_s} s behind (--replica-lag-max-s)"))
+fn reason_to_wait(replica_lag_s: Option<f64>, max_s: u32) -> Option<String> {
+    let is_behind = replica_lag_s.is_some_and(|lag_s| lag_s > f64::from(max_s));
+    is_behind
+        .then(|| format!("a replica of Postgres is over {max_s} s behind (--replica-lag-max-s)"))
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
     use crate::pipeline::stop::channel;
     use crate::record::table::Table;
 
     #[test]
-    fn postgres_is_left_alone_while_locks_are_waited_for_or_a_replica_lags() {
-        let health = Health { lock_waits: 0, replica_lag_s: None };
-        assert_eq!(reason_to_wait(&health, Some(10)), None);
-        let lagging = Health { replica_lag_s: Some(10.5), ..health };
-        assert_eq!(reason_to_wait(&lagging, None), None);
-        assert_eq!(reason_to_wait(&lagging, Some(11)), None);
-        assert!(reason_to_wait(&lagging, Some(10)).unwrap().contains("more than 10 s behind"));
-        let locked = Health { lock_waits: 1, ..lagging };
-        assert!(reason_to_wait(&locked, None).unwrap().contains("a lock on the table"));
+    fn postgres_is_left_alone_while_a_replica_is_too_far_behind() {
+        assert_eq!(reason_to_wait(None, 10), None);
+        assert_eq!(reason_to_wait(Some(10.0), 10), None);
+        let reason = reason_to_wait(Some(10.5), 10).unwrap();
+        assert!(reason.contains("over 10 s behind"), "{reason}");
     }
 
     #[tokio::test]
@@ -93,7 +91,7 @@ mod tests {
         let mut other = stop.clone();
         let pass = gate.pass(&progress, &mut other);
         tokio::pin!(pass);
-        assert!(futures::FutureExt::now_or_never(&mut pass).is_none());
+        assert!((&mut pass).now_or_never().is_none());
         assert_eq!(progress.waiting(), [("busy".to_owned(), 1)]);
         gate.reason.send_replace(None);
         pass.await;

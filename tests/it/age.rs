@@ -13,7 +13,7 @@ fn batches(world: &World) -> String {
 #[test]
 fn the_oldest_batch_is_pulled_back_and_found_before_others_go() {
     let world = World::new("dify-1.12");
-    world.fill(400, 300);
+    world.fill(400, 20);
     world
         .tool("run --batch-kib 64 --range-rows 50")
         .run()
@@ -41,13 +41,7 @@ fn the_oldest_batch_is_pulled_back_and_found_before_others_go() {
 fn logs_that_are_out_of_range_stop_the_run_before_a_second_batch_goes() {
     let world = World::new("dify-1.12");
     world.fill(400, 300);
-    let refuse = json!({
-        "status": 400, "code": "PostBodyInvalid", "message": "The post data time is out of range",
-    });
-    world.sls.post(
-        "/_sim/faults",
-        &json!({"kind": "put", "nth": 1, "times": 1000, "action": {"refuse": refuse}}),
-    );
+    world.sls.switch(&json!({"log_time": "refuse"}));
     world
         .tool("run --batch-kib 64 --range-rows 50")
         .run()
@@ -58,7 +52,7 @@ fn logs_that_are_out_of_range_stop_the_run_before_a_second_batch_goes() {
         .tells("are held `expired`; nothing was deleted anywhere")
         .tells("dify-sls-backfill run --log-time ingest --new-conversion");
     assert_eq!(batches(&world), "abandoned|1", "one batch was tried, and no other");
-    world.sls.forget_faults();
+    world.sls.switch(&json!({"log_time": null}));
     // Who has mended the cause runs again.
     world.tool("run").run().exits(0);
     world.holds_every_finished_row_once();
@@ -80,4 +74,51 @@ fn the_time_of_sending_may_be_the_log_time() {
         unix.trim() == log.time.to_string()
     });
     assert_eq!((finished.count(), logs.len()), (20, 196));
+}
+
+#[test]
+fn an_sls_that_says_stored_and_drops_old_logs_is_found_out_by_the_first_batch() {
+    let world = World::new("dify-1.12");
+    world.fill(400, 300);
+    world.sls.switch(&json!({"log_time": "drop"}));
+    world
+        .tool("run --batch-kib 64 --range-rows 50 --pull-wait-s 1")
+        .run()
+        .exits(4)
+        .tells("SLS said that it has stored batch ")
+        .tells("gives back 0 of them as they were sent: it does not keep logs as old as these")
+        .tells("are held `expired`; nothing was deleted anywhere")
+        .tells("dify-sls-backfill run --log-time ingest --new-conversion");
+    assert_eq!(batches(&world), "abandoned|1", "one batch was tried, and no other");
+    // SLS still drops old logs; these are of now.
+    world.tool("run --log-time ingest --new-conversion").run().exits(0);
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn rows_beyond_the_ttl_are_told_first_and_held() {
+    let world = World::new("dify-1.12");
+    world.fill(300, 600);
+    let held = world
+        .tool("run")
+        .run()
+        .exits(0)
+        .tells("workflow_execution keeps logs for 365 days, and workflow_runs has about ")
+        .tells("workflow_node_execution keeps logs for 365 days, and workflow_node_executions")
+        .tells(": these are held `expired`")
+        .tells("hint: raise the TTL of workflow_execution in SLS's console")
+        .prints("held, expired: ");
+    let (told, begun) = (held.stderr.find("keeps logs"), held.stderr.find("pass 1"));
+    assert!(told < begun, "it is told before the first row goes\n{held}");
+    let expired = world.held("workflow_runs");
+    let expired = expired.values().filter(|reason| *reason == "expired").count();
+    let older = "SELECT count(*) FROM workflow_runs WHERE status <> 'running' \
+                 AND finished_at < (now() AT TIME ZONE 'UTC') - interval '365 days'";
+    assert_eq!(world.database.psql(older).trim(), expired.to_string());
+    world
+        .tool("run --beyond-ttl")
+        .run()
+        .exits(0)
+        .tells("they are sent (--beyond-ttl), but SLS may drop them");
+    world.holds_every_finished_row_once();
 }

@@ -15,7 +15,11 @@ mod layers;
 #[cfg(feature = "simulator")]
 mod odd_rows;
 #[cfg(feature = "simulator")]
+mod pace;
+#[cfg(feature = "simulator")]
 mod postgres;
+#[cfg(feature = "simulator")]
+mod progress;
 #[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
