@@ -60,7 +60,7 @@ impl Ledger {
         let context = || format!("hold the rows of batch {batch_id}");
         let mut tx = self.begin().await?;
         let abandoned = pg::statement(
-            "UPDATE sls_backfill.batch b SET state = 'abandoned' \
+            "UPDATE sls_backfill.batch b SET state = 'abandoned', owner = NULL \
              WHERE id = $1 AND state IN ('intent', 'stored') AND NOT EXISTS \
              (SELECT FROM sls_backfill.sighting s WHERE s.batch_id = b.id) RETURNING pass_id",
         )

@@ -197,7 +197,7 @@ impl Canaries {
                 None => return Err(error),
             },
         };
-        if is_canary && delivery != Delivery::Unanswered {
+        if is_canary && !matches!(delivery, Delivery::GivenUp(_)) {
             let begun = Instant::now();
             if self.prove(sent, progress, stop).await? {
                 let logstore = self.table.logstore();
