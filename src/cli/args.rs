@@ -83,7 +83,7 @@ pub enum Command {
     /// Make project, logstores and indexes where they are missing, and the ledger
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show where every row has gone, from the ledger
     Status(StatusArgs),
     /// Serve a local SLS, to try things out without an account

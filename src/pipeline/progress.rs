@@ -122,8 +122,11 @@ impl Progress {
             Screen::Silent => return,
         };
         let mut meter = Meter::new(self.started);
-        let every = if bar.is_some() { DRAW_EVERY } else { line_every };
-        let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + every, every);
+        let now = tokio::time::Instant::now();
+        let mut ticks = match &bar {
+            Some(_) => tokio::time::interval_at(now, DRAW_EVERY),
+            None => tokio::time::interval_at(now + line_every, line_every),
+        };
         loop {
             ticks.tick().await;
             let figures = self.figures(&mut meter, Instant::now());

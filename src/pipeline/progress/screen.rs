@@ -85,9 +85,9 @@ impl TableBar {
         message: String,
         details: String,
     ) {
+        self.rows.set_message(message);
         self.rows.set_length(rows_expected.max(rows).max(1));
         self.rows.set_position(rows);
-        self.rows.set_message(message);
         self.details.set_message(details);
         self.rows.tick();
         self.details.tick();
