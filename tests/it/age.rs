@@ -2,6 +2,8 @@
 
 use serde_json::json;
 
+use crate::harness::database::Database;
+use crate::harness::simulator::Simulator;
 use crate::harness::world::World;
 
 /// How many batches of the ledger are in each state.
@@ -97,7 +99,9 @@ fn an_sls_that_says_stored_and_drops_old_logs_is_found_out_by_the_first_batch() 
 
 #[test]
 fn rows_beyond_the_ttl_are_told_first_and_held() {
-    let world = World::new("dify-1.12");
+    let database = Database::fresh().shape("dify-1.12");
+    let world = World { database, sls: Simulator::start() };
+    world.tool("init --ttl-days 365").run().exits(0);
     world.fill(300, 600);
     let held = world
         .tool("run")
