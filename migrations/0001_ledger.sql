@@ -324,3 +324,15 @@ COMMENT ON COLUMN sls_backfill.sighting.first_cursor IS 'Cursor of the page that
 COMMENT ON COLUMN sls_backfill.sighting.last_cursor IS 'Cursor of the page that held the last of them.';
 COMMENT ON COLUMN sls_backfill.sighting.audit IS 'Number of the audit that last counted anew from the beginning of the shard; 0: none.';
 COMMENT ON COLUMN sls_backfill.sighting.seen_at IS 'When the last of them was found.';
+
+CREATE TABLE sls_backfill.proved_age (
+  logstore  text PRIMARY KEY,
+  since     timestamp NOT NULL,
+  batch_id  uuid NOT NULL REFERENCES sls_backfill.batch,
+  proved_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE  sls_backfill.proved_age IS 'How old logs may be that a logstore has been seen to keep: canaries were pulled back and found by search.';
+COMMENT ON COLUMN sls_backfill.proved_age.logstore IS 'The logstore.';
+COMMENT ON COLUMN sls_backfill.proved_age.since IS 'The oldest log time (UTC) of any canary that was proved.';
+COMMENT ON COLUMN sls_backfill.proved_age.batch_id IS 'That canary.';
+COMMENT ON COLUMN sls_backfill.proved_age.proved_at IS 'When it was proved.';

@@ -12,17 +12,18 @@ use crate::cli::args::{Cli, Command};
 use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::{audit, doctor, init, run, status};
+use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::stop::{Stopper, channel};
 use crate::told::told;
 
 /// Reads the command line, runs the command, and tells how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::start(&cli.global);
+    let screen = logging::start(&cli.global);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(dispatch(cli));
+            let ended = runtime.block_on(dispatch(cli, screen));
             // What still runs is not waited for: the ledger knows all that matters.
             runtime.shutdown_background();
             ended
@@ -38,7 +39,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn dispatch(cli: Cli) -> Result<Exit, Ended> {
+async fn dispatch(cli: Cli, screen: Screen) -> Result<Exit, Ended> {
     let environment = Environment::of_process();
     let format = cli.global.format();
     match cli.command {
@@ -46,19 +47,18 @@ async fn dispatch(cli: Cli) -> Result<Exit, Ended> {
         Command::Run(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, stop) = channel();
-            listen_for_signals(stopper)?;
-
-            run::run(&settings, stop).await
+            listen_for_signals(stopper, screen.clone())?;
+            run::run(&settings, &screen, stop).await
         }
         Command::Doctor(args) => {
             let (stopper, stop) = channel();
-            listen_for_signals(stopper)?;
+            listen_for_signals(stopper, screen.clone())?;
             doctor::doctor(&args.settings(&environment, format), stop).await
         }
         Command::Audit(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, stop) = channel();
-            listen_for_signals(stopper)?;
+            listen_for_signals(stopper, screen.clone())?;
             audit::run(&settings, stop).await
         }
         Command::Status(args) => {
@@ -80,7 +80,7 @@ async fn dispatch(cli: Cli) -> Result<Exit, Ended> {
 
 /// The first SIGINT or SIGTERM asks to stop, the second ends the process at once: that is as safe,
 /// it only leaves more to look up for the next run.
-fn listen_for_signals(stopper: Stopper) -> anyhow::Result<()> {
+fn listen_for_signals(stopper: Stopper, screen: Screen) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -93,6 +93,7 @@ fn listen_for_signals(stopper: Stopper) -> anyhow::Result<()> {
             }
             if asked {
                 tracing::warn!("stopped at once; the next run looks up what was in flight");
+                screen.clear();
                 std::process::exit(Exit::Unfinished as i32);
             }
             asked = true;

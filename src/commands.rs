@@ -9,6 +9,7 @@ pub mod exit;
 pub mod init;
 pub mod output;
 pub mod rejects;
+pub mod retention;
 pub mod run;
 pub mod setup;
 #[cfg(feature = "simulator")]

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod adopt;
+pub mod age;
 pub mod audited;
 pub mod batch;
 pub mod claim;

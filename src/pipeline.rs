@@ -11,14 +11,18 @@
 //! A worker does one thing after the other, with one request in flight; several of them keep
 //! Postgres, the processor and SLS busy at once, and bound the memory.
 
+pub mod age;
 pub mod assemble;
 pub mod audit;
+pub mod budget;
+pub mod canary;
 pub mod cut;
 pub mod deliver;
 pub mod dry;
 pub mod epoch;
 pub mod feed;
 pub mod follow;
+pub mod health;
 pub mod lane;
 pub mod pace;
 pub mod patience;

@@ -9,5 +9,6 @@ pub mod client;
 pub mod endpoint;
 pub mod found;
 pub mod groups;
+pub mod histogram;
 pub mod put;
 pub mod tail;

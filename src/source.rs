@@ -6,6 +6,8 @@
 
 pub mod catalog;
 pub mod cut;
+pub mod estimate;
+pub mod health;
 pub mod page;
 pub mod read;
 pub mod scope;

@@ -2,7 +2,9 @@
 
 #[cfg(feature = "simulator")]
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -15,7 +17,10 @@ use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
 use crate::commands::status::StatusSettings;
+use crate::dify::conversion::LogTime;
+use crate::pipeline::canary::CanarySettings;
 use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::pace::Rates;
 use crate::pipeline::settle::Windows;
 use crate::pipeline::window::Wish;
 use crate::pipeline::worker::RANGE_ROWS;
@@ -82,7 +87,7 @@ pub enum Command {
     /// Make project, logstores and indexes where they are missing, and the ledger
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Look into SLS and write down what the ledger lacks, after it was copied or restored
     Audit(AuditArgs),
     /// Show where every row has gone, from the ledger
@@ -166,9 +171,40 @@ pub struct RunArgs {
     /// How to check the upload: pull every batch back, or not at all
     #[arg(long, value_enum, default_value = "tags")]
     verify: VerifyArg,
+    /// The time of a log: when its row finished, as Dify's charts want it, or when it is sent, for
+    /// an SLS that refuses old times
+    #[arg(long, value_enum, default_value = "finished-at")]
+    log_time: LogTimeArg,
+    /// Send also rows that are older than their logstore keeps logs
+    #[arg(long)]
+    beyond_ttl: bool,
+    /// How long SLS may take to give back the oldest rows (seconds)
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pull_wait_s: u64,
+    /// Do not wait until SLS's search finds the oldest rows before others of their age go
+    #[arg(long)]
+    no_canary_search: bool,
+    /// How long SLS's search may take to find the oldest rows (seconds)
+    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    search_wait_s: u64,
     /// Batches in the making and in flight at once
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
+    /// At most so many requests to PutLogs a second, repetitions included
+    #[arg(long, value_name = "N")]
+    requests_per_s: Option<NonZeroU32>,
+    /// At most so many bytes a second, before compression: 5000000, 5MB, 64KiB
+    #[arg(long, value_name = "SIZE", value_parser = parse_kib)]
+    bytes_per_s: Option<NonZeroU32>,
+    /// At most so many rows a second
+    #[arg(long, value_name = "N")]
+    rows_per_s: Option<NonZeroU32>,
+    /// Wait while a replica of the source is further behind (seconds)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    replica_lag_max_s: Option<u32>,
+    /// How often progress is told where there are no bars (seconds)
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    progress_every_s: u64,
     /// Read in this order [default: the best that the indexes allow]
     #[arg(long, value_enum)]
     key_order: Option<KeyOrderArg>,
@@ -245,6 +281,12 @@ impl WindowsArgs {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
+enum LogTimeArg {
+    FinishedAt,
+    Ingest,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
 enum VerifyArg {
     None,
     Tags,
@@ -289,6 +331,13 @@ impl RunArgs {
             },
             rows_max: self.max_rows,
             workers: self.workers,
+            rates: Rates {
+                requests_per_s: self.requests_per_s,
+                rows_per_s: self.rows_per_s,
+                kib_per_s: self.bytes_per_s,
+            },
+            replica_lag_max_s: self.replica_lag_max_s,
+            progress_every: Duration::from_secs(self.progress_every_s),
             limits: BatchLimits {
                 batch_bytes: self.batch_kib << 10,
                 // SLS took 4,096 logs a request in every version of its documents.
@@ -300,6 +349,16 @@ impl RunArgs {
             settle_s: self.settle_s,
             abandoned_after_s: self.abandoned_after_days * 86_400,
             put_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,
+            log_time: match self.log_time {
+                LogTimeArg::FinishedAt => LogTime::FinishedAt,
+                LogTimeArg::Ingest => LogTime::Ingest,
+            },
+            beyond_ttl: self.beyond_ttl,
+            canary: CanarySettings {
+                pull_wait: Duration::from_secs(self.pull_wait_s),
+                search_wait: (!self.no_canary_search)
+                    .then(|| Duration::from_secs(self.search_wait_s)),
+            },
             new_conversion: self.new_conversion,
             verify: match self.verify {
                 VerifyArg::None => Verify::None,
@@ -499,6 +558,25 @@ fn parse_table(name: &str) -> anyhow::Result<Table> {
         .with_context(|| "it is workflow_runs or workflow_node_executions".to_owned())
 }
 
+/// A size such as `5000000`, `5MB` or `64KiB`, in KiB, rounded down.
+fn parse_kib(text: &str) -> anyhow::Result<NonZeroU32> {
+    let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
+    let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "m" | "mb" => 1_000_000,
+        "g" | "gb" => 1_000_000_000,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        _ => anyhow::bail!("it is a number of bytes such as 5000000, 5MB or 64KiB"),
+    };
+    let number: u64 = digits.parse().context("it is a number of bytes such as 5MB or 64KiB")?;
+    let kib = number.saturating_mul(unit) / 1024;
+    let kib = u32::try_from(kib).ok().context("it is more than a terabyte")?;
+    NonZeroU32::new(kib).context("it is at least 1KiB")
+}
+
 /// `2025-01-31`, `2025-01-31T12:00:00` (UTC), or with an offset, as RFC 3339 writes it.
 fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
@@ -518,6 +596,25 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_are_numbers_with_or_without_a_unit() {
+        for (text, kib) in [
+            ("1024", 1),
+            ("5MB", 4882),
+            ("5m", 4882),
+            ("5MiB", 5120),
+            ("64KiB", 64),
+            ("2k", 1),
+            ("1GiB", 1 << 20),
+            ("1gb", 976_562),
+        ] {
+            assert_eq!(parse_kib(text).unwrap().get(), kib, "{text}");
+        }
+        for text in ["", "0", "1023", "MB", "5 MB", "5TB", "-1", "1.5MB", "99999999GB"] {
+            assert!(parse_kib(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -10,9 +10,11 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::args::{GlobalArgs, LogFormat};
+use crate::pipeline::progress::screen::Screen;
 
-/// Starts logging to standard error.
-pub fn start(args: &GlobalArgs) {
+/// Starts logging to standard error; gives how progress is to be shown there.
+pub fn start(args: &GlobalArgs) -> Screen {
+    let screen = screen(args);
     let level = match (args.quiet, args.verbose) {
         (true, _) => Level::WARN,
         (false, 0) => Level::INFO,
@@ -24,13 +26,44 @@ pub fn start(args: &GlobalArgs) {
     let others = if args.verbose > 1 { Level::DEBUG } else { Level::WARN };
     let targets = Targets::new().with_default(others).with_target(env!("CARGO_CRATE_NAME"), level);
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer(screen.clone()))
         .with_target(args.verbose > 1)
         .with_timer(UtcSeconds);
     let registry = tracing_subscriber::registry().with(targets);
     match args.log_format {
         LogFormat::Text => registry.with(layer.with_ansi(color)).init(),
         LogFormat::Json => registry.with(layer.json().with_ansi(false)).init(),
+    }
+    screen
+}
+
+/// Bars where a person watches on a terminal that can move its cursor.
+fn screen(args: &GlobalArgs) -> Screen {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    match args.log_format {
+        _ if args.quiet => Screen::Silent,
+        LogFormat::Json => Screen::Events,
+        LogFormat::Text if std::io::stderr().is_terminal() && !is_dumb => Screen::with_bars(),
+        LogFormat::Text => Screen::Lines,
+    }
+}
+
+/// Makes a writer for each message, which `tracing` hands over in one piece.
+fn writer(screen: Screen) -> impl Fn() -> Message {
+    move || Message(screen.clone())
+}
+
+/// A message on its way past the bars.
+struct Message(Screen);
+
+impl std::io::Write for Message {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.message(text);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

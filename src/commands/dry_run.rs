@@ -1,20 +1,24 @@
 //! `run --dry-run`: what a run would do, by reading, converting and packing everything.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, bytes, count};
 use crate::commands::run::RunSettings;
 use crate::commands::setup;
+use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::dry::{DryRun, Estimate};
 use crate::pipeline::feed::FeedSettings;
-use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::stop::Stop;
 use crate::pipeline::window::{plan, scope};
 use crate::record::table::Table;
 
 /// Goes over all tables; opens neither the ledger nor SLS.
-pub async fn dry_run(settings: &RunSettings, stop: &Stop) -> Result<Exit, Ended> {
+pub async fn dry_run(settings: &RunSettings, screen: &Screen, stop: &Stop) -> Result<Exit, Ended> {
     let workers = settings.workers;
     let source = setup::source(&settings.postgres, workers + 1).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
@@ -23,8 +27,13 @@ pub async fn dry_run(settings: &RunSettings, stop: &Stop) -> Result<Exit, Ended>
     for shape in shapes {
         let settled_before = source.server.now.plus_s(-settings.settle_s);
         let plan = plan(&settings.wish, &shape, None, settled_before)?;
+        let rows_expected = match shape.rows_estimated {
+            0 => 0,
+            _ => source.rows_estimated(&scope(&plan)).await?,
+        };
+        let progress = Progress::new(plan.table, rows_expected);
         let dry_run = DryRun {
-            conversion: setup::conversion(&shape, settings.put_graph),
+            conversion: setup::conversion(&shape, settings.put_graph, settings.log_time),
             scope: scope(&plan),
             feed: FeedSettings {
                 source: source.clone(),
@@ -32,14 +41,22 @@ pub async fn dry_run(settings: &RunSettings, stop: &Stop) -> Result<Exit, Ended>
                 limits: settings.limits.clone(),
                 settled_before,
                 abandoned_before: settled_before,
+                kept_since: None,
                 shape,
             },
             workers: workers as usize,
             range_rows: settings.range_rows,
+            progress: Arc::clone(&progress),
             memory: MemoryBudget::new(settings.memory_bytes),
             rows: rows.clone(),
         };
-        estimates.push((plan.table, dry_run.run(stop).await?));
+        let report = progress.report(screen.clone(), settings.progress_every);
+        let reporter = tokio::spawn(report);
+        let estimate = dry_run.run(stop).await;
+        reporter.abort();
+        // Its bar must be gone before anything else is written.
+        let _ = reporter.await;
+        estimates.push((plan.table, estimate?));
         if stop.is_asked() {
             break;
         }

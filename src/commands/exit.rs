@@ -2,6 +2,7 @@
 
 use crate::ledger::epoch::Stopped;
 use crate::ledger::process::AlreadyRunning;
+use crate::pipeline::canary::Unkept;
 use crate::pipeline::window::Refusal;
 
 /// The exit codes; stable, for scripts and schedulers.
@@ -34,9 +35,11 @@ pub struct Ended {
 
 impl From<anyhow::Error> for Ended {
     fn from(error: anyhow::Error) -> Self {
+        let is_lost = |unkept: &Unkept| unkept.was_acknowledged;
         let exit = match &error {
             error if error.is::<AlreadyRunning>() => Exit::Busy,
             error if error.is::<Stopped>() => Exit::Preflight,
+            error if error.downcast_ref().is_some_and(is_lost) => Exit::Difference,
             _ => Exit::Failed,
         };
         Self { exit, error }

@@ -1,5 +1,6 @@
 //! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,22 +11,27 @@ use anyhow::Context as _;
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{Format, bytes, count};
+use crate::commands::retention;
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::commands::{rejects, status};
-use crate::dify::conversion::Conversion;
+use crate::dify::conversion::{Conversion, LogTime};
 use crate::ledger::Ledger;
 use crate::ledger::epoch::Seqid;
 use crate::ledger::hold::HeldPass;
 use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
 use crate::ledger::tail::{Difference, Judgement};
+use crate::pipeline::budget::{MemoryBudget, RowBudget};
+use crate::pipeline::canary::{Canaries, CanarySettings, Unkept};
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::epoch::Epoch;
 use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
-use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::health::HealthGate;
+use crate::pipeline::pace::{Pace, Rates};
 use crate::pipeline::probe::{self, Probed, probe};
 use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::settle::{Windows, World};
 use crate::pipeline::settler::{Settled, Settler, SettlerParts};
 use crate::pipeline::stop::{Stop, channel};
@@ -57,6 +63,11 @@ pub struct RunSettings {
     pub wish: Wish,
     pub rows_max: Option<u64>,
     pub workers: u32,
+    pub rates: Rates,
+    /// A replica of the source may be that far behind; `None`: as far as it likes.
+    pub replica_lag_max_s: Option<u32>,
+    /// How often progress is told where there are no bars.
+    pub progress_every: Duration,
     pub limits: BatchLimits,
     pub memory_bytes: u64,
     /// About how many rows a range has.
@@ -65,6 +76,10 @@ pub struct RunSettings {
     pub abandoned_after_s: i64,
     pub windows: Windows,
     pub put_graph: bool,
+    pub log_time: LogTime,
+    /// Send also rows that are older than their logstore keeps logs.
+    pub beyond_ttl: bool,
+    pub canary: CanarySettings,
     /// Go on with an open pass although the conversion has changed.
     pub new_conversion: bool,
     pub verify: Verify,
@@ -83,6 +98,7 @@ pub struct RunSettings {
 /// What a run works with from its beginning to its end.
 struct Run<'a> {
     settings: &'a RunSettings,
+    screen: &'a Screen,
     source: Source,
     ledger: Ledger,
     client: Client,
@@ -91,7 +107,11 @@ struct Run<'a> {
     process: Process,
     settled_before: Timestamp,
     abandoned_before: Timestamp,
+    /// Since when rows must have finished for their logs to be kept.
+    kept: BTreeMap<Table, Timestamp>,
     rows: RowBudget,
+    pace: Arc<Pace>,
+    health: Arc<HealthGate>,
     stop: Stop,
 }
 
@@ -117,9 +137,9 @@ struct Outcome {
 }
 
 /// Runs; a first SIGINT or SIGTERM finishes what is in flight.
-pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
+pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<Exit, Ended> {
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
-        return dry_run(settings, &stop).await;
+        return dry_run(settings, screen, &stop).await;
     };
     let source = setup::source(&settings.postgres, settings.workers + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
@@ -154,8 +174,14 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
     let world = World { proven: false, windows: settings.windows };
+    let kept = retention::kept(settings, &client, &source, &shapes, now).await?;
+    let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
+    health.look(&source).await?;
+    let watched = source.clone();
     let run = Run {
         settings,
+        screen,
+        health: Arc::clone(&health),
         source,
         ledger: ledger.clone(),
         client,
@@ -164,7 +190,9 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         process: process.clone(),
         settled_before: now.plus_s(-settings.settle_s),
         abandoned_before: now.plus_s(-settings.abandoned_after_s),
+        kept,
         rows: RowBudget::new(settings.rows_max),
+        pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
         stop,
     };
     let epoch = Epoch {
@@ -177,6 +205,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         result = run.first_of_all(&shapes, &epoch) => result,
         lost = beat(&ledger, &process) => Err(lost.into()),
         other = epoch.watch(settings.windows) => Err(other.into()),
+        never = health.watch(&watched) => match never {},
     };
     let left = tokio::time::timeout(LEASE, ledger.leave(&process)).await;
     let exit = result.map_err(in_the_middle)?;
@@ -186,7 +215,8 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
 
 /// Says where a run stands that has failed.
 fn in_the_middle(ended: Ended) -> Ended {
-    if ended.exit != Exit::Failed {
+    // Whose text ends with what to do needs no more of it.
+    if ended.exit != Exit::Failed || ended.error.is::<Unkept>() {
         return ended;
     }
     let error = anyhow::anyhow!(
@@ -326,16 +356,18 @@ impl Run<'_> {
             Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop.clone()))),
             Verify::None => None,
         };
-        // How many rows a later window holds, nobody knows before it is read.
-        let rows_estimated = match pass.plan.since {
-            None => u64::try_from(shape.rows_estimated).unwrap_or(0),
-            Some(_) => 0,
+        // Before the first ANALYZE the planner guesses without knowing anything.
+        let rows_estimated = match shape.rows_estimated {
+            0 => 0,
+            _ => self.source.rows_estimated(&scope(&pass.plan)).await?,
         };
         let rows_left = rows_estimated.saturating_sub(self.ledger.rows_seen(&pass).await?);
         let progress = Progress::new(table, rows_left);
         let settler = self.settler(shape, &pass, &follower, &progress)?;
         let settler = tokio::spawn(settler.settle(tail_stop));
-        let reporter = tokio::spawn(Arc::clone(&progress).report());
+        let report =
+            Arc::clone(&progress).report(self.screen.clone(), self.settings.progress_every);
+        let reporter = tokio::spawn(report);
         let worked = self.work(shape, &pass, &progress).await;
         reporter.abort();
         // The reporter's bar must be gone before anything else is written.
@@ -389,6 +421,7 @@ impl Run<'_> {
             world: self.world,
             memory: self.memory.clone(),
             progress: Arc::clone(progress),
+            pace: Arc::clone(&self.pace),
             conversion_id: pass.conversion_id,
             conversion,
             settled_before: self.settled_before,
@@ -416,7 +449,7 @@ impl Run<'_> {
 
     /// The open pass of the table, or a new one.
     async fn pass(&self, shape: &Shape) -> Result<Pass, Ended> {
-        let conversion = setup::conversion(shape, self.settings.put_graph);
+        let conversion = setup::conversion(shape, self.settings.put_graph, self.settings.log_time);
         if let Some(open) = self.open_pass(shape.table, &conversion).await? {
             return Ok(open);
         }
@@ -479,6 +512,13 @@ impl Run<'_> {
                 // The holds of the open pass are one of its ranges.
                 if held.pass_id != pass.id {
                     let HeldPass { pass_id, conversion_id, conversion } = held;
+                    let plan = pass.plan.clone();
+                    let mut held =
+                        Pass { id: pass_id, plan, conversion_id, conversion, begun: true };
+                    if self.settings.new_conversion && held.conversion != pass.conversion {
+                        self.ledger.convert_anew(&mut held, pass.conversion.clone()).await?;
+                    }
+                    let Pass { conversion_id, conversion, .. } = held;
                     let job = Job { pass_id, conversion_id, conversion, only_holds: true };
                     self.workers(shape, job, &pass.plan, progress).await?;
                 }
@@ -493,6 +533,15 @@ impl Run<'_> {
         self.workers(shape, job, &pass.plan, progress).await
     }
 
+    /// The canaries of the table; none if nothing is to be checked.
+    async fn canaries(&self, table: Table) -> anyhow::Result<Option<Arc<Canaries>>> {
+        if self.settings.verify == Verify::None {
+            return Ok(None);
+        }
+        let Self { client, ledger, settings, .. } = self;
+        Ok(Some(Arc::new(Canaries::new(client, ledger, table, settings.canary).await?)))
+    }
+
     async fn workers(
         &self,
         shape: &Shape,
@@ -500,7 +549,7 @@ impl Run<'_> {
         plan: &PassPlan,
         progress: &Arc<Progress>,
     ) -> anyhow::Result<()> {
-        let conversion = serde_json::from_value(job.conversion)
+        let conversion: Conversion = serde_json::from_value(job.conversion)
             .context("read a pass's conversion from the ledger")?;
         let settings = self.settings;
         let shared = Arc::new(Shared {
@@ -511,6 +560,11 @@ impl Run<'_> {
                 limits: settings.limits.clone(),
                 settled_before: self.settled_before,
                 abandoned_before: self.abandoned_before,
+                kept_since: self
+                    .kept
+                    .get(&shape.table)
+                    .copied()
+                    .filter(|_| conversion.log_time == LogTime::FinishedAt),
             },
             ledger: self.ledger.clone(),
             client: self.client.clone(),
@@ -524,6 +578,9 @@ impl Run<'_> {
             recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
             memory: self.memory.clone(),
             rows: self.rows.clone(),
+            pace: Arc::clone(&self.pace),
+            health: Arc::clone(&self.health),
+            canaries: self.canaries(shape.table).await?,
             progress: Arc::clone(progress),
             only_holds: job.only_holds,
         });

@@ -72,8 +72,8 @@ pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, End
             )
         });
         let shape = shape.or_exit(Exit::Preflight)?;
-        // Whether `graph` is written decides nothing about the columns.
-        Fields::of(&conversion(&shape, true))
+        // Neither `graph` nor the log time decides anything about the columns.
+        Fields::of(&conversion(&shape, true, LogTime::FinishedAt))
             .map_err(|unfit| anyhow::anyhow!("{unfit}\nhint: is it Dify's database?"))
             .or_exit(Exit::Preflight)?;
         shapes.push(shape);
@@ -82,13 +82,13 @@ pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, End
 }
 
 /// The conversion of rows of that shape.
-pub fn conversion(shape: &Shape, put_graph: bool) -> Conversion {
+pub fn conversion(shape: &Shape, put_graph: bool, log_time: LogTime) -> Conversion {
     Conversion {
         rules: RULES,
         table: shape.table,
         columns: shape.columns.clone(),
         put_graph,
-        log_time: LogTime::FinishedAt,
+        log_time,
     }
 }
 

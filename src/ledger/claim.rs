@@ -48,13 +48,16 @@ impl Ledger {
     /// Takes an open range of the pass that nobody owns, or whose owner's lease has run out.
     pub async fn claim(&self, pass_id: i64, process: &Process) -> anyhow::Result<Option<Lease>> {
         let mut tx = self.begin().await?;
+        // The process's row is locked, so that one that leaves just now either frees this range or
+        // does not get it.
         let row = pg::statement(
             "UPDATE sls_backfill.range SET owner = $2, token = token + 1, \
              lease_until = clock_timestamp() + make_interval(secs => $3) \
              WHERE id = (SELECT id FROM sls_backfill.range WHERE pass_id = $1 AND state = 'open' \
                AND (owner IS NULL OR (lease_until < clock_timestamp() AND owner <> $2)) \
                ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) \
-             AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL) \
+             AND EXISTS \
+               (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL FOR SHARE) \
              RETURNING id, pass_id, kind, after, upto, position, token",
         )
         .bind(pass_id)

@@ -66,6 +66,7 @@ pub fn fate(
     head: &Head,
     known: &HashSet<Uuid>,
     settled_before: Timestamp,
+    kept_since: Option<Timestamp>,
     limits: &BatchLimits,
 ) -> Fate {
     if known.contains(&head.row_id) {
@@ -74,6 +75,12 @@ pub fn fate(
     let verdict = judge(table, &head.status, head.created_at, head.finished_at, settled_before);
     if let Some((reason, detail)) = verdict {
         return Fate::Hold(reason, detail);
+    }
+    if let (Some(since), Some(finished_at)) = (kept_since, head.finished_at)
+        && finished_at < since
+    {
+        let detail = format!("it finished at {finished_at}, logs are kept since {since}");
+        return Fate::Hold(HoldReason::Expired, detail);
     }
     if head.offloaded {
         let detail = "its full payload lies in object storage".to_owned();
@@ -190,11 +197,13 @@ mod tests {
             offloaded: false,
         };
         let (none, now) = (HashSet::new(), Timestamp::from_unix_s(100));
+        let kept_since = Some(Timestamp::from_unix_s(10));
         let reason = |head: &Head, known: &HashSet<Uuid>| match fate(
             Table::NodeExecutions,
             head,
             known,
             now,
+            kept_since,
             &LIMITS,
         ) {
             Fate::Hold(reason, _) => reason.name(),
@@ -208,7 +217,9 @@ mod tests {
         assert_eq!(reason(&large, &none), "too large");
         let offloaded = Head { offloaded: true, ..large };
         assert_eq!(reason(&offloaded, &none), "offloaded");
-        let running = Head { status: b"running".to_vec(), ..offloaded };
+        let expired = Head { finished_at: Some(Timestamp::from_unix_s(9)), ..offloaded.clone() };
+        assert_eq!(reason(&expired, &none), "expired");
+        let running = Head { status: b"running".to_vec(), ..expired };
         assert_eq!(reason(&running, &none), "running");
     }
 }

@@ -9,7 +9,7 @@ use crate::ledger::process::Process;
 use crate::ledger::settle::Told;
 use crate::pipeline::assemble::Packed;
 use crate::pipeline::lane::{Ticket, is_at_home};
-use crate::pipeline::pace::backoff;
+use crate::pipeline::pace::{Pace, backoff};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::settle::{UNKNOWNS_MAX, World};
@@ -52,6 +52,15 @@ pub enum Outlook {
     Halt,
 }
 
+/// SLS refused a batch because its logs are too old.
+#[derive(Debug, thiserror::Error)]
+#[error("SLS takes no log as old as these: {failure}")]
+pub struct OutOfRange {
+    pub failure: Failure,
+    /// Every attempt was refused, so nothing of the batch is in SLS.
+    pub all_refused: bool,
+}
+
 /// What a delivery works with.
 #[derive(Clone, Copy)]
 pub struct Courier<'a> {
@@ -59,6 +68,7 @@ pub struct Courier<'a> {
     pub ledger: &'a Ledger,
     pub process: &'a Process,
     pub progress: &'a Progress,
+    pub pace: &'a Pace,
     pub world: World,
 }
 
@@ -82,13 +92,18 @@ impl Courier<'_> {
         let mut told = Told { all_refused: true, ..Told::default() };
         let (mut attempt, mut not_sent) = (0, 0);
         loop {
+            let Some(turn) = self.pace.turn(self.progress, stop).await else {
+                return self.give_up(intended, &told, Outlook::Halt).await;
+            };
             if self.client.now() - signed_at > self.world.windows.renew_after_s() {
                 match self.sign_anew(intended).await? {
                     Some(date) => signed_at = date,
                     None => return Ok(Delivery::Found),
                 }
             }
-            let failure = match self.put(intended, signed_at).await {
+            let answer = self.put(intended, signed_at).await;
+            turn.ended(&answer);
+            let failure = match answer {
                 Ok(request_id) => return Ok(Delivery::Stored(request_id)),
                 Err(failure) => failure,
             };
@@ -102,6 +117,13 @@ impl Courier<'_> {
                     None => return Ok(Delivery::Found),
                 },
                 Then::GiveUp(outlook) => return self.give_up(intended, &told, outlook).await,
+                Then::Fail if failure.is_out_of_range() => {
+                    // Else whoever settles would send it once more, and be refused again.
+                    if !told.all_refused {
+                        self.give_up(intended, &told, Outlook::Halt).await?;
+                    }
+                    return Err(OutOfRange { failure, all_refused: told.all_refused }.into());
+                }
                 Then::Fail => {
                     self.give_up(intended, &told, Outlook::Halt).await?;
                     return Err(refused(intended, &failure));

@@ -3,6 +3,8 @@
 //! There is no ledger and no client here, and the source's transactions are read-only.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
@@ -10,8 +12,9 @@ use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
 use crate::pipeline::assemble::Assembler;
+use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::feed::{Feed, FeedSettings};
-use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::progress::Progress;
 use crate::pipeline::stop::Stop;
 use crate::pipeline::worker::range_step;
 use crate::record::key::{Key, KeyOrder};
@@ -53,6 +56,7 @@ pub struct DryRun {
     pub workers: usize,
     /// About how many rows a range has.
     pub range_rows: u32,
+    pub progress: Arc<Progress>,
     pub memory: MemoryBudget,
     pub rows: RowBudget,
 }
@@ -111,7 +115,9 @@ impl DryRun {
             let _memory = self.memory.take(cut.take_bytes).await;
             let mut holds = cut.holds;
             let mut rest = cut.take;
-            estimate.seen += (rest.len() + holds.len() + cut.gone.len()) as u64;
+            let seen = (rest.len() + holds.len() + cut.gone.len()) as u64;
+            estimate.seen += seen;
+            self.progress.seen.fetch_add(seen, Ordering::Relaxed);
             estimate.gone += cut.gone.len() as u64;
             while !rest.is_empty() {
                 let settled_before = self.feed.settled_before;
@@ -125,6 +131,7 @@ impl DryRun {
                     estimate.batches += 1;
                     estimate.live += assembled.rows.len() as u64;
                     estimate.raw_bytes += packed.raw_size as u64;
+                    self.progress.raw_bytes.fetch_add(packed.raw_size as u64, Ordering::Relaxed);
                     estimate.body_bytes += packed.body.len() as u64;
                     estimate.not_json += u64::from(assembled.not_json);
                 }

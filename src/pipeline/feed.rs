@@ -36,6 +36,8 @@ pub struct FeedSettings {
     pub settled_before: Timestamp,
     /// Held rows that are running and were created earlier are not looked at again.
     pub abandoned_before: Timestamp,
+    /// Rows that finished earlier are held `expired`; `None`: none is too old.
+    pub kept_since: Option<Timestamp>,
 }
 
 /// The rows of one range, in order.
@@ -147,7 +149,7 @@ impl Feed {
 
     /// Decides the rows' fates. Held rows count as known, unless it is them that are tried again.
     async fn judge(&self, heads: Vec<Head>, know_held: bool) -> anyhow::Result<Vec<Candidate>> {
-        let FeedSettings { ledger, shape, limits, settled_before, .. } = &self.settings;
+        let FeedSettings { ledger, shape, limits, settled_before, kept_since, .. } = &self.settings;
         let mut known = HashSet::new();
         if let Some(ledger) = ledger {
             let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
@@ -160,7 +162,7 @@ impl Feed {
             known.extend(ledger.batched(shape.table, &rows).await?);
         }
         let candidate = |head: Head| Candidate {
-            fate: fate(shape.table, &head, &known, *settled_before, limits),
+            fate: fate(shape.table, &head, &known, *settled_before, *kept_since, limits),
             key: head.key,
             row_id: head.row_id,
             created_at: head.created_at,

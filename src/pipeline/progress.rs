@@ -1,21 +1,22 @@
-//! What a run has done so far, and telling it: a bar when a person watches, a line now and then
-//! when not.
+//! What a run has done so far, and telling it: a bar when a person watches, a line or an event now
+//! and then when not.
+
+pub mod rate;
+pub mod screen;
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, HumanDuration};
 
+use crate::pipeline::progress::rate::{Meter, Rate};
+use crate::pipeline::progress::screen::{DRAW_EVERY, Screen, TableBar};
 use crate::record::table::Table;
 
-/// How often a line is written when nobody watches.
-const LINE_EVERY: Duration = Duration::from_secs(10);
-
-/// How often the bar is drawn.
-const DRAW_EVERY: Duration = Duration::from_millis(200);
+/// A reason to wait is told in the log when it comes up, and again only after so long.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Counters of one table; all workers add to them.
 #[derive(Debug)]
@@ -34,14 +35,35 @@ pub struct Progress {
     pub held: AtomicU64,
     /// Nanoseconds that workers waited for the ledger, together.
     pub ledger_ns: AtomicU64,
-    /// Why workers wait, and how many.
-    waits: Mutex<BTreeMap<String, u32>>,
+    waits: Mutex<Waits>,
+}
+
+/// Why workers wait.
+#[derive(Debug, Default)]
+struct Waits {
+    /// How many wait now, by reason.
+    now: BTreeMap<String, u32>,
+    /// When each reason was last told in the log.
+    told: BTreeMap<String, Instant>,
 }
 
 /// A wait that is shown as long as it lives.
 pub struct Wait<'a> {
     progress: &'a Progress,
     reason: String,
+}
+
+/// How it goes.
+#[derive(Debug, Clone, PartialEq)]
+struct Figures {
+    rows: u64,
+    /// 0: nobody knows.
+    rows_expected: u64,
+    sent: u64,
+    held: u64,
+    raw_bytes: u64,
+    rate: Rate,
+    waiting: Vec<(String, u32)>,
 }
 
 impl Progress {
@@ -61,11 +83,18 @@ impl Progress {
         })
     }
 
-    /// Shows `reason` until the value is dropped.
+    /// Shows `reason` until the value is dropped, and tells it in the log when it is new.
     pub fn wait(&self, reason: impl Into<String>) -> Wait<'_> {
         let reason = reason.into();
-        *self.waits().entry(reason.clone()).or_default() += 1;
+        if self.waits().begin(&reason, Instant::now()) {
+            tracing::info!("{}: waiting: {reason}", self.table);
+        }
         Wait { progress: self, reason }
+    }
+
+    /// What is waited for now, and by how many.
+    pub fn waiting(&self) -> Vec<(String, u32)> {
+        self.waits().now.iter().map(|(reason, workers)| (reason.clone(), *workers)).collect()
     }
 
     /// Runs a write to the ledger and counts the time.
@@ -82,95 +111,143 @@ impl Progress {
         self.started.elapsed()
     }
 
-    /// Tells how it goes until it is dropped (aborted) by the caller.
-    pub async fn report(self: Arc<Self>) {
-        if std::io::stderr().is_terminal() {
-            self.draw().await;
-        } else {
-            let mut ticks = tokio::time::interval(LINE_EVERY);
+    /// Tells how it goes until it is dropped (aborted) by the caller; where there are no bars, every
+    /// `line_every`.
+    pub async fn report(self: Arc<Self>, screen: Screen, line_every: Duration) {
+        let bar = match &screen {
+            Screen::Bars(bars) => {
+                Some(TableBar::new(bars, self.table.name(), self.rows_expected > 0))
+            }
+            Screen::Lines | Screen::Events => None,
+            Screen::Silent => return,
+        };
+        let mut meter = Meter::new(self.started);
+        let now = tokio::time::Instant::now();
+        let mut ticks = match &bar {
+            Some(_) => tokio::time::interval_at(now, DRAW_EVERY),
+            None => tokio::time::interval_at(now + line_every, line_every),
+        };
+        loop {
             ticks.tick().await;
-            loop {
-                ticks.tick().await;
-                tracing::info!("{}", self.line());
+            let figures = self.figures(&mut meter, Instant::now());
+            match &bar {
+                Some(bar) => bar.show(
+                    figures.rows,
+                    figures.rows_expected,
+                    figures.rows_text(),
+                    figures.details(),
+                ),
+                None if matches!(screen, Screen::Events) => figures.event(self.table),
+                None => tracing::info!("{}", figures.line(self.table)),
             }
         }
     }
 
-    async fn draw(&self) {
-        let bar = ProgressBar::new(self.rows_expected.max(1));
-        bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
-        let template = match self.rows_expected {
-            0 => "{prefix} {spinner} {wide_msg}",
-            _ => "{prefix} [{bar:30}] {percent:>3}% {wide_msg}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
-        bar.set_prefix(self.table.name());
-        let clear = ClearOnDrop(bar);
-        let mut ticks = tokio::time::interval(DRAW_EVERY);
-        loop {
-            ticks.tick().await;
-            let seen = self.seen.load(Ordering::Relaxed);
-            clear.0.set_length(self.rows_expected.max(seen).max(1));
-            clear.0.set_position(seen);
-            clear.0.tick();
-            clear.0.set_message(self.figures());
-        }
-    }
-
-    fn line(&self) -> String {
-        format!("{}: {}", self.table, self.figures())
-    }
-
-    fn figures(&self) -> String {
+    fn figures(&self, meter: &mut Meter, now: Instant) -> Figures {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let seconds = self.elapsed().as_secs_f64().max(0.001);
-        let (seen, raw) = (get(&self.seen), get(&self.raw_bytes));
-        let rows_per_s = seen as f64 / seconds;
-        let mut text = format!(
-            "{} rows, {}, {}/s",
-            HumanCount(seen),
-            HumanBytes(raw),
-            HumanBytes((raw as f64 / seconds) as u64),
-        );
-        if self.rows_expected > seen && rows_per_s > 0.0 {
-            let left = (self.rows_expected - seen) as f64 / rows_per_s;
-            text += &format!(", {} left", indicatif::HumanDuration(Duration::from_secs_f64(left)));
+        let (rows, raw_bytes) = (get(&self.seen), get(&self.raw_bytes));
+        Figures {
+            rows,
+            rows_expected: self.rows_expected,
+            sent: get(&self.sent),
+            held: get(&self.held),
+            raw_bytes,
+            rate: meter.note(now, rows, raw_bytes),
+            waiting: self.waiting(),
         }
-        let held = get(&self.held);
-        if held > 0 {
-            text += &format!(", {} held", HumanCount(held));
-        }
-        for (reason, workers) in self.waits().iter() {
-            text += &format!("; {workers} waiting: {reason}");
-        }
-        text
     }
 
-    fn waits(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, u32>> {
+    fn waits(&self) -> MutexGuard<'_, Waits> {
         self.waits.lock().expect("nobody panics with the lock held")
+    }
+}
+
+impl Waits {
+    /// One more waits; gives whether that should be told.
+    fn begin(&mut self, reason: &str, now: Instant) -> bool {
+        *self.now.entry(reason.to_owned()).or_default() += 1;
+        let told = self.told.get(reason).copied();
+        let is_due = told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY);
+        if is_due {
+            self.told.insert(reason.to_owned(), now);
+        }
+        is_due
+    }
+
+    fn end(&mut self, reason: &str) {
+        if let Some(workers) = self.now.get_mut(reason) {
+            *workers -= 1;
+            if *workers == 0 {
+                self.now.remove(reason);
+            }
+        }
     }
 }
 
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        let mut waits = self.progress.waits();
-        if let Some(workers) = waits.get_mut(&self.reason) {
-            *workers -= 1;
-            if *workers == 0 {
-                waits.remove(&self.reason);
-            }
-        }
+        self.progress.waits().end(&self.reason);
     }
 }
 
-/// The bar leaves the terminal when its task is aborted.
-struct ClearOnDrop(ProgressBar);
+impl Figures {
+    /// When it will be done, if it goes on like this; `None`: nobody knows.
+    fn left_s(&self) -> Option<u64> {
+        let rows_left = self.rows_expected.checked_sub(self.rows).filter(|left| *left > 0)?;
+        (self.rate.rows_per_s > 0.0).then(|| (rows_left as f64 / self.rate.rows_per_s) as u64)
+    }
 
-impl Drop for ClearOnDrop {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
+    fn line(&self, table: Table) -> String {
+        format!("{table}: {}, {}", self.rows_text(), self.details())
+    }
+
+    fn rows_text(&self) -> String {
+        match self.rows_expected > self.rows {
+            true => format!(
+                "{} of about {} rows",
+                HumanCount(self.rows),
+                HumanCount(self.rows_expected)
+            ),
+            false => format!("{} rows", HumanCount(self.rows)),
+        }
+    }
+
+    fn details(&self) -> String {
+        let mut text = format!(
+            "{}, {} rows/s, {}/s",
+            HumanBytes(self.raw_bytes),
+            HumanCount(self.rate.rows_per_s as u64),
+            HumanBytes(self.rate.bytes_per_s as u64),
+        );
+        if let Some(left_s) = self.left_s() {
+            text += &format!(", {} left", HumanDuration(Duration::from_secs(left_s)));
+        }
+        if self.held > 0 {
+            text += &format!(", {} held", HumanCount(self.held));
+        }
+        for (reason, workers) in &self.waiting {
+            text += &format!("; {workers} waiting: {reason}");
+        }
+        text
+    }
+
+    /// The same for a program.
+    fn event(&self, table: Table) {
+        let waiting: Vec<_> = self.waiting.iter().map(|(reason, _)| reason.as_str()).collect();
+        tracing::info!(
+            table = table.name(),
+            rows = self.rows,
+            rows_expected = (self.rows_expected > 0).then_some(self.rows_expected),
+            rows_sent = self.sent,
+            rows_held = self.held,
+            raw_bytes = self.raw_bytes,
+            rows_per_s = self.rate.rows_per_s as u64,
+            bytes_per_s = self.rate.bytes_per_s as u64,
+            left_s = self.left_s(),
+            workers_waiting = self.waiting.iter().map(|(_, workers)| *workers).sum::<u32>(),
+            waiting = waiting.join("; "),
+            "progress"
+        );
     }
 }
 
@@ -178,17 +255,55 @@ impl Drop for ClearOnDrop {
 mod tests {
     use super::*;
 
+    fn figures() -> Figures {
+        Figures {
+            rows: 1234,
+            rows_expected: 0,
+            sent: 1200,
+            held: 0,
+            raw_bytes: 3 << 20,
+            rate: Rate { rows_per_s: 10.4, bytes_per_s: 2048.0 },
+            waiting: Vec::new(),
+        }
+    }
+
     #[test]
-    fn a_wait_is_shown_as_long_as_it_lasts() {
+    fn a_line_says_what_is_known() {
+        let line = figures().line(Table::Runs);
+        assert_eq!(line, "workflow_runs: 1,234 rows, 3.00 MiB, 10 rows/s, 2.00 KiB/s");
+        let all = Figures {
+            rows_expected: 2274,
+            held: 5,
+            waiting: vec![("--rows-per-s".to_owned(), 2), ("quota".to_owned(), 1)],
+            ..figures()
+        };
+        assert_eq!(
+            all.line(Table::Runs),
+            "workflow_runs: 1,234 of about 2,274 rows, 3.00 MiB, 10 rows/s, 2.00 KiB/s, \
+             2 minutes left, 5 held; 2 waiting: --rows-per-s; 1 waiting: quota"
+        );
+        let beyond = Figures { rows_expected: 1000, ..figures() };
+        assert_eq!((beyond.left_s(), beyond.rows_text()), (None, "1,234 rows".to_owned()));
+        let stands = Figures { rows_expected: 2274, rate: Rate::default(), ..figures() };
+        assert_eq!(stands.left_s(), None);
+    }
+
+    #[test]
+    fn a_wait_is_shown_as_long_as_it_lasts_and_told_once_a_minute() {
         let progress = Progress::new(Table::Runs, 0);
-        progress.seen.store(1234, Ordering::Relaxed);
         let first = progress.wait("quota");
         let second = progress.wait("quota");
-        assert!(progress.line().ends_with("; 2 waiting: quota"), "{}", progress.line());
+        assert_eq!(progress.waiting(), [("quota".to_owned(), 2)]);
         drop(first);
-        assert!(progress.line().ends_with("; 1 waiting: quota"), "{}", progress.line());
+        assert_eq!(progress.waiting(), [("quota".to_owned(), 1)]);
         drop(second);
-        assert!(progress.line().starts_with("workflow_runs: 1,234 rows, "), "{}", progress.line());
-        assert!(!progress.line().contains("waiting"));
+        assert_eq!(progress.waiting(), []);
+
+        let (mut waits, now) = (Waits::default(), Instant::now());
+        assert!(waits.begin("quota", now));
+        assert!(waits.begin("pace", now));
+        assert!(!waits.begin("quota", now + Duration::from_secs(59)));
+        assert!(waits.begin("quota", now + Duration::from_secs(60)));
+        assert!(!waits.begin("quota", now + Duration::from_secs(61)));
     }
 }

@@ -19,9 +19,10 @@ use crate::ledger::Ledger;
 use crate::ledger::process::Process;
 use crate::ledger::settle::{OpenBatch, Seen};
 use crate::pipeline::assemble::Assembler;
+use crate::pipeline::budget::MemoryBudget;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::lane::LaneKeeper;
-use crate::pipeline::pace::MemoryBudget;
+use crate::pipeline::pace::Pace;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::settle::{Over, There, World, is_repeatable, over, there};
 use crate::pipeline::stop::Stop;
@@ -50,6 +51,7 @@ pub struct SettlerParts {
     pub world: World,
     pub memory: MemoryBudget,
     pub progress: Arc<Progress>,
+    pub pace: Arc<Pace>,
     /// Makes the batches that take the place of others.
     pub conversion_id: i64,
     pub conversion: Conversion,

@@ -13,12 +13,16 @@ use crate::ledger::intent::{Acknowledgement, NewBatch, Sending, Step};
 use crate::ledger::process::Process;
 use crate::ledger::settle::BatchLost;
 use crate::ledger::{LeaseLost, Ledger};
+use crate::pipeline::age::LogSpan;
 use crate::pipeline::assemble::{Assembled, Assembler};
+use crate::pipeline::budget::{MemoryBudget, RowBudget};
+use crate::pipeline::canary::{Canaries, Clearance, Sent};
 use crate::pipeline::cut::Cut;
 use crate::pipeline::deliver::{Courier, Delivery, Intended, Outlook};
 use crate::pipeline::feed::{Feed, FeedSettings};
+use crate::pipeline::health::HealthGate;
 use crate::pipeline::lane::LaneKeeper;
-use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::pace::{Load, Pace};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::settle::World;
 use crate::pipeline::stop::Stop;
@@ -60,6 +64,10 @@ pub struct Shared {
     pub recount: Recount,
     pub memory: MemoryBudget,
     pub rows: RowBudget,
+    pub pace: Arc<Pace>,
+    pub health: Arc<HealthGate>,
+    /// `None`: nothing is checked, canaries neither.
+    pub canaries: Option<Arc<Canaries>>,
     pub progress: Arc<Progress>,
     /// Whether only the pass's holds are to be tried, not its key space.
     pub only_holds: bool,
@@ -165,6 +173,7 @@ impl Worker {
         let mut feed = Feed::of_lease(shared.feed.clone(), &lease, scope.clone());
         let logs_max = u64::from(shared.feed.limits.batch_logs_max);
         loop {
+            shared.health.pass(&shared.progress, &mut self.stop).await;
             let rows_max = shared.rows.take(logs_max);
             if self.stop.is_asked() || rows_max == 0 {
                 shared.rows.give_back(rows_max);
@@ -250,6 +259,16 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let batch_id = Uuid::now_v7();
         let packed = self.assembler.pack(shared.ledger.id, batch_id, &assembled);
+        let span = LogSpan::of(&assembled.rows, shared.conversion.log_time, ingest_time);
+        let clearance = match &shared.canaries {
+            Some(canaries) => canaries.admit(span, &shared.progress, &mut self.stop).await?,
+            None => Some(Clearance::default()),
+        };
+        let Some(clearance) = clearance else { return Ok(Progressed::Halted) };
+        let load = Load { rows: assembled.rows.len() as u64, raw_bytes: packed.raw_size as u64 };
+        if shared.pace.admit(load, &shared.progress, &mut self.stop).await.is_none() {
+            return Ok(Progressed::Halted);
+        }
         let Some(ticket) = self.lane.ticket(&mut self.stop).await? else {
             return Ok(Progressed::Halted);
         };
@@ -273,11 +292,18 @@ impl Worker {
         step.stored.append(&mut self.stored);
         shared.progress.timed(shared.ledger.record(lease, &step)).await?;
         self.lane.used(&ticket);
-        let Shared { client, ledger, process, progress, world, .. } = &*shared;
-        let courier = Courier { client, ledger, process, progress, world: *world };
+        let Shared { client, ledger, process, progress, pace, world, .. } = &*shared;
+        let courier = Courier { client, ledger, process, progress, pace, world: *world };
         let logstore = shared.scope.table.logstore();
         let intended = Intended { batch_id, logstore, ticket: &ticket, signed_at, packed: &packed };
-        match courier.deliver(&intended, &mut self.stop).await? {
+        let mut delivery = courier.deliver(&intended, &mut self.stop).await;
+        if let Some(canaries) = &shared.canaries {
+            let rows = step.batch.as_ref().map_or(&[][..], |batch| &batch.rows);
+            let sent =
+                Sent { batch_id, span, rows, digest: assembled.digest, cursors: &ticket.cursors };
+            delivery = canaries.after(clearance, delivery, &sent, progress, &mut self.stop).await;
+        }
+        match delivery? {
             Delivery::Stored(request_id) => {
                 self.stored.push(Acknowledgement { batch_id, request_id });
             }

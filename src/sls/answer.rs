@@ -38,6 +38,11 @@ impl Failure {
         Self { next: Next::Unknown, code: String::new(), what: what.into() }
     }
 
+    /// Whether SLS refused a PutLogs because of the logs' times.
+    pub fn is_out_of_range(&self) -> bool {
+        self.is("PostBodyInvalid") && self.what.contains("out of range")
+    }
+
     /// Whether this is SLS's error `code`, whatever its case.
     pub fn is(&self, code: &str) -> bool {
         self.code.eq_ignore_ascii_case(code)

@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 #[cfg(feature = "simulator")]
+mod age;
+#[cfg(feature = "simulator")]
 mod dify_writer;
 #[cfg(feature = "simulator")]
-mod faults;
-#[cfg(feature = "simulator")]
 mod epochs;
+#[cfg(feature = "simulator")]
+mod faults;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
@@ -17,11 +19,15 @@ mod layers;
 #[cfg(feature = "simulator")]
 mod odd_rows;
 #[cfg(feature = "simulator")]
+mod pace;
+#[cfg(feature = "simulator")]
 mod postgres;
 #[cfg(feature = "simulator")]
-mod queries;
-#[cfg(feature = "simulator")]
 mod probe;
+#[cfg(feature = "simulator")]
+mod progress;
+#[cfg(feature = "simulator")]
+mod queries;
 #[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]

@@ -3,6 +3,7 @@
 use crate::commands::doctor::{Check, DoctorSettings};
 use crate::commands::output::count;
 use crate::commands::setup::conversion;
+use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
 use crate::ledger::epoch::Seqid;
 use crate::ledger::look::{Look, Standing, look};
@@ -56,7 +57,7 @@ async fn check_table(source: &Source, table: Table, shapes: &mut Vec<Shape>) -> 
         Ok(None) => return Check::fail(&name, "is not there", "is it Dify's database?"),
         Err(error) => return Check::error(&name, &error),
     };
-    if let Err(unfit) = Fields::of(&conversion(&shape, true)) {
+    if let Err(unfit) = Fields::of(&conversion(&shape, true, LogTime::FinishedAt)) {
         return Check::fail(&name, unfit.to_string(), "is it Dify's database?");
     }
     let order = shape.orders[0];

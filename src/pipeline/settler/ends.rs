@@ -92,8 +92,9 @@ impl Settler {
             Way::Anew => self.sign_anew(&batch).await?,
         };
         let Some((ticket, signed_at)) = signed else { return Ok(()) };
-        let SettlerParts { client, ledger, process, progress, world, table, .. } = &self.parts;
-        let courier = Courier { client, ledger, process, progress, world: *world };
+        let SettlerParts { client, ledger, process, progress, pace, world, table, .. } =
+            &self.parts;
+        let courier = Courier { client, ledger, process, progress, pace, world: *world };
         let logstore = table.logstore();
         let intended =
             Intended { batch_id: batch.id, logstore, ticket: &ticket, signed_at, packed: &packed };

@@ -1,0 +1,88 @@
+//! Says, before the first row goes, which rows are older than the logstores keep logs.
+
+use std::collections::BTreeMap;
+
+use crate::commands::output::count;
+use crate::commands::run::RunSettings;
+use crate::dify::conversion::LogTime;
+use crate::pipeline::age::kept_since;
+use crate::pipeline::patience::patiently;
+use crate::record::key::KeyOrder;
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+use crate::sls::client::Client;
+use crate::source::Source;
+use crate::source::catalog::Shape;
+use crate::source::scope::Scope;
+
+/// Since when rows must have finished for logs of that time to be kept, by table; a table that is
+/// not in it has no such bound. Warns of rows that are older, if their logs are to have that time.
+pub async fn kept(
+    settings: &RunSettings,
+    client: &Client,
+    source: &Source,
+    shapes: &[Shape],
+    now: Timestamp,
+) -> anyhow::Result<BTreeMap<Table, Timestamp>> {
+    let mut kept = BTreeMap::new();
+    for shape in shapes {
+        let Some(ttl_days) = ttl_days(client, shape.table.logstore()).await else { continue };
+        let Some(since) = kept_since(ttl_days, now) else { continue };
+        let oldest = source.oldest(shape).await?.max(settings.wish.since);
+        let by_finish = settings.log_time == LogTime::FinishedAt;
+        if by_finish && oldest.is_some_and(|oldest| oldest < since) {
+            let older = Scope {
+                table: shape.table,
+                order: KeyOrder::Walk,
+                since: settings.wish.since,
+                until: since,
+                tenant_id: settings.wish.tenant_id,
+                app_id: settings.wish.app_id,
+            };
+            let rows = source.rows_estimated(&older).await?;
+            tracing::warn!("{}", too_short(shape.table, ttl_days, since, rows, settings));
+        }
+        if !settings.beyond_ttl {
+            kept.insert(shape.table, since);
+        }
+    }
+    Ok(kept)
+}
+
+/// How many days the logstore keeps logs; `None` when SLS does not tell.
+async fn ttl_days(client: &Client, logstore: &str) -> Option<i64> {
+    match patiently(|| client.logstore(logstore)).await {
+        Ok(body) => body.as_ref().and_then(|body| body["ttl"].as_i64()),
+        Err(failure) => {
+            tracing::warn!("nobody knows how long {logstore} keeps logs: {failure}");
+            None
+        }
+    }
+}
+
+fn too_short(
+    table: Table,
+    ttl_days: i64,
+    since: Timestamp,
+    rows: u64,
+    settings: &RunSettings,
+) -> String {
+    let logstore = table.logstore();
+    let rows = count(rows);
+    let what = format!(
+        "{logstore} keeps logs for {ttl_days} days, and {table} has about {rows} rows from before \
+         {since}"
+    );
+    match settings.beyond_ttl {
+        true => format!(
+            "{what}: they are sent (--beyond-ttl), but SLS may drop them, and its search may not \
+             find them\nhint: the search for the oldest rows is left out with --no-canary-search"
+        ),
+        false => format!(
+            "{what}: these are held `expired`\n\
+             hint: raise the TTL of {logstore} in SLS's console (3650 days is for ever) and run \
+             again; or send them all the same with --beyond-ttl, or with the time of sending as \
+             their log time: --log-time ingest"
+        ),
+    }
+}

@@ -1,0 +1,62 @@
+//! What the planner's statistics and the ends of indexes tell of a table, without reading it.
+
+use anyhow::Context as _;
+use sqlx::Row as _;
+
+use crate::pg;
+use crate::record::key::{Key, KeyOrder};
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+use crate::source::Source;
+use crate::source::catalog::Shape;
+use crate::source::scope::{Scope, Span, Sql};
+
+impl Source {
+    /// About how many rows `scope` has, whatever its order: the planner's guess.
+    pub async fn rows_estimated(&self, scope: &Scope) -> anyhow::Result<u64> {
+        let scope = Scope { order: KeyOrder::Walk, ..scope.clone() };
+        let mut sql = Sql::new("EXPLAIN (FORMAT JSON) SELECT");
+        scope.push_from(&mut sql, &Span { after: Key::START, upto: None });
+        let mut tx = self.begin().await?;
+        let row = sql
+            .query()
+            .fetch_one(&mut *tx)
+            .await
+            .with_context(|| format!("estimate the rows of {}", scope.table))?;
+        let plan: serde_json::Value = row.try_get(0)?;
+        Ok(plan[0]["Plan"]["Plan Rows"].as_u64().unwrap_or(0))
+    }
+
+    /// About when the oldest row of the table was created; `None`: nobody knows without reading all
+    /// of it, or it is empty. Node executions are as old as the runs.
+    pub async fn oldest(&self, shape: &Shape) -> anyhow::Result<Option<Timestamp>> {
+        let context = || format!("look for the oldest row of {}", shape.table);
+        let indexed = match shape.orders.first() {
+            Some(KeyOrder::Time) => Some(shape.table),
+            Some(KeyOrder::ByRun) => Some(Table::Runs),
+            _ => None,
+        };
+        let row = match indexed {
+            Some(table) => {
+                let sql = format!(
+                    "SELECT created_at FROM {} ORDER BY created_at, id LIMIT 1",
+                    pg::quote(table.name())
+                );
+                let mut tx = self.begin_on_indexes().await?;
+                pg::made_statement(&sql).fetch_optional(&mut *tx).await.with_context(context)?
+            }
+            None => {
+                let mut tx = self.begin().await?;
+                pg::statement(
+                    "SELECT (histogram_bounds::text::timestamp[])[1] AS created_at FROM pg_stats \
+                     WHERE schemaname = 'public' AND tablename = $1 AND attname = 'created_at'",
+                )
+                .bind(shape.table.name())
+                .fetch_optional(&mut *tx)
+                .await
+                .with_context(context)?
+            }
+        };
+        Ok(row.map(|row| row.try_get("created_at")).transpose()?.flatten())
+    }
+}
