@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use tokio::task::JoinHandle;
 
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
@@ -352,7 +353,7 @@ impl Run<'_> {
         let pass = self.pass(shape).await?;
         let mut follower = Follower::begin(&self.client, &self.ledger, table).await?;
         let (tail_stopper, tail_stop) = channel();
-        let tail = match self.settings.verify {
+        let mut tail = match self.settings.verify {
             Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop.clone()))),
             Verify::None => None,
         };
@@ -368,16 +369,20 @@ impl Run<'_> {
         let report =
             Arc::clone(&progress).report(self.screen.clone(), self.settings.progress_every);
         let reporter = tokio::spawn(report);
-        let worked = self.work(shape, &pass, &progress).await;
+        let worked = tokio::select! {
+            worked = self.work(shape, &pass, &progress) => worked,
+            // Who cannot read what is sent need not send on for hours.
+            error = died(&mut tail) => Err(error),
+        };
         reporter.abort();
         // The reporter's bar must be gone before anything else is written.
         let _ = reporter.await;
         tail_stopper.stop();
+        let settler = settler.await.context("settle what is open")?;
+        worked?;
         if let Some(tail) = tail {
             tail.await.context("follow the upload")??;
         }
-        let settler = settler.await.context("settle what is open")?;
-        worked?;
         let settled = settler?.finish().await?;
         self.tell(table, &progress);
         tell_settled(table, &settled);
@@ -507,6 +512,8 @@ impl Run<'_> {
         progress: &Arc<Progress>,
     ) -> anyhow::Result<()> {
         if !self.settings.join {
+            let current: Conversion = serde_json::from_value(pass.conversion.clone())
+                .context("read the pass's conversion from the ledger")?;
             for held in self.ledger.held_passes(shape.table, self.abandoned_before).await? {
                 self.ledger.add_holds_range(held.pass_id).await?;
                 // The holds of the open pass are one of its ranges.
@@ -515,7 +522,12 @@ impl Run<'_> {
                     let plan = pass.plan.clone();
                     let mut held =
                         Pass { id: pass_id, plan, conversion_id, conversion, begun: true };
-                    if self.settings.new_conversion && held.conversion != pass.conversion {
+                    let begun_with: Conversion = serde_json::from_value(held.conversion.clone())
+                        .context("read a pass's conversion from the ledger")?;
+                    // Nobody can go on by rules or columns that are no more.
+                    let is_over = !begun_with.can_be_repeated(&current);
+                    if is_over || self.settings.new_conversion && held.conversion != pass.conversion
+                    {
                         self.ledger.convert_anew(&mut held, pass.conversion.clone()).await?;
                     }
                     let Pass { conversion_id, conversion, .. } = held;
@@ -594,6 +606,17 @@ impl Run<'_> {
             ended.context("a worker ended badly")??;
         }
         Ok(())
+    }
+}
+
+/// Waits for the tail reader to fail; for ever if there is none, or if it does not fail.
+async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
+    let Some(running) = tail.as_mut() else { return std::future::pending().await };
+    let ended = running.await.context("follow the upload").and_then(|ended| ended);
+    *tail = None;
+    match ended {
+        Err(error) => error,
+        Ok(()) => std::future::pending().await,
     }
 }
 

@@ -8,9 +8,9 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::ledger::Ledger;
 use crate::ledger::intent::id_number;
 use crate::ledger::process::Process;
+use crate::ledger::{Ledger, Tx};
 use crate::pg;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -59,19 +59,35 @@ impl Ledger {
         Ok(Some(Lane { id: row.try_get("id")?, hash_key: hash_key.to_owned(), last_number: 0 }))
     }
 
-    /// Which of these rows are held.
-    pub async fn held(&self, table: Table, ids: Vec<Uuid>) -> anyhow::Result<HashSet<Uuid>> {
+    /// Which of these rows are held, unless `know_held` is false, or in a live batch: in one
+    /// snapshot, for a row may be passed from the one to the other. Each row with its `created_at`.
+    pub async fn known(
+        &self,
+        table: Table,
+        rows: &[(Uuid, Timestamp)],
+        know_held: bool,
+    ) -> anyhow::Result<HashSet<Uuid>> {
         let mut tx = self.begin_relaxed().await?;
-        let rows = pg::statement(
-            "SELECT row_id FROM sls_backfill.hold WHERE table_name = $1 AND row_id = ANY($2) \
-             AND state = 'open'",
-        )
-        .bind(table.name())
-        .bind(ids)
-        .fetch_all(&mut *tx)
-        .await
-        .context("look for held rows")?;
-        rows.iter().map(|row| Ok(row.try_get("row_id")?)).collect()
+        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            .execute(&mut *tx)
+            .await
+            .context("look for known rows")?;
+        let mut known = batched(&mut tx, table, rows).await?;
+        if know_held && !rows.is_empty() {
+            let held = pg::statement(
+                "SELECT row_id FROM sls_backfill.hold WHERE table_name = $1 AND row_id = ANY($2) \
+                 AND state = 'open'",
+            )
+            .bind(table.name())
+            .bind(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+            .fetch_all(&mut *tx)
+            .await
+            .context("look for held rows")?;
+            for row in &held {
+                known.insert(row.try_get("row_id")?);
+            }
+        }
+        Ok(known)
     }
 
     /// Which of these rows are in a live batch. Each row with its `created_at`.
@@ -80,58 +96,19 @@ impl Ledger {
         table: Table,
         rows: &[(Uuid, Timestamp)],
     ) -> anyhow::Result<HashSet<Uuid>> {
-        let mut known = HashSet::new();
-        if rows.is_empty() {
-            return Ok(known);
-        }
         let mut tx = self.begin_relaxed().await?;
-        let wanted: HashSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
-        let numbers: Vec<i64> = rows.iter().map(|(id, _)| id_number(*id)).collect();
-        let times: Vec<Timestamp> = rows.iter().map(|(_, at)| *at).collect();
-        let overlaps = pg::statement(
-            "SELECT row_ids FROM sls_backfill.batch WHERE table_name = $1 \
-             AND state NOT IN ('split', 'abandoned') \
-             AND created_span && tsrange($2, $3, '[]') AND id_span && int8range($4, $5, '[]') \
-             LIMIT $6",
-        )
-        .bind(table.name())
-        .bind(times.iter().min().copied())
-        .bind(times.iter().max().copied())
-        .bind(numbers.iter().min().copied())
-        .bind(numbers.iter().max().copied())
-        .bind(OVERLAPS_MAX + 1)
-        .fetch_all(&mut *tx)
-        .await
-        .context("look for batches of these rows")?;
-        if i64::try_from(overlaps.len())? <= OVERLAPS_MAX {
-            for row in &overlaps {
-                add_known(row, &wanted, &mut known)?;
-            }
-            return Ok(known);
-        }
-        let mut batches = pg::statement(
-            "SELECT row_ids FROM sls_backfill.batch WHERE id IN (SELECT b.id \
-             FROM unnest($2::timestamp[], $3::int8[]) AS h(at, number) \
-             JOIN sls_backfill.batch b ON b.created_span @> h.at AND b.id_span @> h.number \
-             WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned'))",
-        )
-        .bind(table.name())
-        .bind(times)
-        .bind(numbers)
-        .fetch(&mut *tx);
-        while let Some(row) = batches.try_next().await.context("look for batches of these rows")? {
-            add_known(&row, &wanted, &mut known)?;
-        }
-        Ok(known)
+        batched(&mut tx, table, rows).await
     }
 
-    /// How many batches of the table may or may not be in SLS, but for those that another living
-    /// process is about to send.
+    /// How many batches of the table may or may not be in SLS, but for those that another process
+    /// whose lease runs is about to send.
     pub async fn intents(&self, process: &Process, table: Table) -> anyhow::Result<u64> {
         let mut tx = self.begin().await?;
         let row = pg::statement(
             "SELECT count(*) AS intents FROM sls_backfill.batch \
-             WHERE table_name = $1 AND state = 'intent' AND coalesce(owner, $2) = $2",
+             WHERE table_name = $1 AND state = 'intent' AND NOT EXISTS \
+               (SELECT FROM sls_backfill.process p WHERE p.id = owner AND p.id <> $2 \
+                AND p.ended_at IS NULL AND p.lease_until >= clock_timestamp())",
         )
         .bind(table.name())
         .bind(process.id)
@@ -140,6 +117,55 @@ impl Ledger {
         .context("count open intents")?;
         Ok(u64::try_from(row.try_get::<i64, _>("intents")?)?)
     }
+}
+
+async fn batched(
+    tx: &mut Tx,
+    table: Table,
+    rows: &[(Uuid, Timestamp)],
+) -> anyhow::Result<HashSet<Uuid>> {
+    let mut known = HashSet::new();
+    if rows.is_empty() {
+        return Ok(known);
+    }
+    let wanted: HashSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
+    let numbers: Vec<i64> = rows.iter().map(|(id, _)| id_number(*id)).collect();
+    let times: Vec<Timestamp> = rows.iter().map(|(_, at)| *at).collect();
+    let overlaps = pg::statement(
+        "SELECT row_ids FROM sls_backfill.batch WHERE table_name = $1 \
+         AND state NOT IN ('split', 'abandoned') \
+         AND created_span && tsrange($2, $3, '[]') AND id_span && int8range($4, $5, '[]') \
+         LIMIT $6",
+    )
+    .bind(table.name())
+    .bind(times.iter().min().copied())
+    .bind(times.iter().max().copied())
+    .bind(numbers.iter().min().copied())
+    .bind(numbers.iter().max().copied())
+    .bind(OVERLAPS_MAX + 1)
+    .fetch_all(&mut **tx)
+    .await
+    .context("look for batches of these rows")?;
+    if i64::try_from(overlaps.len())? <= OVERLAPS_MAX {
+        for row in &overlaps {
+            add_known(row, &wanted, &mut known)?;
+        }
+        return Ok(known);
+    }
+    let mut batches = pg::statement(
+        "SELECT row_ids FROM sls_backfill.batch WHERE id IN (SELECT b.id \
+         FROM unnest($2::timestamp[], $3::int8[]) AS h(at, number) \
+         JOIN sls_backfill.batch b ON b.created_span @> h.at AND b.id_span @> h.number \
+         WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned'))",
+    )
+    .bind(table.name())
+    .bind(times)
+    .bind(numbers)
+    .fetch(&mut **tx);
+    while let Some(row) = batches.try_next().await.context("look for batches of these rows")? {
+        add_known(&row, &wanted, &mut known)?;
+    }
+    Ok(known)
 }
 
 fn add_known(row: &PgRow, wanted: &HashSet<Uuid>, known: &mut HashSet<Uuid>) -> anyhow::Result<()> {

@@ -159,6 +159,8 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .context("renew the leases of the ranges")?;
+        // Whoever lives takes over from those who have died meanwhile.
+        bury_the_dead(&mut tx, &Identity::own()).await?;
         tx.commit().await.context("renew the lease")
     }
 
@@ -183,6 +185,14 @@ async fn bury_the_dead(tx: &mut Tx, own: &Identity) -> anyhow::Result<Option<Alr
     .fetch_all(&mut **tx)
     .await
     .context("look for other processes in the ledger")?;
+    // Nobody settles what an ended process still owns.
+    pg::statement(
+        "UPDATE sls_backfill.batch b SET owner = NULL FROM sls_backfill.process p \
+         WHERE b.state = 'intent' AND p.id = b.owner AND p.ended_at IS NOT NULL",
+    )
+    .execute(&mut **tx)
+    .await
+    .context("free the batches of processes that have ended")?;
     let mut alive = None;
     for row in rows {
         let identity = Identity {

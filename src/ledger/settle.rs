@@ -134,8 +134,8 @@ impl Ledger {
         let context = || format!("renew the signature of batch {batch_id}");
         let mut tx = self.begin().await?;
         let renewed = pg::statement(
-            "UPDATE sls_backfill.batch SET signed_at = to_timestamp($3), attempts = attempts + 1, \
-             all_refused = false WHERE id = $1 AND owner = $2 AND state = 'intent'",
+            "UPDATE sls_backfill.batch SET signed_at = greatest(signed_at, to_timestamp($3)), \
+             attempts = attempts + 1, all_refused = false WHERE id = $1 AND owner = $2 AND state = 'intent'",
         )
         .bind(batch_id)
         .bind(process.id)
@@ -221,8 +221,8 @@ impl Ledger {
             "WITH claimed AS (UPDATE sls_backfill.batch SET owner = $2 WHERE id IN \
                (SELECT id FROM sls_backfill.batch WHERE table_name = $1 AND state = 'intent' \
                 AND owner IS NULL ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED) \
-               AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL) \
-               RETURNING *) \
+               AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 \
+                 AND ended_at IS NULL FOR SHARE) RETURNING *) \
              SELECT b.id, b.pass_id, b.range_id, b.table_name, b.row_ids, b.rows::int8 AS rows, \
              b.digest, 1 AS groups, b.raw_bytes, b.conversion_id, c.body, b.ingest_time, \
              b.cursors, b.lane_id, b.number, l.hash_key, extract(epoch FROM b.signed_at)::int8 AS signed_at, \

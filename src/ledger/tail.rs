@@ -66,6 +66,36 @@ impl Ledger {
             .collect()
     }
 
+    /// Begins to read a logstore at these cursors, one a shard, unless it is being read already.
+    /// All or nothing, one process after the other: whoever finds a position finds all of them,
+    /// and each is older than anything that was sent since.
+    pub async fn begin_reading_all(
+        &self,
+        logstore: &str,
+        cursors: &[(u32, String)],
+    ) -> anyhow::Result<()> {
+        let context = || format!("note where to read {logstore}");
+        let mut tx = self.begin().await?;
+        pg::statement("SELECT FROM sls_backfill.ledger FOR UPDATE")
+            .fetch_one(&mut *tx)
+            .await
+            .with_context(context)?;
+        let shards = cursors.iter().map(|(shard, _)| i32::try_from(*shard));
+        pg::statement(
+            "INSERT INTO sls_backfill.read_position (logstore, shard, cursor) \
+             SELECT $1, c.shard, c.cursor FROM unnest($2::int[], $3::text[]) AS c(shard, cursor) \
+             WHERE NOT EXISTS \
+               (SELECT FROM sls_backfill.read_position WHERE logstore = $1)",
+        )
+        .bind(logstore)
+        .bind(shards.collect::<Result<Vec<_>, _>>()?)
+        .bind(cursors.iter().map(|(_, cursor)| cursor.clone()).collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await
+        .with_context(context)?;
+        tx.commit().await.with_context(context)
+    }
+
     /// Begins to read a shard at `cursor`, unless it is being read already.
     pub async fn begin_reading(
         &self,

@@ -29,6 +29,9 @@ pub struct Intended<'a> {
     pub ticket: &'a Ticket,
     /// The date in the ledger, Unix seconds, SLS's clock.
     pub signed_at: i64,
+    /// When an earlier attempt whose fate is not known was signed (Unix seconds, SLS's clock);
+    /// `None`: there is none.
+    pub unknown_since: Option<i64>,
     pub packed: &'a Packed,
 }
 
@@ -89,9 +92,15 @@ impl Courier<'_> {
         stop: &mut Stop,
     ) -> anyhow::Result<Delivery> {
         let mut signed_at = intended.signed_at;
-        let mut told = Told { all_refused: true, ..Told::default() };
+        let mut unknown_since = intended.unknown_since;
+        let mut told = Told { all_refused: unknown_since.is_none(), ..Told::default() };
         let (mut attempt, mut not_sent) = (0, 0);
         loop {
+            if let Some(since) = unknown_since
+                && let Err(outlook) = self.is_protected(intended, since).await
+            {
+                return self.give_up(intended, &told, outlook).await;
+            }
             let Some(turn) = self.pace.turn(self.progress, stop).await else {
                 return self.give_up(intended, &told, Outlook::Halt).await;
             };
@@ -110,6 +119,9 @@ impl Courier<'_> {
             attempt += 1;
             not_sent = if failure.next == Next::NotSent { not_sent + 1 } else { 0 };
             note(&mut told, &failure, self.client.now());
+            if failure.next == Next::Unknown {
+                unknown_since = unknown_since.or(Some(signed_at));
+            }
             match self.then(intended, &failure, &told, not_sent).await {
                 Then::Wait => {}
                 Then::SignAnew => match self.sign_anew(intended).await? {
@@ -161,25 +173,34 @@ impl Courier<'_> {
                 tracing::warn!("batch {batch_id}: {failure}; it is divided");
                 Then::GiveUp(Outlook::GoOn)
             }
+            Next::Unknown if self.world.proven && told.unknowns < UNKNOWNS_MAX => {
+                tracing::warn!("batch {batch_id}: {failure}; the same number goes out again");
+                Then::Wait
+            }
             Next::Unknown => {
-                let logstore = intended.logstore;
-                let shards = patiently(|| self.client.shards(logstore)).await;
-                let Ok(shards) = shards else {
-                    tracing::warn!("batch {batch_id}: {failure}");
-                    return Then::GiveUp(Outlook::Halt);
-                };
-                // Another shard may not know the lane's numbers.
-                let is_safe = self.world.proven
-                    && is_at_home(&intended.ticket.hash_key, &intended.ticket.cursors, &shards);
-                if is_safe && told.unknowns < UNKNOWNS_MAX {
-                    tracing::warn!("batch {batch_id}: {failure}; the same number goes out again");
-                    return Then::Wait;
-                }
                 tracing::warn!("batch {batch_id}: {failure}; it is looked for in SLS");
-                Then::GiveUp(Outlook::GoOn)
+                let shards = patiently(|| self.client.shards(intended.logstore)).await;
+                Then::GiveUp(if shards.is_ok() { Outlook::GoOn } else { Outlook::Halt })
             }
             Next::Stop => Then::Fail,
         }
+    }
+
+    /// Whether SLS would refuse the number, had it stored it with an attempt signed at `since`.
+    /// Asked before each repetition: a shard that was split off meanwhile may not know the number,
+    /// and a number that is older than a signature's life may be forgotten.
+    async fn is_protected(&self, intended: &Intended<'_>, since: i64) -> Result<(), Outlook> {
+        let ticket = intended.ticket;
+        if !self.world.proven || self.client.now() >= since + self.world.windows.signature_life_s {
+            return Err(Outlook::GoOn);
+        }
+        let shards = patiently(|| self.client.shards(intended.logstore)).await;
+        let shards = shards.map_err(|failure| {
+            tracing::warn!("batch {}: {failure}", intended.batch_id);
+            Outlook::Halt
+        })?;
+        let is_at_home = is_at_home(&ticket.hash_key, &ticket.cursors, &shards);
+        if is_at_home { Ok(()) } else { Err(Outlook::GoOn) }
     }
 
     async fn give_up(
@@ -235,7 +256,8 @@ fn note(told: &mut Told, failure: &Failure, now: i64) {
             told.all_refused = false;
         }
         Next::Never => told.refusal = Some(format!("SLS says {}", failure.code)),
-        Next::Later | Next::NotSent | Next::SignAnew | Next::Stop => {}
+        Next::Stop => told.all_refused &= failure.is_refusal(),
+        Next::Later | Next::NotSent | Next::SignAnew => {}
     }
 }
 

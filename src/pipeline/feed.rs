@@ -150,17 +150,11 @@ impl Feed {
     /// Decides the rows' fates. Held rows count as known, unless it is them that are tried again.
     async fn judge(&self, heads: Vec<Head>, know_held: bool) -> anyhow::Result<Vec<Candidate>> {
         let FeedSettings { ledger, shape, limits, settled_before, kept_since, .. } = &self.settings;
-        let mut known = HashSet::new();
-        if let Some(ledger) = ledger {
-            let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
-            // Holds first: a hold ends in the transaction that makes the batch, so a row that is
-            // not held any more is in a batch by the time that batches are asked for.
-            if know_held {
-                let ids = rows.iter().map(|(id, _)| *id).collect();
-                known = ledger.held(shape.table, ids).await?;
-            }
-            known.extend(ledger.batched(shape.table, &rows).await?);
-        }
+        let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
+        let known = match ledger {
+            Some(ledger) => ledger.known(shape.table, &rows, know_held).await?,
+            None => HashSet::new(),
+        };
         let candidate = |head: Head| Candidate {
             fate: fate(shape.table, &head, &known, *settled_before, *kept_since, limits),
             key: head.key,

@@ -37,13 +37,26 @@ impl Follower {
         let logstore = table.logstore();
         let known = ledger.read_positions(logstore).await?;
         if known.is_empty() {
+            let mut cursors = Vec::new();
             let shards = patiently(|| client.shards(logstore)).await;
             for shard in shards.with_context(|| format!("list the shards of {logstore}"))? {
                 let cursor = patiently(|| client.cursor(logstore, shard.id, "end"))
                     .await
                     .with_context(|| format!("find the end of shard {}", shard.id))?;
-                ledger.begin_reading(logstore, shard.id, &cursor).await?;
+                cursors.push((shard.id, cursor));
             }
+            ledger.begin_reading_all(logstore, &cursors).await?;
+        }
+        for (shard, cursor) in &known {
+            let pulled = patiently(|| client.pull(logstore, *shard, cursor, 1)).await;
+            pulled.map_err(|failure| {
+                anyhow::anyhow!(
+                    "read on in shard {shard} of {logstore} where the last run stopped: {failure}\n\
+                     nothing was sent\n\
+                     hint: if the logstore was deleted and made again, or keeps logs for a shorter \
+                     time than has gone by, `dify-sls-backfill audit` reads it anew"
+                )
+            })?;
         }
         Ok(Self { client: client.clone(), ledger: ledger.clone(), table, groups_max: 1 })
     }

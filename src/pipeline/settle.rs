@@ -87,10 +87,19 @@ pub fn over(batch: &OpenBatch, seen: &Seen, world: World, now: i64) -> Over {
         return Over::Always;
     };
     let by_age = sent.signed_at + world.windows.storable_s();
+    // From then on SLS refuses the number; what it took before may be stored a little later.
     let by_number = batch.told.number_used_at.filter(|_| world.proven);
     let by_later_number = seen.passed_ago_s.map(|ago| now - ago).filter(|_| world.proven);
     let earliest = [by_number, by_later_number].into_iter().flatten().min();
-    Over::At(by_age.min(earliest.unwrap_or(i64::MAX)))
+    Over::At(by_age.min(earliest.map_or(i64::MAX, |at| at + world.windows.late_s)))
+}
+
+/// Whether it is time to look whether a batch is there: all of it that came would be visible.
+pub fn is_due(over: Over, world: World, now: i64) -> bool {
+    match over {
+        Over::Always => true,
+        Over::At(at) => at + world.windows.look_after_s() <= now,
+    }
 }
 
 /// Whether the same number may go out again now: SLS would refuse it, had it stored the batch. Not
@@ -185,12 +194,12 @@ mod tests {
     fn a_used_number_ends_the_wait_only_where_numbers_are_proven() {
         let now = SIGNED_AT + 10;
         let used = batch(Told { number_used_at: Some(SIGNED_AT + 5), ..Told::default() });
-        assert_eq!(over(&used, &UNSEEN, PROVEN, now), Over::At(SIGNED_AT + 5));
+        assert_eq!(over(&used, &UNSEEN, PROVEN, now), Over::At(SIGNED_AT + 5 + 120));
         assert_eq!(over(&used, &UNSEEN, UNPROVEN, now), Over::At(SIGNED_AT + 1020));
         let passed = Seen { passed_ago_s: Some(3), ..UNSEEN };
-        assert_eq!(over(&used, &passed, PROVEN, now), Over::At(SIGNED_AT + 5));
+        assert_eq!(over(&used, &passed, PROVEN, now), Over::At(SIGNED_AT + 5 + 120));
         let unknown = batch(Told::default());
-        assert_eq!(over(&unknown, &passed, PROVEN, now), Over::At(SIGNED_AT + 7));
+        assert_eq!(over(&unknown, &passed, PROVEN, now), Over::At(SIGNED_AT + 7 + 120));
         assert_eq!(over(&unknown, &passed, UNPROVEN, now), Over::At(SIGNED_AT + 1020));
     }
 

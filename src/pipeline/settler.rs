@@ -9,7 +9,7 @@ mod ends;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use uuid::Uuid;
@@ -17,19 +17,21 @@ use uuid::Uuid;
 use crate::dify::conversion::Conversion;
 use crate::ledger::Ledger;
 use crate::ledger::process::Process;
-use crate::ledger::settle::{OpenBatch, Seen};
+use crate::ledger::settle::{OpenBatch, Seen, Sent};
 use crate::pipeline::assemble::Assembler;
 use crate::pipeline::budget::MemoryBudget;
 use crate::pipeline::follow::Follower;
-use crate::pipeline::lane::LaneKeeper;
+use crate::pipeline::lane::{LaneKeeper, is_at_home};
 use crate::pipeline::pace::Pace;
+use crate::pipeline::patience::patiently;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::settle::{Over, There, World, is_repeatable, over, there};
+use crate::pipeline::settle::{Over, There, World, is_due, is_repeatable, over, there};
 use crate::pipeline::stop::Stop;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
 use crate::source::Source;
+use crate::told::told;
 
 /// How often open batches are looked at.
 const ROUND_EVERY: Duration = Duration::from_millis(500);
@@ -37,8 +39,11 @@ const ROUND_EVERY: Duration = Duration::from_millis(500);
 /// So many batches are settled at a time: their row ids are in memory.
 const OPEN_MAX: usize = 64;
 
+/// After so many errors the cause is not in the batches.
+const FAILED_MAX: u64 = 10;
+
 /// At the end of a run, batches that can be settled so soon are waited for.
-const WAIT_AT_END_S: i64 = 90;
+const WAIT_AT_END_S: i64 = 200;
 
 /// What a settler works with.
 pub struct SettlerParts {
@@ -78,6 +83,8 @@ pub struct Settled {
     pub refused_rows: u64,
     /// Batches of which SLS holds a part, or something else.
     pub differ: u64,
+    /// Could not be settled for an error that was told.
+    pub failed: u64,
     /// Still open.
     pub open: u64,
     /// When the next of these can be settled (Unix seconds, SLS's clock).
@@ -162,7 +169,8 @@ impl Settler {
     async fn round(&mut self) -> anyhow::Result<u32> {
         let SettlerParts { ledger, process, table, client, world, .. } = &self.parts;
         let (world, now) = (*world, client.now());
-        let room = u32::try_from(OPEN_MAX.saturating_sub(self.open.len()))?;
+        let unsettled = self.open.len() - self.differing.len();
+        let room = u32::try_from(OPEN_MAX.saturating_sub(unsettled))?;
         if room > 0 {
             let claimed = ledger.claim_open(process, *table, room).await?;
             self.open.extend(claimed.into_iter().map(|batch| (batch.id, batch)));
@@ -175,15 +183,16 @@ impl Settler {
         let (mut due, mut ready, mut next_at) = (Vec::new(), Vec::new(), None);
         let is_open = |id: &Uuid| seen.get(id).is_some_and(|seen| seen.is_open);
         self.open.retain(|id, _| {
-            is_open(id) || {
-                self.settled.found += 1;
-                false
-            }
+            let is_open = is_open(id);
+            self.settled.found += u64::from(!is_open);
+            is_open
         });
+        // The other half of what seemed to differ may have come.
+        self.differing.retain(|id| self.open.contains_key(id));
         for (id, batch) in &self.open {
             match over(batch, &seen[id], world, now) {
                 Over::Always => ready.push((*id, Way::Anew)),
-                Over::At(at) if at + world.windows.look_after_s() <= now => due.push(*id),
+                over if is_due(over, world, now) => due.push(*id),
                 Over::At(_)
                     if is_repeatable(batch, world, now) && !self.unrepeatable.contains(id) =>
                 {
@@ -207,7 +216,18 @@ impl Settler {
                 break;
             }
             if let Some(batch) = self.open.remove(&id) {
-                self.end(batch, way).await.with_context(|| format!("settle batch {id}"))?;
+                if let Err(error) = self.end(batch, way).await {
+                    // One bad batch must not keep the others from being settled.
+                    tracing::error!(
+                        "batch {id} stays open, the next run tries again: {}",
+                        told(&error)
+                    );
+                    self.settled.failed += 1;
+                    anyhow::ensure!(
+                        self.settled.failed < FAILED_MAX,
+                        "{FAILED_MAX} open batches cannot be settled"
+                    );
+                }
                 ended += u32::from(!self.open.contains_key(&id));
             }
         }
@@ -216,18 +236,33 @@ impl Settler {
 
     /// Reads every shard to its end; gives those of the batches of which nothing is there.
     async fn look_for(&mut self, due: Vec<Uuid>) -> anyhow::Result<Vec<Uuid>> {
+        let begun = Instant::now();
         self.parts.follower.catch_up(&self.stop).await?;
+        let SettlerParts { client, ledger, process, table, world, .. } = &self.parts;
         if self.stop.is_asked() {
             return Ok(Vec::new());
         }
-        let seen = self.parts.ledger.seen(&self.parts.process, due.clone()).await?;
+        let seen = ledger.seen(process, due.clone()).await?;
+        let logstore = table.logstore();
+        let shards = patiently(|| client.shards(logstore))
+            .await
+            .with_context(|| format!("list the shards of {logstore}"))?;
+        // The moment when the reading began, by the clock as SLS tells it now.
+        let now = client.now() - i64::try_from(begun.elapsed().as_secs()).unwrap_or(0) - 1;
         let mut missing = Vec::new();
         for id in due {
-            let (Some(Seen { is_open: true, found, .. }), Some(batch)) =
+            let (Some(seen @ Seen { is_open: true, found, .. }), Some(batch)) =
                 (seen.get(&id), self.open.get(&id))
             else {
                 continue;
             };
+            // Where the shard has changed, the new one may not know the number.
+            let at_home = |sent: &Sent| is_at_home(&sent.hash_key, &sent.cursors, &shards);
+            let proven = world.proven && batch.sent.as_ref().is_some_and(at_home);
+            let world = World { proven, ..*world };
+            if !is_due(over(batch, seen, world, now), world, now) {
+                continue;
+            }
             match there(&batch.wanted, found) {
                 There::Nothing => missing.push(id),
                 // The ledger has marked it, or is about to.

@@ -223,16 +223,20 @@ impl Worker {
         loop {
             let ingest_time = u32::try_from(shared.client.now()).unwrap_or(u32::MAX);
             let feed = &shared.feed;
-            let mut assembled =
-                self.assembler.fill(&feed.source, &rest, feed.settled_before, ingest_time).await?;
+            let mut assembled = Assembled::default();
+            if !rest.is_empty() {
+                let (source, settled_before) = (&feed.source, feed.settled_before);
+                assembled = self.assembler.fill(source, &rest, settled_before, ingest_time).await?;
+            }
             rest = std::mem::take(&mut assembled.left_over);
             step.holds.append(&mut assembled.holds);
             step.gone.append(&mut assembled.gone);
             step.position = if rest.is_empty() { cut.position } else { None };
             let held = step.holds.len() as u64;
             if assembled.rows.is_empty() {
-                step.stored.append(&mut self.stored);
+                step.stored.clone_from(&self.stored);
                 shared.progress.timed(shared.ledger.record(lease, &step)).await?;
+                self.stored.clear();
             } else if self.send(lease, step, assembled, ingest_time).await? == Progressed::Halted {
                 return Ok(Progressed::Halted);
             }
@@ -289,13 +293,21 @@ impl Worker {
             }),
             ingest_time,
         });
-        step.stored.append(&mut self.stored);
+        step.stored.clone_from(&self.stored);
         shared.progress.timed(shared.ledger.record(lease, &step)).await?;
+        self.stored.clear();
         self.lane.used(&ticket);
         let Shared { client, ledger, process, progress, pace, world, .. } = &*shared;
         let courier = Courier { client, ledger, process, progress, pace, world: *world };
         let logstore = shared.scope.table.logstore();
-        let intended = Intended { batch_id, logstore, ticket: &ticket, signed_at, packed: &packed };
+        let intended = Intended {
+            batch_id,
+            logstore,
+            ticket: &ticket,
+            signed_at,
+            unknown_since: None,
+            packed: &packed,
+        };
         let mut delivery = courier.deliver(&intended, &mut self.stop).await;
         if let Some(canaries) = &shared.canaries {
             let rows = step.batch.as_ref().map_or(&[][..], |batch| &batch.rows);

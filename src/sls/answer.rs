@@ -43,6 +43,14 @@ impl Failure {
         self.is("PostBodyInvalid") && self.what.contains("out of range")
     }
 
+    /// Whether SLS has certainly not done what it was asked for. Of a code that is not known for that
+    /// nobody can say.
+    pub fn is_refusal(&self) -> bool {
+        REFUSALS.iter().any(|code| self.is(code))
+            || CONTENT_CODES.iter().any(|code| self.is(code))
+            || self.code.to_ascii_lowercase().ends_with("quotaexceed")
+    }
+
     /// Whether this is SLS's error `code`, whatever its case.
     pub fn is(&self, code: &str) -> bool {
         self.code.eq_ignore_ascii_case(code)
@@ -84,6 +92,21 @@ pub fn classify(answer: Answer<'_>) -> Result<(), Failure> {
         code: error.code,
     })
 }
+
+/// Codes that SLS answers before it looks at what is asked for.
+const REFUSALS: [&str; 11] = [
+    "SignatureNotMatch",
+    "Unauthorized",
+    "InvalidAccessKeyId",
+    "SecurityTokenExpired",
+    "SecurityTokenInvalid",
+    "RequestTimeExpired",
+    "RequestTimeTooSkewed",
+    "ProjectNotExist",
+    "LogStoreNotExist",
+    "ParameterInvalid",
+    "InvalidAPIVersion",
+];
 
 /// Codes about the content of a PutLogs request.
 const CONTENT_CODES: [&str; 6] = [
@@ -144,6 +167,16 @@ mod tests {
         assert_eq!(of(404, "LogStoreNotExist", ""), Next::Stop);
         assert_eq!(of(500, "InternalServerError", ""), Next::Unknown);
         assert_eq!(of(503, "ServerBusy", ""), Next::Unknown);
+    }
+
+    #[test]
+    fn an_unknown_code_proves_nothing() {
+        let failure =
+            |code: &str| Failure { next: Next::Stop, code: code.to_owned(), what: String::new() };
+        assert!(failure("unauthorized").is_refusal());
+        assert!(failure("PostBodyInvalid").is_refusal());
+        assert!(!failure("RequestTimeout").is_refusal());
+        assert!(!failure("").is_refusal());
     }
 
     #[test]

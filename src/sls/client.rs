@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -36,6 +36,9 @@ pub struct Client {
     settings: Arc<ClientSettings>,
     /// How far SLS's clock is ahead of ours, in seconds.
     clock_offset_s: Arc<AtomicI64>,
+    /// Our clock: when it was looked at, and what it said. From then on it only runs, so nobody
+    /// who sets it makes a signature look older than it is.
+    started: (Instant, i64),
 }
 
 /// A request before it is signed.
@@ -111,12 +114,18 @@ impl Client {
             http: builder.build().context("make the HTTP client")?,
             settings: Arc::new(settings),
             clock_offset_s: Arc::default(),
+            started: (Instant::now(), local_now()),
         })
     }
 
     /// SLS's clock, Unix seconds: ours, corrected by the last answer's Date.
     pub fn now(&self) -> i64 {
-        local_now() + self.clock_offset_s.load(Ordering::Relaxed)
+        self.own_now() + self.clock_offset_s.load(Ordering::Relaxed)
+    }
+
+    fn own_now(&self) -> i64 {
+        let (at, unix_s) = self.started;
+        unix_s + i64::try_from(at.elapsed().as_secs()).unwrap_or(i64::MAX)
     }
 
     /// Makes one attempt at `call`.
@@ -191,9 +200,13 @@ impl Client {
     }
 
     fn follow_clock(&self, headers: &HeaderMap) {
+        // A proxy's idea of the time is not SLS's.
+        if !headers.contains_key("x-log-requestid") {
+            return;
+        }
         let date = headers.get("date").and_then(|date| date.to_str().ok());
         if let Some(date) = date.and_then(parse_http_date) {
-            self.clock_offset_s.store(date - local_now(), Ordering::Relaxed);
+            self.clock_offset_s.store(date - self.own_now(), Ordering::Relaxed);
         }
     }
 }

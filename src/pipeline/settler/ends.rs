@@ -96,8 +96,19 @@ impl Settler {
             &self.parts;
         let courier = Courier { client, ledger, process, progress, pace, world: *world };
         let logstore = table.logstore();
-        let intended =
-            Intended { batch_id: batch.id, logstore, ticket: &ticket, signed_at, packed: &packed };
+        let sent = batch.sent.as_ref().filter(|_| way == Way::SameNumber);
+        let intended = Intended {
+            batch_id: batch.id,
+            logstore,
+            ticket: &ticket,
+            signed_at,
+            unknown_since: sent.map(|sent| sent.signed_at),
+            packed: &packed,
+        };
+        if is_suspect(&batch) {
+            let (row, tries) = (batch.row_ids[0], batch.told.unknowns);
+            tracing::warn!("row {row} alone: SLS has not answered {tries} attempts to store it");
+        }
         match courier.deliver(&intended, &mut self.stop).await? {
             Delivery::Stored(request_id) => {
                 courier.acknowledge(batch.id, request_id).await?;
