@@ -15,6 +15,8 @@ pub enum Exit {
     Preflight = 3,
     /// What SLS holds differs from what it should hold.
     Difference = 4,
+    /// Done, but SLS refused rows, which are held.
+    Refused = 5,
     /// Another run holds the ledger.
     Busy = 6,
     /// Failed.

@@ -31,6 +31,7 @@ use crate::pipeline::settler::{Settled, Settler, SettlerParts};
 use crate::pipeline::stop::{Stop, channel};
 use crate::pipeline::window::{Clocks, Wish, can_go_on, plan, scope};
 use crate::pipeline::worker::{Recount, Shared, Worker};
+use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
@@ -277,11 +278,14 @@ impl Run<'_> {
             let rows = rejects::write(&self.ledger, &self.settings.tables, path).await?;
             tracing::info!("{} rejected rows are listed in {}", count(rows), path.display());
         }
-        Ok(self.conclude(total))
+        let refused = HoldReason::Refused.name();
+        let rows_refused =
+            accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
+        Ok(self.conclude(total, rows_refused))
     }
 
     /// Says how the run ended.
-    fn conclude(&self, total: Outcome) -> Exit {
+    fn conclude(&self, total: Outcome, rows_refused: u64) -> Exit {
         if total.differences > 0 {
             tracing::error!(
                 "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
@@ -301,6 +305,14 @@ impl Run<'_> {
         match total.sent {
             0 => tracing::info!("nothing new to do"),
             rows => tracing::info!("done: {} rows sent", count(rows)),
+        }
+        if rows_refused > 0 {
+            tracing::warn!(
+                "{} rows are not in SLS because it refuses them\n\
+                 hint: `dify-sls-backfill status` lists them",
+                count(rows_refused)
+            );
+            return Exit::Refused;
         }
         Exit::Done
     }
@@ -348,7 +360,7 @@ impl Run<'_> {
                 outcome.differences += tell_judgement(table, &judgement);
             }
         }
-        let open = self.ledger.intents(table).await?;
+        let open = self.ledger.intents(&self.process, table).await?;
         if open > 0 {
             tracing::warn!(
                 "{table}: {open} batches may or may not be in SLS; the next run looks again"
@@ -531,13 +543,12 @@ impl Run<'_> {
 /// Tells what became of batches whose fate was open.
 fn tell_settled(table: Table, settled: &Settled) {
     let Settled { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = settled;
-    if [found, sent, halved, abandoned, open].iter().all(|batches| **batches == 0) {
-        return;
+    if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
+        tracing::info!(
+            "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, \
+             {halved} halved, {abandoned} read anew, {open} still open"
+        );
     }
-    tracing::info!(
-        "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, {halved} \
-         halved, {abandoned} read anew, {open} still open"
-    );
     if *refused_rows > 0 {
         tracing::warn!("{table}: SLS refuses {refused_rows} rows; they are held");
     }

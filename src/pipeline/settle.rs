@@ -23,6 +23,10 @@ use crate::record::digest::Sum;
 /// something may be wrong with it.
 pub const UNKNOWNS_MAX: u32 = 10;
 
+/// Our idea of SLS's clock comes from headers in whole seconds: each of two moments may be off by
+/// one.
+const CLOCK_GRAIN_S: i64 = 2;
+
 /// How long things may take in SLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
@@ -46,6 +50,12 @@ impl Windows {
     /// How often a process looks whether others are at work: every minute of SLS's 15.
     pub fn look_every(&self) -> Duration {
         Duration::from_millis(self.signature_life_s.unsigned_abs() * 1000 / 15)
+    }
+
+    /// How long after the moment from which a batch cannot come any more it can be looked for: all
+    /// that came before is visible then.
+    pub fn look_after_s(&self) -> i64 {
+        self.visible_s + CLOCK_GRAIN_S
     }
 
     /// How long after its signature a request may still be stored.

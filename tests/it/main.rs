@@ -8,6 +8,8 @@
 mod dify_writer;
 #[cfg(feature = "simulator")]
 mod epochs;
+#[cfg(feature = "simulator")]
+mod faults;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;

@@ -145,6 +145,31 @@ impl World {
         self.sls.post("/_sim/faults", &always);
     }
 
+    /// Splits every shard of both logstores that takes writes.
+    pub(crate) fn split_shards(&self) {
+        for (_, logstore) in TABLES {
+            let path = format!("/logstores/{logstore}/shards");
+            let shards: Value =
+                serde_json::from_str(&self.sls.call("GET", &path, &[], "")).unwrap();
+            for shard in shards.as_array().unwrap() {
+                if shard["status"] == "readwrite" {
+                    let number = |name: &str| {
+                        u128::from_str_radix(shard[name].as_str().unwrap(), 16).unwrap()
+                    };
+                    let (begin, end) = (number("inclusiveBeginKey"), number("exclusiveEndKey"));
+                    let middle = format!("{:032x}", begin + (end - begin) / 2);
+                    let path = format!("{path}/{}", shard["shardID"]);
+                    self.sls.call("POST", &path, &[("action", "split"), ("key", &middle)], "");
+                }
+            }
+        }
+    }
+
+    /// Deletes a logstore with all that is in it.
+    pub(crate) fn delete_logstore(&self, logstore: &str) {
+        self.sls.call("DELETE", &format!("/logstores/{logstore}"), &[], "");
+    }
+
     /// The ids of the finished rows of `table`, in order, as Postgres knows them.
     pub(crate) fn finished(&self, table: &str) -> Vec<String> {
         let sql = format!("SELECT id FROM {table} WHERE {FINISHED} ORDER BY id");
