@@ -82,7 +82,7 @@ pub enum Command {
     /// Make project, logstores and indexes where they are missing, and the ledger
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Look into SLS and write down what the ledger lacks, after it was copied or restored
     Audit(AuditArgs),
     /// Show where every row has gone, from the ledger
