@@ -74,7 +74,7 @@ pub async fn audit(
 ) -> anyhow::Result<Audited> {
     let audit = fence(epoch).await?;
     let looked_s = i64::try_from(windows.look_every().as_secs())? + 1;
-    let over_at = audit.fenced_at + looked_s + windows.storable_s() + windows.visible_s;
+    let over_at = audit.fenced_at + looked_s + windows.storable_s() + windows.look_after_s();
     let mut is_told = false;
     loop {
         // Whatever is stored by now is read by what follows.
