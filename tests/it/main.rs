@@ -19,4 +19,6 @@ mod resume;
 #[cfg(feature = "simulator")]
 mod run;
 #[cfg(feature = "simulator")]
+mod service;
+#[cfg(feature = "simulator")]
 mod shapes;
