@@ -18,7 +18,8 @@ if ! "$venv/bin/python" -c 'import aliyun.log, zstd' 2>/dev/null; then
 fi
 
 cd "$ROOT"
-cargo build --locked
+# As the tests are built, so that nothing is built twice.
+cargo build --locked --bins --tests
 target=${CARGO_TARGET_DIR:-target}
 export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
 work=$(mktemp -d "${TMPDIR:-/tmp}/dify-sls-backfill-sdk-XXXXXX")

@@ -19,7 +19,7 @@ const DAY_S: i64 = 86_400;
 #[test]
 fn a_group_comes_back_byte_for_byte_from_the_shard_that_owns_its_key() {
     let place = Place::new("bytes");
-    let groups = [FIRST_KEY, LAST_KEY].map(|key| Group::now(key));
+    let groups = [FIRST_KEY, LAST_KEY].map(Group::now);
     for (group, key) in groups.iter().zip([FIRST_KEY, LAST_KEY]) {
         assert_eq!(place.put(&format!("route?key={key}"), group).status, 200);
     }

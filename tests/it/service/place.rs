@@ -134,7 +134,7 @@ impl Place {
         let host = format!("{project}.{domain}");
         let credentials = Credentials {
             access_key_id: variable("ALIYUN_SLS_ACCESS_KEY_ID"),
-            access_key_secret: Secret::new(&variable("ALIYUN_SLS_ACCESS_KEY_SECRET")),
+            access_key_secret: Secret::new(variable("ALIYUN_SLS_ACCESS_KEY_SECRET")),
             security_token: None,
         };
         let region = variable("ALIYUN_SLS_REGION");
@@ -152,7 +152,7 @@ impl Place {
         };
         let credentials = Credentials {
             access_key_id: value("ALIYUN_SLS_ACCESS_KEY_ID"),
-            access_key_secret: Secret::new(&value("ALIYUN_SLS_ACCESS_KEY_SECRET")),
+            access_key_secret: Secret::new(value("ALIYUN_SLS_ACCESS_KEY_SECRET")),
             security_token: None,
         };
         let (base, region) = (value("ALIYUN_SLS_ENDPOINT"), value("ALIYUN_SLS_REGION"));
