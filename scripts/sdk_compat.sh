@@ -17,32 +17,9 @@ if ! "$venv/bin/python" -c 'import aliyun.log, zstd' 2>/dev/null; then
     "$venv/bin/pip" install --quiet aliyun-log-python-sdk==0.9.52 zstd==1.5.7.2 >&2
 fi
 
-cd "$ROOT"
-# As the tests are built, so that nothing is built twice.
-cargo build --locked --bins --tests
-target=${CARGO_TARGET_DIR:-target}
-export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
 work=$(mktemp -d "${TMPDIR:-/tmp}/dify-sls-backfill-sdk-XXXXXX")
-"$target/debug/dify-sls-backfill" simulate --listen 127.0.0.1:0 >"$work/out" 2>"$work/err" &
-simulator=$!
-
-clean_up() {
-    local code=$?
-    kill "$simulator" 2>/dev/null || true
-    wait "$simulator" 2>/dev/null || true
-    ((code == 0)) || cat "$work/err" >&2
-    rm -rf "$work"
-}
-trap clean_up EXIT
+trap 'stop_local_sls "$work" $?' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
-
-line=
-for ((attempt = 0; attempt < 200; attempt++)); do
-    line=$(head -n 1 "$work/out")
-    [[ $line == "listening on "* ]] && break
-    kill -0 "$simulator" 2>/dev/null || die "the local SLS has ended"
-    sleep 0.05
-done
-[[ $line == "listening on "* ]] || die "the local SLS does not answer"
-SIM_ENDPOINT=http://${line#listening on } "$venv/bin/python" scripts/sdk_compat.py
+start_local_sls "$work"
+"$venv/bin/python" "$ROOT/scripts/sdk_compat.py"
