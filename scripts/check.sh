@@ -19,4 +19,5 @@ check cargo clippy --all-targets --locked -- -D warnings
 check cargo clippy --no-default-features --lib --bins --locked -- -D warnings
 check env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 check cargo test --locked
+check scripts/sdk_compat.sh
 printf '\nAll checks passed.\n'

@@ -127,3 +127,32 @@ use_postgres() {
     export PGHOST=127.0.0.1 PGPORT=$1 PGDATABASE=$2 PGUSER=$PG_USER PGPASSWORD=$PG_PASSWORD
     unset DATABASE_URL
 }
+
+# start_local_sls WORK: starts the local SLS of the debug build, with its outputs in the folder WORK;
+# sets SIM_PID and SIM_ENDPOINT.
+start_local_sls() {
+    local work=$1 target=${CARGO_TARGET_DIR:-$ROOT/target} line="" attempt
+    # As the tests are built, so that nothing is built twice.
+    (cd "$ROOT" && cargo build --locked --bins --tests >&2)
+    export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
+    "$target/debug/dify-sls-backfill" simulate --listen 127.0.0.1:0 >"$work/out" 2>"$work/err" &
+    SIM_PID=$!
+    for ((attempt = 0; attempt < 600; attempt++)); do
+        line=$(head -n 1 "$work/out")
+        [[ $line == "listening on "* ]] && break
+        kill -0 "$SIM_PID" 2>/dev/null || die "the local SLS has ended: $(cat "$work/err")"
+        sleep 0.05
+    done
+    [[ $line == "listening on "* ]] || die "the local SLS does not answer"
+    export SIM_ENDPOINT=http://${line#listening on }
+}
+
+# stop_local_sls WORK CODE: ends it, shows its log if CODE is not 0, and deletes WORK.
+stop_local_sls() {
+    if [[ -n ${SIM_PID:-} ]]; then
+        kill "$SIM_PID" 2>/dev/null || true
+        wait "$SIM_PID" 2>/dev/null || true
+    fi
+    (($2 == 0)) || cat "$1/err" >&2 || true
+    rm -rf "$1"
+}

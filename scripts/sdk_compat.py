@@ -75,6 +75,8 @@ def set_up(v1, v4):
     got = v1.get_index_config(PROJECT, STORE).get_index_config()
     equal("index", got.to_json()["keys"], IndexConfig(key_config_list=keys).to_json()["keys"])
 
+    v1.update_index(PROJECT, STORE, IndexConfig(key_config_list=keys))
+
     shards = v1.list_shards(PROJECT, STORE).get_shards_info()
     equal("shards", [shard["shardID"] for shard in shards], [0, 1, 2, 3])
     equal("first key", shards[1]["inclusiveBeginKey"], "4" + "0" * 31)
@@ -85,7 +87,7 @@ def put_all(clients):
     """Puts one group each way; gives the groups as they must come back."""
     put = []
     for client_ in clients:
-        for compress in (True, False):
+        for compress in ("lz4", "zstd", None):
             for hash_key in (None, *HASH_KEYS):
                 number = len(put)
                 time_s = NOW_S - number
@@ -96,14 +98,14 @@ def put_all(clients):
                 request = PutLogsRequest(
                     PROJECT, STORE, topic="", source="10.0.0.1", hashKey=hash_key,
                     logitems=[LogItem(timestamp=time_s, contents=contents)],
-                    compress=compress, logtags=tags,
+                    compress=compress is not None, compress_type=compress, logtags=tags,
                 )
                 client_.put_logs(request)
                 put.append((time_s, contents, "10.0.0.1", tags, hash_key))
     return put
 
 
-def pull_all(client_, compress):
+def pull_all(client_, compress, compress_type=None):
     """All groups of all shards, two at a time, with the shard of each."""
     groups = []
     for shard in client_.list_shards(PROJECT, STORE).get_shards_info():
@@ -111,7 +113,10 @@ def pull_all(client_, compress):
         cursor = client_.get_begin_cursor(PROJECT, STORE, shard_id).get_cursor()
         end = client_.get_end_cursor(PROJECT, STORE, shard_id).get_cursor()
         while cursor != end:
-            answer = client_.pull_logs(PROJECT, STORE, shard_id, cursor, 2, end, compress=compress)
+            answer = client_.pull_logs(
+                PROJECT, STORE, shard_id, cursor, 2, end, compress=compress,
+                accept_compress_type=compress_type,
+            )
             if answer.get_loggroup_count() == 0:
                 raise SystemExit(f"shard {shard_id}: nothing between {cursor} and {end}")
             received = client_.get_cursor_time(PROJECT, STORE, shard_id, cursor).get_cursor_time()
@@ -133,9 +138,9 @@ def write_and_read(v1, v4):
     put = put_all([v1, v4])
     wanted = sorted(group[:4] for group in put)
     for name, client_ in (("V1", v1), ("V4", v4)):
-        for compress in (True, False):
-            got = pull_all(client_, compress)
-            equal(f"pulled, {name}, compress={compress}", sorted(group for _, group in got), wanted)
+        for compress in ("lz4", "zstd", None):
+            got = pull_all(client_, compress is not None, compress)
+            equal(f"pulled, {name}, {compress}", sorted(group for _, group in got), wanted)
     owners = dict(zip(HASH_KEYS, (0, 1, 3)))
     shard_of = {group[0]: shard for shard, group in got}
     for time_s, _, _, _, hash_key in put:
@@ -167,6 +172,28 @@ def search(v1, v4, put):
             equal(f"{what}, page", page, [NOW_S - 1, NOW_S - 2])
 
 
+def split_and_merge(v1, v4):
+    def status(shards):
+        return {shard["shardID"]: shard["status"] for shard in shards.get_shards_info()}
+
+    before = sorted(group for _, group in pull_all(v1, True))
+    made = status(v1.split_shard(PROJECT, STORE, 3, "e" + "0" * 31))
+    equal("split", made, {3: "readonly", 4: "readwrite", 5: "readwrite"})
+    refused("split twice", 400, "ParameterInvalid",
+            lambda: v4.split_shard(PROJECT, STORE, 3, "d" + "0" * 31))
+    made = status(v4.merge_shard(PROJECT, STORE, 4))
+    equal("merge", made, {4: "readonly", 5: "readonly", 6: "readwrite"})
+    equal("all shards", len(v1.list_shards(PROJECT, STORE).get_shards_info()), 7)
+    item = LogItem(timestamp=NOW_S, contents=[("id", "after the split")])
+    v4.put_logs(PutLogsRequest(
+        PROJECT, STORE, topic="", source="10.0.0.1", hashKey="F" * 32, logitems=[item]
+    ))
+    after = pull_all(v4, True)
+    equal("parents are read", len(after), len(before) + 1)
+    new = [shard for shard, group in after if ("id", "after the split") in group[1]]
+    equal("the child is written", new, [6])
+
+
 def refusals(v1):
     for version in ("v1", "v4"):
         wrong = client(version, secret="wrong")
@@ -192,6 +219,8 @@ def refusals(v1):
             lambda: v1.get_log(PROJECT, STORE, NOW_S - 1, NOW_S, query="*"))
     v1.delete_logstore(PROJECT, STORE)
     refused("deleted logstore", 404, "LogStoreNotExist", lambda: v1.list_shards(PROJECT, STORE))
+    v1.delete_project(PROJECT)
+    refused("deleted project", 404, "ProjectNotExist", lambda: v1.get_project(PROJECT))
 
 
 def main():
@@ -199,6 +228,7 @@ def main():
     set_up(v1, v4)
     put = write_and_read(v1, v4)
     search(v1, v4, put)
+    split_and_merge(v1, v4)
     refusals(v1)
     print(f"the SDK and the local SLS at {ENDPOINT} agree")
 

@@ -33,4 +33,6 @@ mod resume;
 #[cfg(feature = "simulator")]
 mod run;
 #[cfg(feature = "simulator")]
+mod service;
+#[cfg(feature = "simulator")]
 mod shapes;
