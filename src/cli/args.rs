@@ -304,6 +304,15 @@ pub struct SimulateArgs {
     /// Break requests as this file says, a line of JSON each, as POST /_sim/faults takes them
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
+    /// Keep everything in this folder, so that it survives the end, however it comes
+    #[arg(long, value_name = "DIR", conflicts_with = "count_only")]
+    data: Option<PathBuf>,
+    /// Append every request to this file, a line of JSON each
+    #[arg(long, value_name = "FILE")]
+    request_log: Option<PathBuf>,
+    /// Listen also where other machines can reach it, and read and break everything
+    #[arg(long)]
+    i_know_this_guards_nothing: bool,
 }
 
 #[cfg(feature = "simulator")]
@@ -320,6 +329,9 @@ impl SimulateArgs {
             count_only: self.count_only,
             switches: read_switches(self.switches.as_deref(), &self.switch)?,
             faults: self.faults.as_deref().map_or(Ok(Vec::new()), read_faults)?,
+            data: self.data.clone(),
+            request_log: self.request_log.clone(),
+            guards_nothing: self.i_know_this_guards_nothing,
         })
     }
 }

@@ -66,6 +66,12 @@ impl<'a> Route<'a> {
             [] if method == Method::DELETE => Self::DeleteProject,
             ["logstores"] if method == Method::POST => Self::CreateLogstore,
             ["logstores"] if method == Method::GET => Self::ListLogstores,
+            // The next cursor alone (aliyun, PullLogs).
+            ["logstores", logstore, "shards", shard]
+                if method == Method::HEAD && matches!(kind, Some("log" | "logs")) =>
+            {
+                Self::Shard { logstore, shard, call: ShardCall::PullLogs }
+            }
             ["logstores", logstore, "shards", shard] if method == Method::GET => {
                 let call = match kind {
                     Some("cursor") => ShardCall::GetCursor,
@@ -111,6 +117,12 @@ impl<'a> Route<'a> {
             }
             _ => Kind::Admin,
         }
+    }
+
+    /// Whether a call by `method` may change something that is kept.
+    pub fn changes(&self, method: &Method) -> bool {
+        let reads = method == Method::GET || method == Method::HEAD;
+        !reads && self.kind() != Kind::Search
     }
 
     /// The logstore that it is about, if it is about one.
@@ -171,6 +183,8 @@ mod tests {
             (Method::GET, "/logstores/a/shards", Some(logstore(LogstoreCall::ListShards))),
             (Method::GET, "/logstores/a/shards/0?type=cursor", Some(shard(ShardCall::GetCursor))),
             (Method::GET, "/logstores/a/shards/0?type=log", Some(shard(ShardCall::PullLogs))),
+            (Method::HEAD, "/logstores/a/shards/0?type=log", Some(shard(ShardCall::PullLogs))),
+            (Method::HEAD, "/logstores/a/shards/0?type=cursor", None),
             (Method::GET, "/logstores/a/shards/0", None),
             (Method::POST, "/logstores/a/shards/0", None),
             (Method::POST, "/logstores/a/shards/0?action=split", Some(shard(ShardCall::Split))),
@@ -194,6 +208,9 @@ mod tests {
         assert_eq!(shard(ShardCall::GetCursorTime).kind(), Kind::Cursor);
         assert_eq!(logstore(LogstoreCall::Get).kind(), Kind::Admin);
         assert_eq!(logstore(LogstoreCall::GetLogsV2).kind(), Kind::Search);
+        assert!(!logstore(LogstoreCall::GetLogsV2).changes(&Method::POST));
+        assert!(logstore(LogstoreCall::Update).changes(&Method::PUT));
+        assert!(!logstore(LogstoreCall::Get).changes(&Method::GET));
         assert_eq!(shard(ShardCall::Split).kind(), Kind::Admin);
     }
 }

@@ -112,7 +112,7 @@ pub fn get_logs_v2(
         "data": outcome.data,
     });
     let raw = body.to_string().into_bytes();
-    Ok(Answer::compressible("application/json", raw, request.accepts_lz4()))
+    Ok(Answer::compressible("application/json", raw, request.accepted_compression()))
 }
 
 /// GetHistograms: one bucket, or one per `interval` seconds if that is given.

@@ -242,6 +242,23 @@ impl Switches {
         Ok(changed)
     }
 
+    /// The same without what only refuses or delays: for serving again what was served.
+    #[must_use]
+    pub fn without_quotas_and_waits(&self) -> Self {
+        Self {
+            receive_lag_ms: 0,
+            split_groups_ms: self.split_groups_ms.map(|_| 0),
+            new_logstore_wait_ms: 0,
+            index_delay_ms: 0,
+            index_delay_recent_ms: 0,
+            shard_bytes_per_s: None,
+            shard_writes_per_s: None,
+            project_bytes_per_min: None,
+            project_writes_per_min: None,
+            ..self.clone()
+        }
+    }
+
     /// Reads `name=value`; a value that is not JSON is a text, so names need no quotes.
     ///
     /// Fails as [`Self::changed`] does.
