@@ -254,7 +254,8 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing was dropped");
     }
 
-    /// Cut anywhere, and with any byte of the last record damaged: the first record survives.
+    /// Cut anywhere, and with any byte of the last record damaged but those of its length: the first
+    /// record survives. A length that is too short looks like damage before the end, which is told.
     #[test]
     fn a_torn_end_is_dropped_and_written_over() {
         let folder = tempfile::tempdir().unwrap();
@@ -268,6 +269,9 @@ mod tests {
         for at in first..whole.len() {
             std::fs::write(&path, &whole[..at]).unwrap();
             assert_eq!(targets(folder.path()), ["/a"], "cut at {at}");
+            if at < first + 4 {
+                continue;
+            }
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
             std::fs::write(&path, &damaged).unwrap();

@@ -249,6 +249,8 @@ impl Switches {
             receive_lag_ms: 0,
             split_groups_ms: self.split_groups_ms.map(|_| 0),
             new_logstore_wait_ms: 0,
+            index_delay_ms: 0,
+            index_delay_recent_ms: 0,
             shard_bytes_per_s: None,
             shard_writes_per_s: None,
             project_bytes_per_min: None,

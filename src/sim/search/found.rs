@@ -17,14 +17,6 @@ use crate::wire::log_group::LogGroupView;
 /// GetLogs: real-time data is within (-180 s, +900 s]).
 const RECENT_S: i64 = 180;
 
-/// A TTL of that many days means for ever (aliyun, CreateLogstore).
-const TTL_DAYS_FOR_EVER: i64 = 3650;
-
-/// GetLogstore's TTL where none was given.
-const TTL_DAYS_DEFAULT: i64 = 30;
-
-const DAY_S: i64 = 86_400;
-
 /// Where a log is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -66,7 +58,8 @@ pub fn find(
     }
     let index = logstore.index()?;
     let matcher = Matcher::new(&query::parse(wanted.query)?, &index.json)?;
-    let from = wanted.from.max(oldest_s(logstore, scene));
+    // The TTL counts from the log's own time here, from its receipt for PullLogs.
+    let from = wanted.from.max(logstore.view(scene.moment).oldest_s);
     let deleted = lock(&logstore.queries.deleted);
     let mut all = Vec::new();
     for shard in logstore.shards() {
@@ -96,14 +89,6 @@ pub fn find(
     drop(deleted);
     all.sort_unstable();
     Ok(all)
-}
-
-/// The oldest time that queries see.
-fn oldest_s(logstore: &Logstore, scene: Scene<'_>) -> i64 {
-    match logstore.describe()["ttl"].as_i64().unwrap_or(TTL_DAYS_DEFAULT) {
-        TTL_DAYS_FOR_EVER => 0,
-        days => scene.moment.unix_s().saturating_sub(days * DAY_S),
-    }
 }
 
 /// Whether the index has got to a log of `group` with this time.
