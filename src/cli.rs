@@ -18,11 +18,12 @@ use crate::told::told;
 /// Reads the command line, runs the command, and tells how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    logging::start(&cli.global);
+    let environment = Environment::read(&cli.global.env_files);
+    logging::start(&cli.global, environment.as_ref().is_ok_and(Environment::wants_echo));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(dispatch(cli));
+            let ended = runtime.block_on(dispatch(cli, environment));
             // What still runs is not waited for: the ledger knows all that matters.
             runtime.shutdown_background();
             ended
@@ -38,8 +39,11 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn dispatch(cli: Cli) -> Result<Exit, Ended> {
-    let environment = Environment::of_process();
+async fn dispatch(cli: Cli, environment: anyhow::Result<Environment>) -> Result<Exit, Ended> {
+    let environment = environment.or_exit(Exit::Usage)?;
+    for warning in &environment.warnings {
+        tracing::warn!("{warning}");
+    }
     let format = cli.global.format();
     match cli.command {
         Command::Init(args) => init::init(&args.settings(&environment).or_exit(Exit::Usage)?).await,

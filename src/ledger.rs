@@ -58,16 +58,17 @@ impl Ledger {
         connections_max: u32,
         allow_fsync_off: bool,
     ) -> anyhow::Result<Self> {
-        let pool = pg::connect(address, connections_max)
-            .await
-            .with_context(|| format!("connect to the ledger at {address}"))
-            .map_err(|error| {
-                hinted(
-                    &error,
-                    "check --ledger-url, or, without it, DB_HOST, DB_PORT, DB_USERNAME, \
-                     DB_PASSWORD and DB_DATABASE",
-                )
-            })?;
+        let pool = pg::connect(address, connections_max).await.map_err(|error| {
+            let hint = address.hint(&error);
+            let error = anyhow::Error::from(error);
+            let error = error.context(format!("connect to the ledger at {address}"));
+            hinted(
+                &error,
+                &format!(
+                    "{hint}; the ledger is where --ledger-url says, else beside Dify's tables"
+                ),
+            )
+        })?;
         let mut tx = pool.begin().await.context("begin a transaction in the ledger")?;
         let server = pg::statement(
             "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica",

@@ -9,6 +9,8 @@ mod dify_writer;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
+#[cfg(feature = "simulator")]
+mod init;
 mod layers;
 #[cfg(feature = "simulator")]
 mod odd_rows;
