@@ -326,6 +326,16 @@ pub struct SimulateArgs {
     /// Check and count what is written, and store nothing: for measuring
     #[arg(long)]
     count_only: bool,
+    /// Behave so where SLS's behaviour is not known or not sure; can be given again. GET
+    /// /_sim/switches lists the names, PATCH changes them later
+    #[arg(long = "switch", value_name = "NAME=VALUE")]
+    switch: Vec<String>,
+    /// The same from a file, an object of JSON
+    #[arg(long, value_name = "FILE")]
+    switches: Option<PathBuf>,
+    /// Break requests as this file says, a line of JSON each, as POST /_sim/faults takes them
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
 }
 
 #[cfg(feature = "simulator")]
@@ -334,11 +344,14 @@ impl SimulateArgs {
         &self,
         environment: &Environment,
     ) -> anyhow::Result<crate::commands::simulate::SimulateSettings> {
+        use crate::commands::simulate::{read_faults, read_switches};
         Ok(crate::commands::simulate::SimulateSettings {
             listen: self.listen,
             credentials: environment.simulator_credentials(),
             shards: self.shards,
             count_only: self.count_only,
+            switches: read_switches(self.switches.as_deref(), &self.switch)?,
+            faults: self.faults.as_deref().map_or(Ok(Vec::new()), read_faults)?,
         })
     }
 }

@@ -1,7 +1,5 @@
 //! What the local SLS answers: a status, headers and a body, or a refusal with one of SLS's codes.
 
-use std::convert::Infallible;
-
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
@@ -11,8 +9,14 @@ use serde_json::Value;
 use crate::wire::compression::Lz4;
 use crate::wire::error_body::ErrorBody;
 
-/// The body of every answer: whole in memory, or made piece by piece while it is sent.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of every answer: whole in memory, or made piece by piece while it is sent. Cut, the
+/// connection ends in its middle.
+pub type Body = UnsyncBoxBody<Bytes, Cut>;
+
+/// The connection is closed without an answer, or without the rest of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is cut")]
+pub struct Cut;
 
 /// An answer without what every answer has (request id, date).
 pub struct Answer {
@@ -84,7 +88,7 @@ impl From<&Refusal> for Answer {
 
 /// A body that is in memory already.
 pub fn whole(bytes: Bytes) -> Body {
-    Full::new(bytes).boxed_unsync()
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// Why a request is not served.
@@ -99,7 +103,35 @@ impl Refusal {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { status: code.status(), code: format!("{code:?}"), message: message.into() }
     }
+
+    /// The same as older documents spell it (the 2018 to 2021 states of aliyun's pages, and the
+    /// constants of the Go SDK).
+    #[must_use]
+    pub fn in_older_spelling(mut self) -> Self {
+        let code = match self.code.as_str() {
+            "RequestTimeExpired" => "RequestTimeTooSkewed",
+            "ProjectNotExist" => "ProjectNotExists",
+            "LogStoreNotExist" => "LogstoreNotExist",
+            "LogStoreAlreadyExist" => "LogstoreAlreadyExist",
+            "PostBodyInvalid" if self.message == TIME_OUT_OF_RANGE => {
+                self.status = 499;
+                return self;
+            }
+            "WriteQuotaExceed" => {
+                let by_bytes = self.message.contains("inflow");
+                let message = if by_bytes { "Inflow Quota Exceed" } else { "Write QPS Exceed" };
+                message.clone_into(&mut self.message);
+                return self;
+            }
+            _ => return self,
+        };
+        code.clone_into(&mut self.code);
+        self
+    }
 }
+
+/// What `PostBodyInvalid` says of logs that are too old or too new.
+pub const TIME_OUT_OF_RANGE: &str = "The post data time is out of range";
 
 /// SLS's error codes, named exactly as they stand in an error body.
 ///
@@ -139,17 +171,26 @@ pub enum Code {
     PostBodyUncompressError,
     ProjectAlreadyExist,
     ProjectNotExist,
+    ProjectQuotaExceed,
+    ReadQuotaExceed,
     RequestTimeExpired,
     ShardNotExist,
+    ShardReadQuotaExceed,
+    ShardWriteQuotaExceed,
     SignatureNotMatch,
     Unauthorized,
     UnsupportedOperation,
+    WriteQuotaExceed,
 }
 
 impl Code {
     fn status(self) -> u16 {
         match self {
             Self::InvalidAccessKeyId | Self::SignatureNotMatch | Self::Unauthorized => 401,
+            Self::ReadQuotaExceed
+            | Self::ShardReadQuotaExceed
+            | Self::ShardWriteQuotaExceed
+            | Self::WriteQuotaExceed => 403,
             Self::LogStoreNotExist | Self::ProjectNotExist | Self::UnsupportedOperation => 404,
             Self::MissingContentLength => 411,
             Self::InvalidContentType => 415,
@@ -169,5 +210,26 @@ mod tests {
         assert_eq!(Refusal::new(Code::SignatureNotMatch, "").status, 401);
         assert_eq!(Refusal::new(Code::LogStoreNotExist, "").status, 404);
         assert_eq!(Answer::from(&refusal).into_response().status(), 400);
+        assert_eq!(Refusal::new(Code::ShardWriteQuotaExceed, "").status, 403);
+    }
+
+    #[test]
+    fn older_documents_spell_some_things_differently() {
+        for (code, message, wanted) in [
+            (Code::RequestTimeExpired, "", (400, "RequestTimeTooSkewed", "")),
+            (Code::ProjectNotExist, "", (404, "ProjectNotExists", "")),
+            (Code::LogStoreNotExist, "", (404, "LogstoreNotExist", "")),
+            (Code::PostBodyInvalid, TIME_OUT_OF_RANGE, (499, "PostBodyInvalid", TIME_OUT_OF_RANGE)),
+            (Code::PostBodyInvalid, "other", (400, "PostBodyInvalid", "other")),
+            (
+                Code::WriteQuotaExceed,
+                "x: inflow: 1",
+                (403, "WriteQuotaExceed", "Inflow Quota Exceed"),
+            ),
+            (Code::WriteQuotaExceed, "x: qps: 1", (403, "WriteQuotaExceed", "Write QPS Exceed")),
+        ] {
+            let old = Refusal::new(code, message).in_older_spelling();
+            assert_eq!((old.status, old.code.as_str(), old.message.as_str()), wanted);
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Decides whether a request may be served: version, key, date, digest of the body, signature.
 //!
-//! Signatures are made again from what was received and compared, as SLS does. The date is judged
-//! against `now`, the simulator's clock.
+//! Signatures are made again from what was received and compared, as SLS does.
 
 use md5::Md5;
 use sha2::{Digest as _, Sha256};
@@ -10,12 +9,17 @@ use crate::sim::answer::{Code, Refusal};
 use crate::sim::http::Request;
 use crate::wire::sign::{self, Credentials, SignedParts};
 
-/// A request whose date is further from SLS's clock is refused: 15 minutes (aliyun, error codes
-/// page, `RequestTimeExpired`).
-pub const SKEW_S_MAX: u64 = 900;
+/// Against which time the date of a signature is judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// Unix time.
+    pub now_s: i64,
+    /// How far the date may be from it.
+    pub life_s: u64,
+}
 
-/// Refuses `request` unless `credentials` signed it not more than [`SKEW_S_MAX`] from `now_s`.
-pub fn verify(request: &Request, credentials: &Credentials, now_s: i64) -> Result<(), Refusal> {
+/// Refuses `request` unless `credentials` signed it, at a time that `clock` lets pass.
+pub fn verify(request: &Request, credentials: &Credentials, clock: Clock) -> Result<(), Refusal> {
     match request.header("x-log-apiversion") {
         None => return refuse(Code::MissingAPIVersion, "x-log-apiversion is required"),
         Some("0.6.0" | "0.4.0") => {}
@@ -25,9 +29,9 @@ pub fn verify(request: &Request, credentials: &Credentials, now_s: i64) -> Resul
         return refuse(Code::MissAccessKeyId, "the Authorization header is required");
     };
     if let Some(rest) = authorization.strip_prefix("LOG ") {
-        verify_v1(request, credentials, rest, now_s)
+        verify_v1(request, credentials, rest, clock)
     } else if let Some(rest) = authorization.strip_prefix("SLS4-HMAC-SHA256 ") {
-        verify_v4(request, credentials, rest, now_s)
+        verify_v4(request, credentials, rest, clock)
     } else {
         refuse(Code::Unauthorized, "the Authorization header is neither LOG nor SLS4-HMAC-SHA256")
     }
@@ -38,7 +42,7 @@ fn verify_v1(
     request: &Request,
     credentials: &Credentials,
     authorization: &str,
-    now_s: i64,
+    clock: Clock,
 ) -> Result<(), Refusal> {
     match request.header("x-log-signaturemethod") {
         None => return refuse(Code::MissingSignatureMethod, "x-log-signaturemethod is required"),
@@ -52,7 +56,7 @@ fn verify_v1(
     let Some(date_s) = sign::parse_http_date(date) else {
         return refuse(Code::InvalidDateFormat, "the date must look as RFC 822 asks");
     };
-    check_skew(date_s, now_s)?;
+    check_skew(date_s, clock)?;
     let (key_id, signature) = authorization.split_once(':').unwrap_or((authorization, ""));
     check_identity(request, credentials, key_id)?;
     let md5 = request.header("content-md5").unwrap_or_default();
@@ -71,7 +75,7 @@ fn verify_v4(
     request: &Request,
     credentials: &Credentials,
     authorization: &str,
-    now_s: i64,
+    clock: Clock,
 ) -> Result<(), Refusal> {
     let Some((key_id, scope, signature)) = split_v4(authorization) else {
         return refuse(Code::Unauthorized, "malformed SLS4-HMAC-SHA256 authorization");
@@ -82,7 +86,7 @@ fn verify_v4(
     let Some(date_s) = sign::parse_v4_date(date) else {
         return refuse(Code::InvalidDateFormat, "x-log-date must look like 20060102T150405Z");
     };
-    check_skew(date_s, now_s)?;
+    check_skew(date_s, clock)?;
     check_identity(request, credentials, key_id)?;
     let region = scope.split('/').nth(1).unwrap_or_default();
     if region.is_empty() || scope != sign::v4_scope(date, region) {
@@ -106,11 +110,12 @@ fn split_v4(authorization: &str) -> Option<(&str, &str, &str)> {
     Some((key_id, scope, signature.trim().strip_prefix("Signature=")?))
 }
 
-fn check_skew(date_s: i64, now_s: i64) -> Result<(), Refusal> {
-    if date_s.abs_diff(now_s) <= SKEW_S_MAX {
+fn check_skew(date_s: i64, clock: Clock) -> Result<(), Refusal> {
+    let Clock { now_s, life_s } = clock;
+    if date_s.abs_diff(now_s) <= life_s {
         return Ok(());
     }
-    let message = format!("the request's time {date_s} is over {SKEW_S_MAX} s from {now_s}");
+    let message = format!("the request's time {date_s} is over {life_s} s from {now_s}");
     refuse(Code::RequestTimeExpired, message)
 }
 
@@ -157,6 +162,7 @@ mod tests {
     use crate::wire::sign::SignatureVersion;
 
     const NOW_S: i64 = 1_795_316_645;
+    const CLOCK: Clock = Clock { now_s: NOW_S, life_s: 900 };
 
     fn credentials(token: Option<&str>) -> Credentials {
         Credentials {
@@ -180,7 +186,7 @@ mod tests {
     }
 
     fn code(request: &Request) -> String {
-        verify(request, &credentials(None), NOW_S).err().map(|r| r.code).unwrap_or_default()
+        verify(request, &credentials(None), CLOCK).err().map(|r| r.code).unwrap_or_default()
     }
 
     fn set(request: &mut Request, name: &str, value: Option<&str>) {
@@ -200,7 +206,7 @@ mod tests {
             assert_eq!(code(&signed(version, None, NOW_S + 901)), "RequestTimeExpired");
             assert_eq!(code(&signed(version, Some("t"), NOW_S)), "Unauthorized");
             let with_token = signed(version, Some("t"), NOW_S);
-            assert_eq!(verify(&with_token, &credentials(Some("t")), NOW_S), Ok(()));
+            assert_eq!(verify(&with_token, &credentials(Some("t")), CLOCK), Ok(()));
         }
     }
 

@@ -3,12 +3,15 @@
 //! ```text
 //! GET    /_sim/stats                        counters
 //! GET    /_sim/logs/{project}/{logstore}    every stored log, one line of JSON each
+//! GET    /_sim/switches                     all switches
+//! PATCH  /_sim/switches                     changes those that are named; null: the default
+//! GET    /_sim/faults                       the orders that wait; what is held or stored late
 //! POST   /_sim/faults                       orders a fault
-//! DELETE /_sim/faults                       forgets all of them
+//! DELETE /_sim/faults                       forgets all orders
+//! POST   /_sim/release                      lets go on what is held now
 //! ```
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -17,13 +20,16 @@ use futures::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
-use crate::sim::answer::{Answer, Code, Refusal};
-use crate::sim::fault::Faults;
+use crate::sim::answer::{Answer, Code, Cut, Refusal};
+use crate::sim::fault::{Action, Fault, Faults, Kind};
 use crate::sim::http::Request;
 use crate::sim::put::Stored;
+use crate::sim::route::Route;
 use crate::sim::store::logstore::Logstore;
 use crate::sim::store::{Store, lock};
+use crate::sim::switch::Switches;
 use crate::wire::log_group::{LogGroupView, LogView};
 
 /// What was served since the start; the control calls themselves do not count.
@@ -69,28 +75,103 @@ impl Stats {
     }
 }
 
+/// What the control calls look at and change.
+#[derive(Default)]
+pub struct Controls {
+    pub stats: Stats,
+    faults: Mutex<Faults>,
+    switches: Mutex<Arc<Switches>>,
+    /// Sends at every release.
+    release: watch::Sender<()>,
+    held: AtomicU64,
+    late: AtomicU64,
+}
+
+impl Controls {
+    pub fn new(switches: Switches) -> Self {
+        Self { switches: Mutex::new(Arc::new(switches)), ..Self::default() }
+    }
+
+    /// The switches as they are now.
+    pub fn switches(&self) -> Arc<Switches> {
+        Arc::clone(&lock(&self.switches))
+    }
+
+    /// Orders `fault`; says what is wrong with it otherwise.
+    pub fn order(&self, fault: Fault) -> Result<(), String> {
+        lock(&self.faults).add(fault)
+    }
+
+    /// What happens to the request that came now.
+    pub fn decide(&self, route: Option<&Route<'_>>) -> Option<Action> {
+        let kind = route.map_or(Kind::Admin, Route::kind);
+        lock(&self.faults).decide(kind, route.and_then(Route::logstore))
+    }
+
+    /// Waits for the next release.
+    pub async fn hold(&self) {
+        let mut release = self.release.subscribe();
+        // Whoever reads this number can release what it counts.
+        self.held.fetch_add(1, Ordering::SeqCst);
+        release.changed().await.expect("the sender lives as long as `self`");
+        self.held.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Counts a request that is answered already and will be stored later.
+    pub fn late_begins(&self) {
+        self.late.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn late_ends(&self) {
+        self.late.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn describe_faults(&self) -> Value {
+        let faults = lock(&self.faults);
+        let orders: Vec<_> = faults.waiting().collect();
+        json!({
+            "waiting": orders.len(),
+            "held": self.held.load(Ordering::SeqCst),
+            "late": self.late.load(Ordering::SeqCst),
+            "orders": orders,
+        })
+    }
+
+    fn change_switches(&self, body: &[u8]) -> Result<(), String> {
+        let change = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let mut switches = lock(&self.switches);
+        *switches = Arc::new(switches.changed(change)?);
+        Ok(())
+    }
+}
+
 /// Serves a request whose path begins with `/_sim/`.
-pub fn answer(
-    request: &Request,
-    store: &Store,
-    stats: &Stats,
-    faults: &Mutex<Faults>,
-) -> Result<Answer, Refusal> {
+pub fn answer(request: &Request, store: &Store, controls: &Controls) -> Result<Answer, Refusal> {
     let segments: Vec<&str> = request.segments.iter().map(String::as_str).collect();
+    let invalid = |what| Refusal::new(Code::ParameterInvalid, what);
     match (request.method.as_str(), &segments[..]) {
-        ("GET", ["_sim", "stats"]) => Ok(Answer::json(&stats.describe())),
+        ("GET", ["_sim", "stats"]) => Ok(Answer::json(&controls.stats.describe())),
         ("GET", ["_sim", "logs", project, logstore]) => {
             Ok(stored_logs(store.project(project)?.logstore(logstore)?))
         }
+        ("GET", ["_sim", "switches"]) => Ok(switches(controls)),
+        ("PATCH", ["_sim", "switches"]) => {
+            controls.change_switches(&request.body).map_err(invalid)?;
+            Ok(switches(controls))
+        }
+        ("GET", ["_sim", "faults"]) => Ok(Answer::json(&controls.describe_faults())),
         ("POST", ["_sim", "faults"]) => {
-            let invalid = |what| Refusal::new(Code::ParameterInvalid, what);
             let fault = serde_json::from_slice(&request.body)
                 .map_err(|error| invalid(format!("the fault: {error}")))?;
-            lock(faults).add(fault).map_err(invalid)?;
+            controls.order(fault).map_err(invalid)?;
             Ok(Answer::empty())
         }
         ("DELETE", ["_sim", "faults"]) => {
-            lock(faults).clear();
+            lock(&controls.faults).clear();
+            Ok(Answer::empty())
+        }
+        ("POST", ["_sim", "release"]) => {
+            controls.release.send_replace(());
             Ok(Answer::empty())
         }
         (method, _) => {
@@ -98,6 +179,11 @@ pub fn answer(
             Err(Refusal::new(Code::UnsupportedOperation, message))
         }
     }
+}
+
+fn switches(controls: &Controls) -> Answer {
+    let switches = serde_json::to_value(controls.switches().as_ref());
+    Answer::json(&switches.expect("switches are plain values"))
 }
 
 /// Every log of `logstore` as a line of JSON, shard by shard. One group at a time is in memory:
@@ -114,7 +200,7 @@ fn stored_logs(logstore: Arc<Logstore>) -> Answer {
         }
         None
     });
-    let frames = pieces.map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+    let frames = pieces.map(|piece| Ok::<_, Cut>(Frame::data(piece)));
     let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
     Answer { body, ..Answer::bytes("application/x-ndjson", Bytes::new()) }
 }

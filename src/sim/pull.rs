@@ -1,11 +1,12 @@
-//! Reading a shard: GetCursor, GetCursorTime, PullLogs, and ListShards beside them.
+//! Reading a shard: GetCursor, GetCursorTime and PullLogs.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::sim::answer::{Answer, Code, Refusal};
+use crate::sim::clock::Moment;
 use crate::sim::http::Request;
-use crate::sim::store::logstore::Logstore;
-use crate::sim::store::shard::{From, Shard, decode_cursor, encode_cursor};
+use crate::sim::store::Project;
+use crate::sim::store::shard::{From, Scene, Shard, decode_cursor, encode_cursor};
 
 /// The most groups in one answer (aliyun, PullLogs: count is 0 to 1000).
 const GROUPS_MAX: usize = 1000;
@@ -13,11 +14,7 @@ const GROUPS_MAX: usize = 1000;
 /// The tag of `LogGroupList.LogGroups`: field 1, length-delimited.
 const LOG_GROUPS: u8 = 0x0a;
 
-pub fn list_shards(logstore: &Logstore) -> Answer {
-    Answer::json(&Value::Array(logstore.shards().iter().map(Shard::describe).collect()))
-}
-
-pub fn get_cursor(shard: &Shard, request: &Request) -> Result<Answer, Refusal> {
+pub fn get_cursor(shard: &Shard, request: &Request, moment: Moment) -> Result<Answer, Refusal> {
     let from = match request.param("from").unwrap_or_default() {
         "begin" => From::Begin,
         "end" => From::End,
@@ -25,16 +22,25 @@ pub fn get_cursor(shard: &Shard, request: &Request) -> Result<Answer, Refusal> {
             invalid(format!("from={text} is neither begin nor end nor a Unix time"))
         })?),
     };
-    Ok(Answer::json(&json!({"cursor": encode_cursor(shard.cursor(from))})))
+    Ok(Answer::json(&json!({"cursor": encode_cursor(shard.cursor(from, moment))})))
 }
 
-pub fn get_cursor_time(shard: &Shard, request: &Request, now_s: i64) -> Result<Answer, Refusal> {
-    let time_s = shard.cursor_time(cursor(request)?, now_s)?;
+pub fn get_cursor_time(
+    shard: &Shard,
+    request: &Request,
+    moment: Moment,
+) -> Result<Answer, Refusal> {
+    let time_s = shard.cursor_time(cursor(request)?, moment)?;
     Ok(Answer::json(&json!({"cursor_time": time_s})))
 }
 
 /// Gives groups back byte for byte as they were sent, in one LogGroupList.
-pub fn pull_logs(shard: &Shard, request: &Request) -> Result<Answer, Refusal> {
+pub fn pull_logs(
+    project: &Project,
+    shard: &Shard,
+    request: &Request,
+    scene: Scene<'_>,
+) -> Result<Answer, Refusal> {
     let cursor = cursor(request)?;
     // The Rust SDK writes `endCursor`, all others `end_cursor`.
     let end = request.param("end_cursor").or_else(|| request.param("endCursor"));
@@ -48,7 +54,8 @@ pub fn pull_logs(shard: &Shard, request: &Request) -> Result<Answer, Refusal> {
     if request.param("query").is_some_and(|query| !query.is_empty()) {
         return Err(invalid("PullLogs with a query is not imitated".to_owned()));
     }
-    let pulled = shard.pull(cursor, end, count)?;
+    project.quota().read(scene.moment, scene.switches)?;
+    let pulled = shard.pull(cursor, end, count, scene)?;
     let size: usize = pulled.groups.iter().map(|group| group.len() + 11).sum();
     let mut raw = Vec::with_capacity(size);
     for group in &pulled.groups {

@@ -11,6 +11,7 @@ use crate::sim::http::Request;
 pub enum Route<'a> {
     CreateProject,
     GetProject,
+    DeleteProject,
     CreateLogstore,
     ListLogstores,
     DeleteLogstore { logstore: &'a str },
@@ -41,6 +42,8 @@ pub enum ShardCall {
     GetCursor,
     GetCursorTime,
     PullLogs,
+    Split,
+    Merge,
 }
 
 impl<'a> Route<'a> {
@@ -56,6 +59,7 @@ impl<'a> Route<'a> {
         Ok(match segments[..] {
             [] if method == Method::POST => Self::CreateProject,
             [] if method == Method::GET => Self::GetProject,
+            [] if method == Method::DELETE => Self::DeleteProject,
             ["logstores"] if method == Method::POST => Self::CreateLogstore,
             ["logstores"] if method == Method::GET => Self::ListLogstores,
             ["logstores", logstore, "shards", shard] if method == Method::GET => {
@@ -63,6 +67,16 @@ impl<'a> Route<'a> {
                     Some("cursor") => ShardCall::GetCursor,
                     Some("cursor_time") => ShardCall::GetCursorTime,
                     Some("log" | "logs") => ShardCall::PullLogs,
+                    _ => return unknown(),
+                };
+                Self::Shard { logstore, shard, call }
+            }
+            ["logstores", logstore, "shards", shard]
+                if method == Method::POST && request.param("action").is_some() =>
+            {
+                let call = match request.param("action") {
+                    Some("split") => ShardCall::Split,
+                    Some("merge") => ShardCall::Merge,
                     _ => return unknown(),
                 };
                 Self::Shard { logstore, shard, call }
@@ -82,9 +96,26 @@ impl<'a> Route<'a> {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Logstore { call: LogstoreCall::PutLogs { .. }, .. } => Kind::Put,
+            Self::Logstore { call: LogstoreCall::ListShards, .. } => Kind::Shards,
+            Self::Logstore {
+                call: LogstoreCall::GetLogs | LogstoreCall::GetLogsV2 | LogstoreCall::GetHistograms,
+                ..
+            } => Kind::Search,
             Self::Shard { call: ShardCall::PullLogs, .. } => Kind::Pull,
-            Self::Shard { .. } => Kind::Cursor,
-            _ => Kind::Any,
+            Self::Shard { call: ShardCall::GetCursor | ShardCall::GetCursorTime, .. } => {
+                Kind::Cursor
+            }
+            _ => Kind::Admin,
+        }
+    }
+
+    /// The logstore that it is about, if it is about one.
+    pub fn logstore(&self) -> Option<&'a str> {
+        match *self {
+            Self::DeleteLogstore { logstore }
+            | Self::Logstore { logstore, .. }
+            | Self::Shard { logstore, .. } => Some(logstore),
+            _ => None,
         }
     }
 }
@@ -134,6 +165,10 @@ mod tests {
             (Method::GET, "/logstores/a/shards/0?type=log", Some(shard(ShardCall::PullLogs))),
             (Method::GET, "/logstores/a/shards/0", None),
             (Method::POST, "/logstores/a/shards/0", None),
+            (Method::POST, "/logstores/a/shards/0?action=split", Some(shard(ShardCall::Split))),
+            (Method::POST, "/logstores/a/shards/0?action=merge", Some(shard(ShardCall::Merge))),
+            (Method::POST, "/logstores/a/shards/0?action=fold", None),
+            (Method::DELETE, "/", Some(Route::DeleteProject)),
             (Method::DELETE, "/logstores/a/index", Some(logstore(LogstoreCall::DeleteIndex))),
             (Method::DELETE, "/logstores/a", Some(Route::DeleteLogstore { logstore: "a" })),
             (Method::GET, "/machinegroups", None),
@@ -149,6 +184,8 @@ mod tests {
         assert_eq!(logstore(LogstoreCall::PutLogs { routed: true }).kind(), Kind::Put);
         assert_eq!(shard(ShardCall::PullLogs).kind(), Kind::Pull);
         assert_eq!(shard(ShardCall::GetCursorTime).kind(), Kind::Cursor);
-        assert_eq!(logstore(LogstoreCall::Get).kind(), Kind::Any);
+        assert_eq!(logstore(LogstoreCall::Get).kind(), Kind::Admin);
+        assert_eq!(logstore(LogstoreCall::GetLogsV2).kind(), Kind::Search);
+        assert_eq!(shard(ShardCall::Split).kind(), Kind::Admin);
     }
 }

@@ -188,8 +188,8 @@ fn scan(logstore: &Logstore, search: &Search) -> Result<Vec<Found>, Refusal> {
 }
 
 fn render(logstore: &Logstore, found: &Found) -> Option<Value> {
-    let shard = logstore.shards().get(found.shard as usize)?;
-    let (_, stored) = shard.group(found.group)?;
+    let shards = logstore.shards();
+    let (_, stored) = shards.get(found.shard as usize)?.group(found.group)?;
     let group = LogGroupView::parse(&stored.raw).ok()?;
     group.logs.get(found.log).map(|log| flatten(&group, log))
 }

@@ -4,6 +4,7 @@
 //! writers to different shards do not wait for each other.
 
 pub mod logstore;
+pub mod quota;
 pub mod sequence;
 pub mod shard;
 
@@ -13,7 +14,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
-use crate::sim::store::logstore::Logstore;
+use crate::sim::clock::Moment;
+use crate::sim::store::logstore::{Logstore, no_logstore};
+use crate::sim::store::quota::ProjectQuota;
 
 /// Everything, from the top down.
 #[derive(Default)]
@@ -23,7 +26,12 @@ pub struct Store {
 
 impl Store {
     /// Makes project `name`. Names have 3 to 63 lower-case letters, digits and hyphens.
-    pub fn create_project(&self, name: &str, description: &str, now_s: i64) -> Result<(), Refusal> {
+    pub fn create_project(
+        &self,
+        name: &str,
+        description: &str,
+        moment: Moment,
+    ) -> Result<(), Refusal> {
         if !is_name(name, b"-") {
             let message = format!("the project name {name} is invalid");
             return Err(Refusal::new(Code::ParameterInvalid, message));
@@ -36,7 +44,8 @@ impl Store {
         let project = Project {
             name: name.to_owned(),
             description: description.to_owned(),
-            created_s: now_s,
+            created_s: moment.unix_s(),
+            quota: Arc::default(),
             logstores: Mutex::default(),
         };
         projects.insert(name.to_owned(), Arc::new(project));
@@ -44,11 +53,17 @@ impl Store {
     }
 
     pub fn project(&self, name: &str) -> Result<Arc<Project>, Refusal> {
-        lock(&self.projects).get(name).cloned().ok_or_else(|| {
-            let message = format!("The Project does not exist : {name}");
-            Refusal::new(Code::ProjectNotExist, message)
-        })
+        lock(&self.projects).get(name).cloned().ok_or_else(|| no_project(name))
     }
+
+    /// Deletes a project with all that is in it.
+    pub fn delete_project(&self, name: &str) -> Result<(), Refusal> {
+        lock(&self.projects).remove(name).map(drop).ok_or_else(|| no_project(name))
+    }
+}
+
+fn no_project(name: &str) -> Refusal {
+    Refusal::new(Code::ProjectNotExist, format!("The Project does not exist : {name}"))
 }
 
 /// A project: a namespace of logstores.
@@ -56,10 +71,16 @@ pub struct Project {
     name: String,
     description: String,
     created_s: i64,
+    quota: Arc<ProjectQuota>,
     logstores: Mutex<BTreeMap<String, Arc<Logstore>>>,
 }
 
 impl Project {
+    /// What all of its logstores share.
+    pub fn quota(&self) -> &ProjectQuota {
+        &self.quota
+    }
+
     /// What GetProject answers.
     pub fn describe(&self) -> Value {
         json!({
@@ -78,9 +99,9 @@ impl Project {
         &self,
         settings: Map<String, Value>,
         shards_default: u32,
-        now_s: i64,
+        moment: Moment,
     ) -> Result<(), Refusal> {
-        let logstore = Logstore::new(settings, shards_default, now_s)?;
+        let logstore = Logstore::new(settings, shards_default, Arc::clone(&self.quota), moment)?;
         let mut logstores = lock(&self.logstores);
         if logstores.contains_key(logstore.name()) {
             let message = format!("logstore {} already exists", logstore.name());
@@ -102,10 +123,6 @@ impl Project {
     pub fn delete_logstore(&self, name: &str) -> Result<(), Refusal> {
         lock(&self.logstores).remove(name).map(drop).ok_or_else(|| no_logstore(name))
     }
-}
-
-fn no_logstore(name: &str) -> Refusal {
-    Refusal::new(Code::LogStoreNotExist, format!("logstore {name} does not exist"))
 }
 
 /// Whether `name` is one for a project or logstore: 3 to 63 lower-case letters, digits and
@@ -146,11 +163,11 @@ mod tests {
 
     #[test]
     fn things_exist_once_and_can_be_missing() {
-        let store = Store::default();
+        let (store, now) = (Store::default(), Moment::at(1));
         let code = |result: Result<(), Refusal>| result.err().map(|refusal| refusal.code);
-        assert_eq!(code(store.create_project("dify", "", 1)), None);
+        assert_eq!(code(store.create_project("dify", "", now)), None);
         assert_eq!(
-            code(store.create_project("dify", "", 1)),
+            code(store.create_project("dify", "", now)),
             Some("ProjectAlreadyExist".to_owned())
         );
         assert_eq!(store.project("other").err().unwrap().code, "ProjectNotExist");
@@ -159,13 +176,15 @@ mod tests {
             let Value::Object(map) = json!({"logstoreName": "runs", "ttl": 30}) else { panic!() };
             map
         };
-        assert_eq!(code(project.create_logstore(settings(), 2, 1)), None);
+        assert_eq!(code(project.create_logstore(settings(), 2, now)), None);
         assert_eq!(
-            code(project.create_logstore(settings(), 2, 1)),
+            code(project.create_logstore(settings(), 2, now)),
             Some("LogStoreAlreadyExist".to_owned())
         );
         assert_eq!(project.logstore_names(), ["runs"]);
         assert_eq!(code(project.delete_logstore("runs")), None);
         assert_eq!(project.logstore("runs").err().unwrap().code, "LogStoreNotExist");
+        assert_eq!(code(store.delete_project("dify")), None);
+        assert_eq!(code(store.delete_project("dify")), Some("ProjectNotExist".to_owned()));
     }
 }

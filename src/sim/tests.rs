@@ -1,13 +1,19 @@
 //! The local SLS over HTTP: real connections, requests signed as a client signs them.
 
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
 use reqwest::header::HeaderMap;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+mod faults;
+mod switches;
+
 use super::*;
 use crate::secret::Secret;
+use crate::sim::clock::Moment;
 use crate::wire::compression::{Lz4, lz4_decompress};
 use crate::wire::log_group::{LogGroupWriter, split_list};
 use crate::wire::sign::{SignatureVersion, SignedParts, percent, sign};
@@ -61,7 +67,13 @@ impl Sim {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = tokio::sync::oneshot::channel();
-        let settings = Settings { credentials: credentials(), shards_default: 2, count_only };
+        let settings = Settings {
+            credentials: credentials(),
+            shards_default: 2,
+            count_only,
+            switches: Switches::default(),
+            faults: Vec::new(),
+        };
         tokio::spawn(serve(listener, settings, async {
             let _ = stopped.await;
         }));
@@ -114,7 +126,7 @@ impl Sim {
             headers.push(("Content-Type".to_owned(), "application/json".to_owned()));
         }
         let parts = SignedParts { method, path, query: &query, headers: &headers, body };
-        let date_s = unix_now_s() + self.skew_s.load(Ordering::Relaxed);
+        let date_s = Moment::now(0).unix_s() + self.skew_s.load(Ordering::Relaxed);
         let headers = sign(self.version, &self.credentials, "cn-test", date_s, &parts);
         let encoded: Vec<_> =
             query.iter().map(|(k, v)| format!("{}={}", percent(k), percent(v))).collect();
@@ -395,7 +407,9 @@ async fn a_target_in_absolute_form_is_served() {
     let parts =
         SignedParts { method: "GET", path: "/logstores", query: &[], headers: &headers, body: b"" };
     let mut request = "GET http://dify.sls.test/logstores HTTP/1.1\r\n".to_owned();
-    for (name, value) in sign(sim.version, &sim.credentials, "cn-test", unix_now_s(), &parts) {
+    for (name, value) in
+        sign(sim.version, &sim.credentials, "cn-test", Moment::now(0).unix_s(), &parts)
+    {
         request += &format!("{name}: {value}\r\n");
     }
     request += "Connection: close\r\n\r\n";
@@ -451,48 +465,6 @@ async fn what_was_written_after_the_index_is_found() {
     let buckets = sim.get(histogram).await.json();
     let counts: Vec<_> = buckets.as_array().unwrap().iter().map(|b| b["count"].clone()).collect();
     assert_eq!(counts, [1, 1, 1]);
-}
-
-#[tokio::test]
-async fn faults_hit_the_request_they_were_ordered_for() {
-    let sim = Sim::with_logstore(SignatureVersion::V1).await;
-    let order = async |fault: Value| sim.control("POST", "/faults", &fault.to_string()).await;
-    let raw = |n| group(n, &[]);
-    order(json!({"kind": "put", "nth": 2, "action": "cut_before"})).await;
-    order(json!({"kind": "put", "nth": 3, "action": "cut_after"})).await;
-    assert_eq!(sim.put(LB, &raw(1)).await.status, 200);
-    assert!(sim.try_put(LB, &raw(2)).await.is_err());
-    assert!(sim.try_put(LB, &raw(3)).await.is_err());
-    assert_eq!(sim.stats().await["put_ok"], 2);
-
-    let refusal = json!({"status": 403, "code": "WriteQuotaExceed", "message": "slower"});
-    order(json!({"kind": "put", "times": 2, "action": {"refuse": refusal}})).await;
-    for _ in 0..2 {
-        assert_eq!(sim.put(LB, &raw(4)).await.error(), (403, "WriteQuotaExceed".to_owned()));
-    }
-    order(json!({"kind": "any", "action": "html"})).await;
-    let got = sim.put(LB, &raw(5)).await;
-    assert_eq!((got.status, got.header("x-log-requestid")), (200, ""));
-    assert!(got.body.starts_with(b"<html>"));
-    order(json!({"kind": "put", "action": "no_request_id"})).await;
-    let got = sim.put(LB, &raw(6)).await;
-    assert_eq!((got.status, got.header("x-log-requestid")), (200, ""));
-    order(json!({"kind": "put", "action": {"delay_ms": 50}})).await;
-    let start = std::time::Instant::now();
-    assert_eq!(sim.put(LB, &raw(7)).await.status, 200);
-    assert!(start.elapsed() >= Duration::from_millis(50));
-    order(json!({"kind": "any", "times": 100, "action": "cut_before"})).await;
-    sim.control("DELETE", "/faults", "").await;
-
-    let mut stored = sim.groups(0).await;
-    stored.extend(sim.groups(1).await);
-    stored.sort();
-    assert_eq!(stored, [raw(1), raw(3), raw(6), raw(7)]);
-    let lines = sim.control("GET", "/logs/dify/runs", "").await;
-    let logs: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(logs.len(), 4);
-    assert_eq!(logs[0]["tags"], json!({"__batch__": "7/8"}));
-    assert_eq!(logs[0]["source"], "backfill");
 }
 
 #[tokio::test]

@@ -1,27 +1,35 @@
 //! A logstore: its settings, its index and its shards.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
-use crate::sim::store::shard::{Group, Shard};
+use crate::sim::clock::Moment;
+use crate::sim::store::quota::ProjectQuota;
+use crate::sim::store::shard::{Scene, Shard, Write};
 use crate::sim::store::{is_name, lock};
 
 /// The most shards that CreateLogstore makes through the API (aliyun, resource limits).
 const SHARDS_MAX: u64 = 100;
+
+/// The most shards that splitting makes (the Rust and Python SDKs: maxSplitShard is at most 256).
+const SPLIT_SHARDS_MAX: usize = 256;
 
 /// Days; 3650 means for ever.
 const TTL_DAYS_MAX: u64 = 3650;
 
 pub struct Logstore {
     name: String,
-    created_s: i64,
+    created: Moment,
     settings: Mutex<Settings>,
     index: Mutex<IndexState>,
-    shards: Vec<Shard>,
+    /// By id. Splitting and merging add to it; nothing is ever taken away.
+    shards: RwLock<Vec<Arc<Shard>>>,
+    /// Of the project that it belongs to.
+    project_quota: Arc<ProjectQuota>,
     /// Which shard takes the next group that has no hash key.
     turn: AtomicUsize,
 }
@@ -37,6 +45,8 @@ pub struct Index {
     pub json: Value,
     /// Different for every index that was made, the same for its updates.
     pub generation: u32,
+    /// When it was made, in steady time.
+    pub made_at: Instant,
 }
 
 #[derive(Default)]
@@ -59,7 +69,8 @@ impl Logstore {
     pub fn new(
         mut json: Map<String, Value>,
         shards_default: u32,
-        now_s: i64,
+        project_quota: Arc<ProjectQuota>,
+        moment: Moment,
     ) -> Result<Self, Refusal> {
         let invalid = |what: &str| Refusal::new(Code::LogStoreInfoInvalid, what.to_owned());
         let name = json.get("logstoreName").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -78,10 +89,11 @@ impl Logstore {
         json.insert("shardCount".to_owned(), json!(shards));
         Ok(Self {
             name,
-            created_s: now_s,
-            settings: Mutex::new(Settings { json, modified_s: now_s }),
+            created: moment,
+            settings: Mutex::new(Settings { json, modified_s: moment.unix_s() }),
             index: Mutex::default(),
-            shards: Shard::split(shards, now_s),
+            shards: RwLock::new(Shard::divide(shards, moment).into_iter().map(Arc::new).collect()),
+            project_quota,
             turn: AtomicUsize::new(0),
         })
     }
@@ -96,7 +108,7 @@ impl Logstore {
         let mut description = json!({
             "logstoreName": self.name,
             "ttl": 30,
-            "shardCount": self.shards.len(),
+            "shardCount": self.shards().iter().filter(|shard| shard.is_writable()).count(),
             "enable_tracking": false,
             "autoSplit": false,
             "maxSplitShard": 0,
@@ -104,10 +116,10 @@ impl Logstore {
             "telemetryType": "",
             "mode": "standard",
         });
-        for (key, value) in &settings.json {
+        for (key, value) in settings.json.iter().filter(|(key, _)| *key != "shardCount") {
             description[key] = value.clone();
         }
-        description["createTime"] = json!(self.created_s);
+        description["createTime"] = json!(self.created.unix_s());
         description["lastModifyTime"] = json!(settings.modified_s);
         description
     }
@@ -125,7 +137,7 @@ impl Logstore {
     }
 
     /// Makes the index. Only what is written from now on can be searched.
-    pub fn create_index(&self, json: Value) -> Result<(), Refusal> {
+    pub fn create_index(&self, json: Value, moment: Moment) -> Result<(), Refusal> {
         check_index(&json)?;
         let mut state = lock(&self.index);
         if state.index.is_some() {
@@ -135,15 +147,17 @@ impl Logstore {
             ));
         }
         state.made += 1;
-        state.index = Some(Arc::new(Index { json, generation: state.made }));
+        state.index =
+            Some(Arc::new(Index { json, generation: state.made, made_at: moment.steady }));
         Ok(())
     }
 
     pub fn update_index(&self, json: Value) -> Result<(), Refusal> {
         check_index(&json)?;
         let mut state = lock(&self.index);
-        let generation = state.index.as_ref().ok_or_else(no_index)?.generation;
-        state.index = Some(Arc::new(Index { json, generation }));
+        let old = state.index.as_ref().ok_or_else(no_index)?;
+        let (generation, made_at) = (old.generation, old.made_at);
+        state.index = Some(Arc::new(Index { json, generation, made_at }));
         Ok(())
     }
 
@@ -155,35 +169,93 @@ impl Logstore {
         lock(&self.index).index.take().map(drop).ok_or_else(no_index)
     }
 
-    pub fn shards(&self) -> &[Shard] {
-        &self.shards
+    /// All shards by id, those that are only read included.
+    pub fn shards(&self) -> Vec<Arc<Shard>> {
+        self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn shard(&self, id: &str) -> Result<&Shard, Refusal> {
-        id.parse()
-            .ok()
-            .and_then(|id: usize| self.shards.get(id))
-            .ok_or_else(|| Refusal::new(Code::ShardNotExist, format!("shard {id} does not exist")))
+    pub fn shard(&self, id: &str) -> Result<Arc<Shard>, Refusal> {
+        find(&self.shards(), id).cloned()
     }
 
-    /// Appends `raw`, a LogGroup message, where `target` says. Without `raw` only the sequence
-    /// number counts.
-    pub fn append(&self, target: Target, raw: Option<Bytes>, now_s: i64) -> Result<(), Refusal> {
-        let indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
-        let group = raw.map(|raw| Group { raw, received_s: now_s, indexed_by });
-        match target {
+    /// Splits shard `id` before `key`, or in its middle. Gives it and its children.
+    pub fn split_shard(
+        &self,
+        id: &str,
+        key: Option<u128>,
+        scene: Scene<'_>,
+    ) -> Result<Vec<Arc<Shard>>, Refusal> {
+        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let parent = Arc::clone(find(&shards, id)?);
+        let next_id = next_id(&shards)?;
+        let children = parent.split(next_id, key, scene)?.map(Arc::new);
+        shards.extend(children.iter().cloned());
+        Ok([parent].into_iter().chain(children).collect())
+    }
+
+    /// Merges shard `id` with the one whose keys follow. Gives the new one and both parents.
+    pub fn merge_shards(&self, id: &str, scene: Scene<'_>) -> Result<Vec<Arc<Shard>>, Refusal> {
+        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let left = Arc::clone(find(&shards, id)?);
+        let next = shards.iter().find(|shard| shard.is_writable() && left.is_before(shard));
+        let Some(right) = next.filter(|_| left.is_writable()).cloned() else {
+            let message = format!("shard {id} is not followed by one to merge with");
+            return Err(Refusal::new(Code::ParameterInvalid, message));
+        };
+        let merged = Arc::new(left.merge(&right, next_id(&shards)?, scene)?);
+        shards.push(Arc::clone(&merged));
+        Ok(vec![merged, left, right])
+    }
+
+    /// Appends `write` where `target` says; its number and index are set here.
+    pub fn append(
+        &self,
+        target: Target,
+        mut write: Write,
+        scene: Scene<'_>,
+    ) -> Result<(), Refusal> {
+        let age = scene.moment.steady.saturating_duration_since(self.created.steady);
+        if age < Duration::from_millis(scene.switches.new_logstore_wait_ms) {
+            return Err(no_logstore(&self.name));
+        }
+        write.indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
+        // Held to the end, so that no shard is split between choosing it and writing to it.
+        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        let mut writable = shards.iter().filter(|shard| shard.is_writable());
+        let shard = match target {
             Target::Balanced => {
                 let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-                self.shards[turn % self.shards.len()].append(group, None)
+                let count = writable.clone().count();
+                writable.nth(turn % count)
             }
-            Target::Key { key, sequence } => self
-                .shards
-                .iter()
-                .find(|shard| shard.owns(key))
-                .expect("the shards cover all keys")
-                .append(group, sequence.map(|number| (key, number))),
-        }
+            Target::Key { key, sequence } => {
+                write.sequence = sequence.map(|number| (key, number));
+                writable.find(|shard| shard.owns(key))
+            }
+        };
+        let shard = shard.expect("the writable shards cover all keys");
+        shard.append(write, &self.project_quota, scene)
     }
+}
+
+fn find<'a>(shards: &'a [Arc<Shard>], id: &str) -> Result<&'a Arc<Shard>, Refusal> {
+    id.parse()
+        .ok()
+        .and_then(|id: usize| shards.get(id))
+        .ok_or_else(|| Refusal::new(Code::ShardNotExist, format!("shard {id} does not exist")))
+}
+
+fn next_id(shards: &[Arc<Shard>]) -> Result<u32, Refusal> {
+    if shards.len() + 2 > SPLIT_SHARDS_MAX {
+        let message = format!("a logstore has at most {SPLIT_SHARDS_MAX} shards");
+        return Err(Refusal::new(Code::ProjectQuotaExceed, message));
+    }
+    Ok(u32::try_from(shards.len()).expect("it is at most SPLIT_SHARDS_MAX"))
+}
+
+/// What a name that no logstore has is answered with.
+pub fn no_logstore(name: &str) -> Refusal {
+    Refusal::new(Code::LogStoreNotExist, format!("logstore {name} does not exist"))
 }
 
 fn check_ttl(json: &Map<String, Value>) -> Result<(), Refusal> {
@@ -215,6 +287,8 @@ fn no_index() -> Refusal {
 mod tests {
     use super::*;
     use crate::sim::store::shard::From;
+    use crate::sim::switch::Switches;
+    use bytes::Bytes;
 
     fn map(json: Value) -> Map<String, Value> {
         let Value::Object(map) = json else { panic!("not an object") };
@@ -222,11 +296,20 @@ mod tests {
     }
 
     fn logstore(shards: u32) -> Logstore {
-        Logstore::new(map(json!({"logstoreName": "runs"})), shards, 1).unwrap()
+        let quota = Arc::default();
+        let json = map(json!({"logstoreName": "runs"}));
+        Logstore::new(json, shards, quota, Moment::at(1)).unwrap()
+    }
+
+    fn append(logstore: &Logstore, target: Target, switches: &Switches) -> Result<(), Refusal> {
+        let write = Write { groups: vec![Bytes::new()], ..Write::default() };
+        logstore.append(target, write, Scene { moment: Moment::at(1), switches })
     }
 
     fn groups(logstore: &Logstore) -> Vec<i64> {
-        let count = |shard: &Shard| shard.cursor(From::End) - shard.cursor(From::Begin);
+        let moment = Moment::at(1);
+        let cursor = |shard: &Shard, from| shard.cursor(from, moment);
+        let count = |shard: &Arc<Shard>| cursor(shard, From::End) - cursor(shard, From::Begin);
         logstore.shards().iter().map(count).collect()
     }
 
@@ -234,12 +317,12 @@ mod tests {
     fn groups_without_a_key_go_round_and_those_with_one_to_its_owner() {
         let logstore = logstore(3);
         for _ in 0..4 {
-            logstore.append(Target::Balanced, Some(Bytes::new()), 1).unwrap();
+            append(&logstore, Target::Balanced, &Switches::default()).unwrap();
         }
         assert_eq!(groups(&logstore), [2, 1, 1]);
         let target = Target::Key { key: u128::MAX, sequence: Some(1) };
-        logstore.append(target, Some(Bytes::new()), 1).unwrap();
-        assert!(logstore.append(target, Some(Bytes::new()), 1).is_err());
+        append(&logstore, target, &Switches::default()).unwrap();
+        assert!(append(&logstore, target, &Switches::default()).is_err());
         assert_eq!(groups(&logstore), [2, 1, 2]);
     }
 
@@ -253,7 +336,8 @@ mod tests {
             json!({"logstoreName": "runs", "shardCount": 0}),
             json!({"logstoreName": "runs", "shardCount": 101}),
         ] {
-            let refusal = Logstore::new(map(json.clone()), 2, 1).err().unwrap();
+            let refusal =
+                Logstore::new(map(json.clone()), 2, Arc::default(), Moment::at(1)).err().unwrap();
             assert_eq!(refusal.code, "LogStoreInfoInvalid", "{json}");
         }
         let logstore = logstore(2);
@@ -269,8 +353,8 @@ mod tests {
 
     #[test]
     fn an_index_made_anew_knows_nothing_of_what_was_written_before() {
-        let logstore = logstore(1);
-        let write = || logstore.append(Target::Balanced, Some(Bytes::new()), 1).unwrap();
+        let (logstore, moment) = (logstore(1), Moment::at(1));
+        let write = || append(&logstore, Target::Balanced, &Switches::default()).unwrap();
         let code = |result: Result<(), Refusal>| result.err().map(|refusal| refusal.code);
         write();
         assert_eq!(logstore.index().err().unwrap().code, "IndexConfigNotExist");
@@ -278,17 +362,23 @@ mod tests {
             code(logstore.update_index(json!({"keys": {}}))).unwrap(),
             "IndexConfigNotExist"
         );
-        assert_eq!(code(logstore.create_index(json!({"keys": []}))).unwrap(), "IndexInfoInvalid");
-        assert_eq!(code(logstore.create_index(json!({"keys": {}}))), None);
-        assert_eq!(code(logstore.create_index(json!({"keys": {}}))).unwrap(), "IndexAlreadyExist");
+        assert_eq!(
+            code(logstore.create_index(json!({"keys": []}), moment)).unwrap(),
+            "IndexInfoInvalid"
+        );
+        assert_eq!(code(logstore.create_index(json!({"keys": {}}), moment)), None);
+        assert_eq!(
+            code(logstore.create_index(json!({"keys": {}}), moment)).unwrap(),
+            "IndexAlreadyExist"
+        );
         write();
         assert_eq!(code(logstore.update_index(json!({"line": {}}))), None);
         write();
         assert_eq!(code(logstore.delete_index()), None);
-        assert_eq!(code(logstore.create_index(json!({"keys": {}}))), None);
+        assert_eq!(code(logstore.create_index(json!({"keys": {}}), moment)), None);
         write();
         let indexed: Vec<_> =
-            (0..4).map(|group| logstore.shards[0].group(group).unwrap().1.indexed_by).collect();
+            (0..4).map(|group| logstore.shards()[0].group(group).unwrap().1.indexed_by).collect();
         assert_eq!(indexed, [None, Some(1), Some(1), Some(2)]);
     }
 }

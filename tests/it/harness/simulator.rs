@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "the tests that use it come with the subcommand `simulate`")]
 
+use std::time::{Duration, Instant};
+
 use serde::Deserialize;
 
 use crate::harness::http;
@@ -44,7 +46,7 @@ impl Simulator {
             tool = tool.arg(argument);
         }
         // It lives as long as its test, which has deadlines of its own.
-        let mut running = tool.deadline(std::time::Duration::from_secs(600)).spawn();
+        let mut running = tool.deadline(Duration::from_secs(600)).spawn();
         let line = running.wait_for("listening on 127.0.0.1:");
         let port = line.rsplit(':').next().expect("a split has a part");
         let port = port.trim().parse().unwrap_or_else(|_| panic!("no port in `{line}`"));
@@ -81,6 +83,41 @@ impl Simulator {
     pub(crate) fn forget_faults(&self) {
         let (status, body) = http::request(self.port, "DELETE", "/_sim/faults", "");
         assert!((200..300).contains(&status), "DELETE /_sim/faults: {status} {body}");
+    }
+
+    /// Changes the switches that `change` names; null is the default.
+    #[track_caller]
+    pub(crate) fn switch(&self, change: &serde_json::Value) {
+        let (status, body) =
+            http::request(self.port, "PATCH", "/_sim/switches", &change.to_string());
+        assert!(status == 200, "PATCH /_sim/switches {change}: {status} {body}");
+    }
+
+    /// Orders a fault.
+    #[track_caller]
+    pub(crate) fn order(&self, fault: &serde_json::Value) {
+        self.post("/_sim/faults", fault);
+    }
+
+    /// Lets go on what a fault holds.
+    #[track_caller]
+    pub(crate) fn release(&self) {
+        self.post("/_sim/release", &serde_json::json!({}));
+    }
+
+    /// Waits until so many requests are `held`, stored `late`, or orders `waiting`.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, name: &str, wanted: u64) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let faults: serde_json::Value =
+                serde_json::from_str(&self.get("/_sim/faults")).unwrap();
+            if faults[name] == wanted {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} is not {wanted}: {faults}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[track_caller]
