@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 #[cfg(feature = "simulator")]
+mod bad_input;
+#[cfg(feature = "simulator")]
 mod dify_writer;
 mod harness;
 #[cfg(feature = "simulator")]
@@ -20,5 +22,7 @@ mod postgres;
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;
+#[cfg(feature = "simulator")]
+mod settings;
 #[cfg(feature = "simulator")]
 mod shapes;
