@@ -41,6 +41,7 @@ pub fn main() -> ExitCode {
 
 async fn dispatch(cli: Cli, environment: anyhow::Result<Environment>) -> Result<Exit, Ended> {
     let environment = environment.or_exit(Exit::Usage)?;
+    tracing::debug!("dify-sls-backfill {}", env!("SLS_BACKFILL_VERSION"));
     for warning in &environment.warnings {
         tracing::warn!("{warning}");
     }

@@ -89,7 +89,11 @@ impl Ledger {
         migrated.map_err(|error| match lacks_a_right(&error) {
             true => hinted(
                 &error,
-                "GRANT CREATE ON DATABASE to this user, or keep the ledger elsewhere: --ledger-url",
+                &format!(
+                    "GRANT CREATE ON DATABASE {} TO {}, or keep the ledger elsewhere: --ledger-url",
+                    pg::quote(&address.login().database),
+                    pg::quote(&address.login().user),
+                ),
             ),
             false => error,
         })?;
@@ -151,7 +155,7 @@ impl Ledger {
 
 /// The error with the chain of its causes, and what to do about it in the last line.
 fn hinted(error: &anyhow::Error, hint: &str) -> anyhow::Error {
-    anyhow::anyhow!("{}\nhint: {hint}", told(error))
+    anyhow::anyhow!("{}\nno log was sent\nhint: {hint}", told(error))
 }
 
 /// Whether Postgres has refused a statement for want of a right (SQLSTATE 42501).

@@ -228,6 +228,10 @@ fn is_tls(error: &sqlx::Error) -> bool {
 /// Whether the error says that Postgres has gone away, or takes nobody now, so that the same may
 /// succeed later: a restart, a failover, a cut connection.
 pub fn is_gone(error: &anyhow::Error) -> bool {
+    // Who waits for Postgres with a deadline.
+    if error.chain().any(|cause| cause.is::<tokio::time::error::Elapsed>()) {
+        return true;
+    }
     error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>()).any(|error| match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
         error => code_of(error).is_some_and(|code| {

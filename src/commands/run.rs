@@ -136,7 +136,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         sls: Some(client.now()),
     };
     if let Some(skew) = clocks.skew() {
-        tracing::warn!("{skew}");
+        tracing::warn!("{skew}; nothing is lost by it\nhint: let NTP set the clocks");
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
     let run = Run {

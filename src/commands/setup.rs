@@ -65,14 +65,16 @@ pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, End
         let database = &source.server.database;
         let shape = shape.with_context(|| {
             format!(
-                "database {database} has no table {table}\nhint: is it Dify's database? check \
-                 DB_DATABASE"
+                "database {database} has no table {table} in schema public\nnothing was done\n\
+                 hint: is it Dify's database? check DB_DATABASE"
             )
         });
         let shape = shape.or_exit(Exit::Preflight)?;
         // Whether `graph` is written decides nothing about the columns.
         Fields::of(&conversion(&shape, true))
-            .map_err(|unfit| anyhow::anyhow!("{unfit}\nhint: is it Dify's database?"))
+            .map_err(|unfit| {
+                anyhow::anyhow!("{unfit}\nnothing was done\nhint: is it Dify's database?")
+            })
             .or_exit(Exit::Preflight)?;
         shapes.push(shape);
     }

@@ -135,6 +135,7 @@ impl Client {
         let status = response.status().as_u16();
         let headers = response.headers().clone();
         self.follow_clock(&headers);
+        tracing::debug!("{} {} of SLS: status {status}", call.method, call.path);
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let raw_size = text("x-log-bodyrawsize").and_then(|size| size.parse().ok()).unwrap_or(0);
         if response.content_length().unwrap_or(0).max(raw_size) > ANSWER_BYTES_MAX {

@@ -39,7 +39,13 @@ fn check(file: &str, outcomes: &[Outcome]) {
 fn lasting(outcome: &Outcome) -> String {
     let arguments = outcome.command.split_once(' ').map_or("", |(_, arguments)| arguments);
     let code = outcome.status.code().unwrap();
-    let mut text = format!("$ dify-sls-backfill {arguments}\n{}", outcome.stdout);
+    let mut text = format!("$ dify-sls-backfill {arguments}\n");
+    // Times and sizes are not what these texts are about.
+    let is_figure = |line: &&str| line.contains("covered: all") || line.contains(" batches, ");
+    for line in outcome.stdout.lines().filter(|line| !is_figure(line)) {
+        text += line;
+        text += "\n";
+    }
     let mut is_kept = false;
     for line in outcome.stderr.lines() {
         let is_time = |time: &str| time.len() == 20 && time.ends_with('Z');
@@ -51,7 +57,8 @@ fn lasting(outcome: &Outcome) -> String {
             None => line,
         };
         if is_kept {
-            text += message;
+            // Postgres names the line of its own source.
+            text += message.split(" at line ").next().unwrap_or_default();
             text += "\n";
         }
     }
@@ -94,8 +101,7 @@ fn without_numbers(text: &str) -> String {
 fn nobody_listening_is_told() {
     let world = World::new("dify-1.12");
     // Port 1 (tcpmux) is reserved; nobody has it.
-    let outcome = world.tool("run").env("DB_PORT", "1").run().exits(3);
-    golden::check("nobody-listens.txt", &lasting(&outcome).replace("PORT", "1"));
+    check("nobody-listens.txt", &[world.tool("run").env("DB_PORT", "1").run().exits(3)]);
 }
 
 #[test]
@@ -238,8 +244,7 @@ fn a_clock_that_is_off_by_twenty_minutes_works_with_a_warning() {
         let outcome = world.tool("run").run().exits(0).tells("0 differ");
         // A second of the test's own time may go by.
         let messages = lasting(&outcome).replace("1199 s", "1200 s").replace("1201 s", "1200 s");
-        let warnings: Vec<_> = messages.lines().filter(|line| line.starts_with("WARN")).collect();
-        golden::check(file, &format!("{}\n", warnings.join("\n")));
+        golden::check(file, &messages);
         world.holds_every_finished_row_once();
     }
 }
