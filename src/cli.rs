@@ -66,7 +66,8 @@ async fn dispatch(cli: Cli, environment: anyhow::Result<Environment>) -> Result<
         }
         #[cfg(feature = "simulator")]
         Command::Demo(args) => {
-            let settings = args.settings(&environment).or_exit(Exit::Usage)?;
+            let files = &cli.global.env_files;
+            let settings = args.settings(&environment, files).or_exit(Exit::Usage)?;
             crate::commands::demo::demo(&settings).await
         }
     }

@@ -388,6 +388,7 @@ impl DemoArgs {
     pub fn settings(
         &self,
         environment: &Environment,
+        env_files: &[PathBuf],
     ) -> anyhow::Result<crate::commands::demo::DemoSettings> {
         Ok(crate::commands::demo::DemoSettings {
             postgres: environment.postgres(None)?,
@@ -396,6 +397,7 @@ impl DemoArgs {
             days: self.days,
             for_measuring: matches!(self.profile, ProfileArg::Bench),
             fill_only: self.fill_only,
+            env_files: env_files.to_vec(),
         })
     }
 }

@@ -66,7 +66,8 @@ fn an_env_file_is_all_that_is_needed() {
     let bad = bad.tells("bad.env: line 2: a quotation mark is never closed");
     assert!(!bad.stderr.contains("hush"), "{bad}");
     fs::write(path("dollar.env"), "DB_PASSWORD=pa$word\n").unwrap();
-    tool("run", ".env", "dollar.env")
+    tool("run --dry-run", ".env", "dollar.env")
+        .env("DB_HOST", "127.0.0.1")
         .run()
         .exits(3)
         .tells("DB_PASSWORD in ")
@@ -114,7 +115,7 @@ fn the_commit_is_in_the_version_and_verbosity_is_as_asked() {
     assert!(version.starts_with(&beginning), "{version}");
     let world = small_world();
     assert_eq!(world.tool("init -q").run().exits(0).stderr, "");
-    let run = |arguments: &str| world.tool(&format!("run {arguments}"));
+    let run = |arguments: &str| world.tool(format!("run {arguments}").trim());
     assert!(!run("").run().exits(0).stderr.contains("DEBUG"));
     run("-v").run().exits(0).tells("DEBUG");
     run("").env("SQLALCHEMY_ECHO", "true").run().exits(0).tells("DEBUG");
@@ -156,7 +157,7 @@ impl Certificates {
         };
         openssl(
             &new_key,
-            &["-x509", "-subj", "/CN=test CA", "-keyout", &path("ca.key"), "-out", &path("ca.crt")],
+            &["-x509", "-subj", &format!("/CN=CA of {names}"), "-keyout", &path("ca.key"), "-out", &path("ca.crt")],
         );
         openssl(
             &new_key,
