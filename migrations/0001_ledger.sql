@@ -164,10 +164,15 @@ CREATE TABLE sls_backfill.batch (
   digest         bytea NOT NULL,
   not_json       integer NOT NULL,
   conversion_id  bigint NOT NULL REFERENCES sls_backfill.conversion,
-  lane_id        bigint NOT NULL REFERENCES sls_backfill.lane,
-  number         bigint NOT NULL,
-  signed_at      timestamptz NOT NULL,
-  attempts       integer NOT NULL DEFAULT 1,
+  owner          uuid REFERENCES sls_backfill.process,
+  lane_id        bigint REFERENCES sls_backfill.lane,
+  number         bigint,
+  signed_at      timestamptz,
+  attempts       integer NOT NULL DEFAULT 0,
+  unknowns       integer NOT NULL DEFAULT 0,
+  all_refused    boolean NOT NULL DEFAULT false,
+  refusal        text,
+  number_used_at timestamptz,
   cursors        jsonb NOT NULL,
   ingest_time    bigint NOT NULL,
   parent_id      uuid REFERENCES sls_backfill.batch,
@@ -204,10 +209,15 @@ COMMENT ON COLUMN sls_backfill.batch.row_ids IS 'The ids of its rows, 16 bytes e
 COMMENT ON COLUMN sls_backfill.batch.digest IS 'Sum of its logs'' digests, 32 bytes.';
 COMMENT ON COLUMN sls_backfill.batch.not_json IS 'JSON columns in it whose text is not JSON and went through unchanged.';
 COMMENT ON COLUMN sls_backfill.batch.conversion_id IS 'The conversion that made its bytes.';
-COMMENT ON COLUMN sls_backfill.batch.lane_id IS 'The lane it was sent on.';
+COMMENT ON COLUMN sls_backfill.batch.owner IS 'The process that alone may send it while it is an intent; NULL: nobody, it waits to be settled.';
+COMMENT ON COLUMN sls_backfill.batch.lane_id IS 'The lane it was last sent on; NULL: not sent yet.';
 COMMENT ON COLUMN sls_backfill.batch.number IS 'Its seqid on that lane.';
 COMMENT ON COLUMN sls_backfill.batch.signed_at IS 'Date of its last signature, SLS''s clock; no request of it is signed later.';
-COMMENT ON COLUMN sls_backfill.batch.attempts IS 'How often it was signed.';
+COMMENT ON COLUMN sls_backfill.batch.attempts IS 'How often it was signed; 0: nothing of it was ever on the wire.';
+COMMENT ON COLUMN sls_backfill.batch.unknowns IS 'Attempts without an answer that its senders told of.';
+COMMENT ON COLUMN sls_backfill.batch.all_refused IS 'Every attempt was refused by SLS, so nothing of it is there; false: not known.';
+COMMENT ON COLUMN sls_backfill.batch.refusal IS 'Why SLS will not take its content.';
+COMMENT ON COLUMN sls_backfill.batch.number_used_at IS 'When SLS said that its number is used up (SLS''s clock).';
 COMMENT ON COLUMN sls_backfill.batch.cursors IS 'A cursor in front of it for each shard that owned its key: {"shard": "cursor"}.';
 COMMENT ON COLUMN sls_backfill.batch.ingest_time IS 'Log time (Unix s) where the conversion takes the time of sending.';
 COMMENT ON COLUMN sls_backfill.batch.parent_id IS 'The batch it was halved from.';
@@ -235,12 +245,13 @@ CREATE TABLE sls_backfill.hold (
   state         text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'stored', 'already', 'gone')),
   batch_id      uuid REFERENCES sls_backfill.batch,
   tries         integer NOT NULL DEFAULT 1,
+  asked         boolean NOT NULL DEFAULT false,
   first_held_at timestamptz NOT NULL DEFAULT now(),
   last_held_at  timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (table_name, row_id)
 );
 CREATE INDEX hold_to_try ON sls_backfill.hold (pass_id, row_id)
-  WHERE state = 'open' AND reason NOT IN ('control row', 'live', 'refused');
+  WHERE state = 'open' AND (asked OR reason NOT IN ('control row', 'live', 'refused'));
 COMMENT ON TABLE  sls_backfill.hold IS 'Rows deliberately not stored, with their reason.';
 COMMENT ON COLUMN sls_backfill.hold.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.hold.row_id IS 'The row.';
@@ -252,6 +263,7 @@ COMMENT ON COLUMN sls_backfill.hold.finished_at IS 'The row''s finished_at (UTC)
 COMMENT ON COLUMN sls_backfill.hold.state IS 'open; or how it ended: stored (see batch_id), already (another batch had it), gone.';
 COMMENT ON COLUMN sls_backfill.hold.batch_id IS 'The batch that took the row.';
 COMMENT ON COLUMN sls_backfill.hold.tries IS 'How often the row was looked at.';
+COMMENT ON COLUMN sls_backfill.hold.asked IS 'Whether a person wants it tried again, whatever the reason.';
 COMMENT ON COLUMN sls_backfill.hold.first_held_at IS 'When it was first held.';
 COMMENT ON COLUMN sls_backfill.hold.last_held_at IS 'When it was last held.';
 

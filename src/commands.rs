@@ -6,6 +6,7 @@ pub mod dry_run;
 pub mod exit;
 pub mod init;
 pub mod output;
+pub mod rejects;
 pub mod run;
 pub mod setup;
 #[cfg(feature = "simulator")]

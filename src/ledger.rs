@@ -11,6 +11,7 @@ pub mod intent;
 pub mod migrate;
 pub mod pass;
 pub mod process;
+pub mod settle;
 pub mod tail;
 
 use std::time::Duration;
@@ -126,6 +127,19 @@ impl Ledger {
              hint: name {bound}, or use another ledger (--ledger-url) for another project"
         );
         Ok(())
+    }
+
+    /// Whether a probe has seen SLS refuse a repeated number in this ledger's project. Where that is
+    /// not proven, a number protects nothing.
+    pub async fn is_seqid_proven(&self) -> anyhow::Result<bool> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement(
+            "SELECT coalesce(seqid_proven, false) AS proven FROM sls_backfill.ledger",
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .context("look up whether SLS keeps numbers")?;
+        Ok(row.try_get("proven")?)
     }
 
     /// A transaction whose commit is on disk when it is answered.

@@ -5,6 +5,7 @@
 //!             ▲                                                          │
 //!             └── range done ◄── acknowledge ◄── PutLogs ◄── intent in the ledger
 //! tail:    pull what is stored ─► sum up by tag ─► compare with the ledger ─► proved
+//! settler: what became of it is not known ─► wait, look, send again · halve · replace
 //! ```
 //!
 //! A worker does one thing after the other, with one request in flight; several of them keep
@@ -20,7 +21,8 @@ pub mod lane;
 pub mod pace;
 pub mod patience;
 pub mod progress;
-pub mod recover;
+pub mod settle;
+pub mod settler;
 pub mod stop;
 pub mod window;
 pub mod worker;

@@ -15,6 +15,7 @@ use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
 use crate::commands::status::StatusSettings;
 use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::settle::Windows;
 use crate::pipeline::window::Wish;
 use crate::pipeline::worker::RANGE_ROWS;
 use crate::record::key::KeyOrder;
@@ -219,9 +220,52 @@ pub struct RunArgs {
     /// About how many rows a worker claims at once
     #[arg(long, default_value_t = RANGE_ROWS, value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
     range_rows: u32,
+    /// List the rows that something is wrong with in this file, as JSON lines
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    rejects: Option<PathBuf>,
+    /// Try the held rows that this rejects file names again, whatever the reason
+    #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
+    retry: Option<PathBuf>,
     /// How long a request to SLS may take (seconds)
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
+    #[command(flatten)]
+    windows: WindowsArgs,
+}
+
+/// What is assumed of SLS's times; only tests against a local SLS may assume less.
+#[derive(Args)]
+pub struct WindowsArgs {
+    /// A request is refused when its signature is older (seconds)
+    #[arg(long, hide = true, default_value_t = Windows::SLS.signature_life_s,
+          value_parser = clap::value_parser!(i64).range(1..))]
+    signature_life_s: i64,
+    /// A request that came in time is stored at most so much later (seconds)
+    #[arg(long, hide = true, default_value_t = Windows::SLS.late_s,
+          value_parser = clap::value_parser!(i64).range(0..))]
+    late_s: i64,
+    /// What is stored can be pulled at most so much later (seconds)
+    #[arg(long, hide = true, default_value_t = Windows::SLS.visible_s,
+          value_parser = clap::value_parser!(i64).range(0..))]
+    visible_s: i64,
+}
+
+impl WindowsArgs {
+    /// Refuses shorter windows than SLS's own for an SLS that is not on this machine.
+    pub fn windows(&self, is_loopback: bool) -> anyhow::Result<Windows> {
+        let Self { signature_life_s, late_s, visible_s } = *self;
+        let asked = Windows { signature_life_s, late_s, visible_s };
+        let Windows { signature_life_s, late_s, visible_s } = Windows::SLS;
+        anyhow::ensure!(
+            is_loopback
+                || (asked.signature_life_s >= signature_life_s
+                    && asked.late_s >= late_s
+                    && asked.visible_s >= visible_s),
+            "--signature-life-s, --late-s and --visible-s below {signature_life_s}, {late_s} and \
+             {visible_s} could double rows: they are for a local SLS only"
+        );
+        Ok(asked)
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -247,9 +291,12 @@ impl RunArgs {
             true => None,
             false => Some(environment.sls(self.deadline_s)?),
         };
+        let windows =
+            self.windows.windows(sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback))?;
         Ok(RunSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
             sls,
+            windows,
             tables: tables(&self.tables),
             wish: Wish {
                 since: self.since,
@@ -284,6 +331,8 @@ impl RunArgs {
             join: self.join,
             dry_run: self.dry_run,
             allow_fsync_off: self.ledger.allow_fsync_off,
+            rejects: self.rejects.clone(),
+            retry: self.retry.clone(),
             format,
         })
     }

@@ -1,5 +1,6 @@
 //! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{Format, bytes, count};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
-use crate::commands::status;
+use crate::commands::{rejects, status};
 use crate::dify::conversion::Conversion;
 use crate::ledger::Ledger;
 use crate::ledger::hold::HeldPass;
@@ -23,7 +24,8 @@ use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
-use crate::pipeline::recover::recover;
+use crate::pipeline::settle::{Windows, World};
+use crate::pipeline::settler::{Settled, Settler, SettlerParts};
 use crate::pipeline::stop::{Stop, channel};
 use crate::pipeline::window::{Clocks, Wish, can_go_on, plan, scope};
 use crate::pipeline::worker::{Recount, Shared, Worker};
@@ -59,6 +61,7 @@ pub struct RunSettings {
     pub range_rows: u32,
     pub settle_s: i64,
     pub abandoned_after_s: i64,
+    pub windows: Windows,
     pub put_graph: bool,
     /// Go on with an open pass although the conversion has changed.
     pub new_conversion: bool,
@@ -66,6 +69,10 @@ pub struct RunSettings {
     pub join: bool,
     pub dry_run: bool,
     pub allow_fsync_off: bool,
+    /// Where to write the rows that something is wrong with.
+    pub rejects: Option<PathBuf>,
+    /// A rejects file whose rows are to be tried again.
+    pub retry: Option<PathBuf>,
     pub format: Format,
 }
 
@@ -75,6 +82,8 @@ struct Run<'a> {
     source: Source,
     ledger: Ledger,
     client: Client,
+    world: World,
+    memory: MemoryBudget,
     process: Process,
     settled_before: Timestamp,
     abandoned_before: Timestamp,
@@ -108,12 +117,12 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
         return dry_run(settings, &stop).await;
     };
-    let source = setup::source(&settings.postgres, settings.workers + 1).await?;
+    let source = setup::source(&settings.postgres, settings.workers + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
     setup::check_logstores(&client, &sls.project, &settings.tables).await?;
-    // Each worker, the tail reader and the heartbeat may write at the same time.
-    let connections = settings.workers + 2;
+    // Each worker, the tail reader, the settler and the heartbeat may write at the same time.
+    let connections = settings.workers + 3;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
@@ -139,11 +148,14 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         tracing::warn!("{skew}; nothing is lost by it\nhint: let NTP set the clocks");
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
+    let world = World { proven: ledger.is_seqid_proven().await?, windows: settings.windows };
     let run = Run {
         settings,
         source,
         ledger: ledger.clone(),
         client,
+        world,
+        memory: MemoryBudget::new(settings.memory_bytes),
         process: process.clone(),
         settled_before: now.plus_s(-settings.settle_s),
         abandoned_before: now.plus_s(-settings.abandoned_after_s),
@@ -209,18 +221,9 @@ async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
 
 impl Run<'_> {
     async fn all_tables(mut self, shapes: &[Shape]) -> Result<Exit, Ended> {
-        if !self.settings.join {
-            let stop = &mut self.stop;
-            let recovered = recover(&self.source, &self.ledger, &self.client, stop).await?;
-            if recovered.found + recovered.sent + recovered.open > 0 {
-                tracing::info!(
-                    "batches that an earlier run left in the air: {} found in SLS, {} sent again, \
-                     {} still open",
-                    recovered.found,
-                    recovered.sent,
-                    recovered.open
-                );
-            }
+        if let Some(path) = &self.settings.retry {
+            let rows = rejects::feed(&self.ledger, path).await.or_exit(Exit::Usage)?;
+            tracing::info!("{} held rows of {} are tried again", count(rows), path.display());
         }
         let (mut accounts, mut total) =
             (Vec::new(), Outcome { is_complete: true, ..Outcome::default() });
@@ -232,6 +235,10 @@ impl Run<'_> {
             total.differences += outcome.differences;
         }
         status::print(&accounts, self.settings.format)?;
+        if let Some(path) = &self.settings.rejects {
+            let rows = rejects::write(&self.ledger, &self.settings.tables, path).await?;
+            tracing::info!("{} rejected rows are listed in {}", count(rows), path.display());
+        }
         Ok(self.conclude(total))
     }
 
@@ -266,7 +273,7 @@ impl Run<'_> {
         let mut follower = Follower::begin(&self.client, &self.ledger, table).await?;
         let (tail_stopper, tail_stop) = channel();
         let tail = match self.settings.verify {
-            Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop))),
+            Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop.clone()))),
             Verify::None => None,
         };
         // How many rows a later window holds, nobody knows before it is read.
@@ -276,6 +283,8 @@ impl Run<'_> {
         };
         let rows_left = rows_estimated.saturating_sub(self.ledger.rows_seen(&pass).await?);
         let progress = Progress::new(table, rows_left);
+        let settler = self.settler(shape, &pass, &follower, &progress)?;
+        let settler = tokio::spawn(settler.settle(tail_stop));
         let reporter = tokio::spawn(Arc::clone(&progress).report());
         let worked = self.work(shape, &pass, &progress).await;
         reporter.abort();
@@ -285,15 +294,21 @@ impl Run<'_> {
         if let Some(tail) = tail {
             tail.await.context("follow the upload")??;
         }
+        let settler = settler.await.context("settle what is open")?;
         worked?;
+        let settled = settler?.finish().await?;
         self.tell(table, &progress);
+        tell_settled(table, &settled);
 
         let is_closed = self.ledger.close_pass(pass.id).await?;
-        let mut outcome =
-            Outcome { sent: progress.sent.load(Ordering::Relaxed), ..Outcome::default() };
-        let mut judgement = None;
-        if self.settings.verify == Verify::Tags || self.ledger.intents(table).await? > 0 {
-            judgement = Some(follower.finish(&self.stop).await?);
+        let sent = progress.sent.load(Ordering::Relaxed) + settled.sent_rows;
+        let mut outcome = Outcome { sent, differences: settled.differ, ..Outcome::default() };
+        if self.settings.verify == Verify::Tags {
+            let judgement = follower.finish(&self.stop).await?;
+            // Who was asked to stop has not read to the end, and cannot tell what is missing.
+            if !self.stop.is_asked() {
+                outcome.differences += tell_judgement(table, &judgement);
+            }
         }
         let open = self.ledger.intents(table).await?;
         if open > 0 {
@@ -301,12 +316,35 @@ impl Run<'_> {
                 "{table}: {open} batches may or may not be in SLS; the next run looks again"
             );
         }
-        // Who was asked to stop has not read to the end, and cannot tell what is missing.
-        if let Some(judgement) = judgement.filter(|_| !self.stop.is_asked()) {
-            outcome.differences = tell_judgement(table, &judgement);
-        }
         outcome.is_complete = is_closed && open == 0;
         Ok(outcome)
+    }
+
+    fn settler(
+        &self,
+        shape: &Shape,
+        pass: &Pass,
+        follower: &Follower,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<Settler> {
+        let conversion = serde_json::from_value(pass.conversion.clone())
+            .context("read the pass's conversion from the ledger")?;
+        let parts = SettlerParts {
+            source: self.source.clone(),
+            ledger: self.ledger.clone(),
+            client: self.client.clone(),
+            process: self.process.clone(),
+            table: shape.table,
+            follower: follower.clone(),
+            world: self.world,
+            memory: self.memory.clone(),
+            progress: Arc::clone(progress),
+            conversion_id: pass.conversion_id,
+            conversion,
+            settled_before: self.settled_before,
+            nth: self.settings.workers as usize,
+        };
+        Settler::new(parts, self.stop.clone())
     }
 
     fn tell(&self, table: Table, progress: &Progress) {
@@ -426,6 +464,7 @@ impl Run<'_> {
             },
             ledger: self.ledger.clone(),
             client: self.client.clone(),
+            world: self.world,
             process: self.process.clone(),
             pass_id: job.pass_id,
             conversion_id: job.conversion_id,
@@ -433,7 +472,7 @@ impl Run<'_> {
             scope: scope(plan),
             range_rows: settings.range_rows,
             recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
-            memory: MemoryBudget::new(settings.memory_bytes),
+            memory: self.memory.clone(),
             rows: self.rows.clone(),
             progress: Arc::clone(progress),
             only_holds: job.only_holds,
@@ -448,6 +487,25 @@ impl Run<'_> {
             ended.context("a worker ended badly")??;
         }
         Ok(())
+    }
+}
+
+/// Tells what became of batches whose fate was open.
+fn tell_settled(table: Table, settled: &Settled) {
+    let Settled { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = settled;
+    if [found, sent, halved, abandoned, open].iter().all(|batches| **batches == 0) {
+        return;
+    }
+    tracing::info!(
+        "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, {halved} \
+         halved, {abandoned} read anew, {open} still open"
+    );
+    if *refused_rows > 0 {
+        tracing::warn!("{table}: SLS refuses {refused_rows} rows; they are held");
+    }
+    if let Some(at) = next_at.filter(|_| *open > 0) {
+        let at = Timestamp::from_unix_s(at);
+        tracing::info!("{table}: until {at} (UTC) a request may still be on its way to SLS");
     }
 }
 

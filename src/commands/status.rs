@@ -2,14 +2,19 @@
 
 use anyhow::Context as _;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, bytes, count};
 use crate::commands::setup::PostgresSettings;
 use crate::ledger::Ledger;
 use crate::ledger::account::Account;
+use crate::ledger::hold::Reject;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
+
+/// So many rejected rows are listed.
+const LISTED_ROWS_MAX: u32 = 20;
 
 /// What `status` needs to know.
 pub struct StatusSettings {
@@ -29,7 +34,31 @@ pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
         accounts.push((*table, ledger.account(*table).await.context("read the ledger")?));
     }
     print(&accounts, settings.format)?;
+    if settings.format == Format::Text {
+        for table in &settings.tables {
+            list_rejects(&ledger, *table).await?;
+        }
+    }
     Ok(Exit::Done)
+}
+
+/// Lists the first rows that something is wrong with.
+async fn list_rejects(ledger: &Ledger, table: Table) -> anyhow::Result<()> {
+    let rejects = ledger.rejects(table, Uuid::nil(), LISTED_ROWS_MAX + 1).await?;
+    let Some(first) = rejects.first() else { return Ok(()) };
+    output::line(&format!("{table}: rows that SLS will not hold before a person acts"));
+    for Reject { id, reason, detail, .. } in rejects.iter().take(LISTED_ROWS_MAX as usize) {
+        output::line(&format!("    {id} {reason}: {detail}"));
+    }
+    if rejects.len() > LISTED_ROWS_MAX as usize {
+        output::line("    … and more: `run --rejects FILE` lists them all");
+    }
+    tracing::info!(
+        "mend them in Postgres, or leave them out; those that SLS refused are tried again with \
+         `run --retry FILE`, a line of FILE: {}",
+        serde_json::to_string(first).context("print a rejected row")?
+    );
+    Ok(())
 }
 
 /// Prints accounts as a table or as JSON; fails when one does not add up.

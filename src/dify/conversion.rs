@@ -79,6 +79,11 @@ impl Conversion {
         }
     }
 
+    /// Whether this program makes the same bytes by it from a source whose conversion is `now`.
+    pub fn can_be_repeated(&self, now: &Self) -> bool {
+        self.rules == RULES && self.columns.iter().all(|column| now.columns.contains(column))
+    }
+
     /// The columns whose value cannot be made again from the log. Of the others each is kept as it
     /// is, or normalised so that Dify reads the same (NULL and `""` of a JSON column become `{}`,
     /// NULL of a text becomes `""`, `end-user` becomes `end_user`).

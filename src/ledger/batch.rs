@@ -1,6 +1,6 @@
-//! Batches after their intent: which rows they hold, what became of them; and the lanes.
+//! Batches in the book: which rows they hold; and the lanes they are sent on.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use anyhow::Context as _;
 use futures::TryStreamExt as _;
@@ -12,13 +12,16 @@ use crate::ledger::Ledger;
 use crate::ledger::intent::id_number;
 use crate::ledger::process::Process;
 use crate::pg;
-use crate::record::digest::Digest;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 
 /// So many batches that overlap a page as a whole are read; with more, each row is looked up by
 /// itself, which costs more but reads only batches that can hold it.
 const OVERLAPS_MAX: i64 = 64;
+
+/// SLS remembers the last numbers of 10,000 keys a shard (facts of LoongCollector's exactly-once
+/// writes); old ones must not be pushed out while their batches are open.
+pub const KEYS_PER_HOUR_MAX: i64 = 256;
 
 /// A random hash key with numbers from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,47 +32,31 @@ pub struct Lane {
     pub last_number: u64,
 }
 
-/// A batch that may or may not be in SLS, with all that is needed to find or repeat it.
-#[derive(Debug, Clone)]
-pub struct OpenBatch {
-    pub id: Uuid,
-    pub pass_id: i64,
-    pub table: Table,
-    pub row_ids: Vec<Uuid>,
-    pub digest: Digest,
-    /// The conversion's JSON.
-    pub conversion: serde_json::Value,
-    pub hash_key: String,
-    pub number: u64,
-    /// Unix seconds, SLS's clock.
-    pub signed_at: i64,
-    pub attempts: u32,
-    /// Shard → a cursor that no log of this batch can precede.
-    pub cursors: BTreeMap<u32, String>,
-    pub ingest_time: u32,
-}
-
 impl Ledger {
-    /// Makes a lane for one worker of `process`.
+    /// Makes a lane for one worker of `process`. Gives `None` when 256 new keys
+    /// were made for the logstore in the last hour.
     pub async fn open_lane(
         &self,
         process: &Process,
         logstore: &str,
         hash_key: &str,
-    ) -> anyhow::Result<Lane> {
+    ) -> anyhow::Result<Option<Lane>> {
         let mut tx = self.begin().await?;
         let row = pg::statement(
-            "INSERT INTO sls_backfill.lane (process_id, logstore, hash_key) VALUES ($1, $2, $3) \
-             RETURNING id",
+            "INSERT INTO sls_backfill.lane (process_id, logstore, hash_key) SELECT $1, $2, $3 \
+             WHERE (SELECT count(*) FROM sls_backfill.lane WHERE logstore = $2 \
+               AND opened_at > now() - interval '1 hour') < $4 RETURNING id",
         )
         .bind(process.id)
         .bind(logstore)
         .bind(hash_key)
-        .fetch_one(&mut *tx)
+        .bind(KEYS_PER_HOUR_MAX)
+        .fetch_optional(&mut *tx)
         .await
         .context("open a lane")?;
         tx.commit().await.context("open a lane")?;
-        Ok(Lane { id: row.try_get("id")?, hash_key: hash_key.to_owned(), last_number: 0 })
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Lane { id: row.try_get("id")?, hash_key: hash_key.to_owned(), last_number: 0 }))
     }
 
     /// Which of these rows are held.
@@ -138,57 +125,6 @@ impl Ledger {
         Ok(known)
     }
 
-    /// A batch is in SLS: it said so, or its logs were seen there.
-    pub async fn stored(&self, batch_id: Uuid, request_id: Option<&str>) -> anyhow::Result<()> {
-        // If a crash of Postgres loses this, the batch is settled like an unknown attempt.
-        let mut tx = self.begin_relaxed().await?;
-        pg::statement(
-            "UPDATE sls_backfill.batch SET state = 'stored', request_id = $2, \
-             stored_at = clock_timestamp() WHERE id = $1 AND state = 'intent'",
-        )
-        .bind(batch_id)
-        .bind(request_id)
-        .execute(&mut *tx)
-        .await
-        .with_context(|| format!("acknowledge batch {batch_id}"))?;
-        tx.commit().await.with_context(|| format!("acknowledge batch {batch_id}"))
-    }
-
-    /// A batch is about to be signed anew; the date is on disk before it is on the wire. Gives
-    /// `false` when the batch is known to be stored, so that nothing need be sent.
-    pub async fn signed_anew(&self, batch_id: Uuid, signed_at: i64) -> anyhow::Result<bool> {
-        let mut tx = self.begin().await?;
-        let renewed = pg::statement(
-            "UPDATE sls_backfill.batch SET signed_at = to_timestamp($2), attempts = attempts + 1 \
-             WHERE id = $1 AND state = 'intent'",
-        )
-        .bind(batch_id)
-        .bind(signed_at as f64)
-        .execute(&mut *tx)
-        .await
-        .with_context(|| format!("renew the signature of batch {batch_id}"))?;
-        tx.commit().await.with_context(|| format!("renew the signature of batch {batch_id}"))?;
-        Ok(renewed.rows_affected() == 1)
-    }
-
-    /// Intents of processes that have ended: what became of them is unknown.
-    pub async fn orphaned_intents(&self) -> anyhow::Result<Vec<OpenBatch>> {
-        let mut tx = self.begin().await?;
-        let rows = pg::statement(
-            "SELECT b.id, b.pass_id, b.table_name, b.row_ids, b.digest, b.cursors, b.number, \
-             b.ingest_time, b.attempts, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
-             c.body, l.hash_key FROM sls_backfill.batch b \
-             JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
-             JOIN sls_backfill.lane l ON l.id = b.lane_id \
-             JOIN sls_backfill.process p ON p.id = l.process_id \
-             WHERE b.state = 'intent' AND p.ended_at IS NOT NULL ORDER BY b.id",
-        )
-        .fetch_all(&mut *tx)
-        .await
-        .context("look for intents of processes that have ended")?;
-        rows.iter().map(open_batch).collect()
-    }
-
     /// How many batches of the table may or may not be in SLS.
     pub async fn intents(&self, table: Table) -> anyhow::Result<u64> {
         let mut tx = self.begin().await?;
@@ -209,27 +145,9 @@ fn add_known(row: &PgRow, wanted: &HashSet<Uuid>, known: &mut HashSet<Uuid>) -> 
     Ok(())
 }
 
-fn ids(row_ids: &[u8]) -> impl Iterator<Item = Uuid> {
+/// The ids that a batch's `row_ids` hold.
+pub(in crate::ledger) fn ids(row_ids: &[u8]) -> impl Iterator<Item = Uuid> {
     row_ids
         .chunks_exact(16)
         .map(|id| Uuid::from_bytes(id.try_into().expect("a chunk has 16 bytes")))
-}
-
-fn open_batch(row: &PgRow) -> anyhow::Result<OpenBatch> {
-    let digest: &[u8] = row.try_get("digest")?;
-    let table: &str = row.try_get("table_name")?;
-    Ok(OpenBatch {
-        id: row.try_get("id")?,
-        pass_id: row.try_get("pass_id")?,
-        table: Table::from_name(table).context("the ledger names an unknown table")?,
-        row_ids: ids(row.try_get("row_ids")?).collect(),
-        digest: Digest::from_bytes(digest.try_into().context("a digest has 32 bytes")?),
-        conversion: row.try_get("body")?,
-        hash_key: row.try_get("hash_key")?,
-        number: u64::try_from(row.try_get::<i64, _>("number")?)?,
-        signed_at: row.try_get("signed_at")?,
-        attempts: u32::try_from(row.try_get::<i32, _>("attempts")?)?,
-        cursors: serde_json::from_value(row.try_get("cursors")?)?,
-        ingest_time: u32::try_from(row.try_get::<i64, _>("ingest_time")?)?,
-    })
 }

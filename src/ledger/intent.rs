@@ -32,14 +32,29 @@ pub struct NewBatch {
     pub digest: Digest,
     pub not_json: u32,
     pub conversion_id: i64,
+    /// `None`: it is not about to be sent; whoever settles intents will.
+    pub sending: Option<Sending>,
+    /// Unix seconds.
+    pub ingest_time: u32,
+}
+
+/// How a batch is about to go over the wire, and who alone may send it.
+#[derive(Debug, Clone)]
+pub struct Sending {
+    pub owner: Uuid,
     pub lane_id: i64,
     pub number: u64,
     /// Unix seconds, SLS's clock.
     pub signed_at: i64,
     /// Shard → a cursor that no log of this batch can precede.
     pub cursors: BTreeMap<u32, String>,
-    /// Unix seconds.
-    pub ingest_time: u32,
+}
+
+/// SLS's word that a batch is stored.
+#[derive(Debug, Clone)]
+pub struct Acknowledgement {
+    pub batch_id: Uuid,
+    pub request_id: String,
 }
 
 /// What the book keeps of a row in a batch.
@@ -74,6 +89,8 @@ pub struct Step {
     pub gone: Vec<Uuid>,
     /// The last row of the step; `None`: the step's rest comes with the next one.
     pub position: Option<Key>,
+    /// Earlier batches that are stored.
+    pub stored: Vec<Acknowledgement>,
 }
 
 impl Step {
@@ -86,6 +103,7 @@ impl Step {
             already: Vec::new(),
             gone: Vec::new(),
             position: None,
+            stored: Vec::new(),
         }
     }
 
@@ -165,7 +183,11 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     // The rows of a hold were counted as seen by the pass that held them.
     let seen = if lease.kind == RangeKind::Holds { 0 } else { step.rows_seen() };
     let moved = pg::statement(
-        "UPDATE sls_backfill.range SET position = $4, rows_seen = rows_seen + $5, \
+        "WITH acknowledged AS (UPDATE sls_backfill.batch b SET state = 'stored', \
+           request_id = a.request_id, stored_at = clock_timestamp() \
+           FROM unnest($8::uuid[], $9::text[]) AS a(id, request_id) \
+           WHERE b.id = a.id AND b.state = 'intent') \
+         UPDATE sls_backfill.range SET position = $4, rows_seen = rows_seen + $5, \
          rows_already = rows_already + $6, rows_gone = rows_gone + $7 \
          WHERE id = $1 AND token = $2 AND position = $3 AND state = 'open'",
     )
@@ -176,6 +198,8 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     .bind(i64::try_from(seen)?)
     .bind(i64::try_from(step.already.len())?)
     .bind(i64::try_from(step.gone.len())?)
+    .bind(step.stored.iter().map(|stored| stored.batch_id).collect::<Vec<_>>())
+    .bind(step.stored.iter().map(|stored| stored.request_id.clone()).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await
     .with_context(context)?;
@@ -183,10 +207,11 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
         return Err(LeaseLost { range_id: lease.range_id }.into());
     }
     if let Some(batch) = &step.batch {
-        insert_batch(tx, lease, step.table, batch).await.with_context(context)?;
+        let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
+        insert_batch(tx, place, step.table, batch).await.with_context(context)?;
     }
     if !step.holds.is_empty() {
-        insert_holds(tx, lease.pass_id, step).await.with_context(context)?;
+        insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
     }
     if lease.kind == RangeKind::Holds {
         let stored: Vec<_> =
@@ -200,9 +225,18 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     Ok(())
 }
 
-async fn insert_batch(
+/// Where a batch belongs.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ledger) struct Place {
+    pub(in crate::ledger) pass_id: i64,
+    pub(in crate::ledger) range_id: i64,
+    /// The batch it was made from.
+    pub(in crate::ledger) parent_id: Option<Uuid>,
+}
+
+pub(in crate::ledger) async fn insert_batch(
     tx: &mut Tx,
-    lease: &Lease,
+    place: Place,
     table: Table,
     batch: &NewBatch,
 ) -> anyhow::Result<()> {
@@ -214,18 +248,22 @@ async fn insert_batch(
     let (finished_first, finished_last) = bounds(|row| row.finished_at);
     let ids = batch.rows.iter().map(|row| id_number(row.id));
     let row_ids: Vec<u8> = batch.rows.iter().flat_map(|row| *row.id.as_bytes()).collect();
-    let cursors: BTreeMap<_, _> =
-        batch.cursors.iter().map(|(shard, cursor)| (shard.to_string(), cursor)).collect();
+    let sending = batch.sending.as_ref();
     pg::statement(
-        "INSERT INTO sls_backfill.batch (id, pass_id, range_id, table_name, logstore, state, rows, \
-         raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, signed_at, cursors, \
-         ingest_time, created_span, id_span, finished_first, finished_last) \
-         VALUES ($1, $2, $3, $4, $5, 'intent', $6, $7, $8, $9, $10, $11, $12, $13, \
-         to_timestamp($14), $15, $16, tsrange($17, $18, '[]'), int8range($19, $20, '[]'), $21, $22)",
+        "WITH numbered AS (UPDATE sls_backfill.lane SET last_number = $14 \
+           WHERE id = $13 AND last_number < $14) \
+         INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, table_name, logstore, \
+         state, rows, raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, \
+         signed_at, cursors, owner, attempts, ingest_time, created_span, id_span, finished_first, \
+         finished_last) \
+         VALUES ($1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
+         to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
+         int8range($22, $23, '[]'), $24, $25)",
     )
     .bind(batch.id)
-    .bind(lease.pass_id)
-    .bind(lease.range_id)
+    .bind(place.pass_id)
+    .bind(place.range_id)
+    .bind(place.parent_id)
     .bind(table.name())
     .bind(table.logstore())
     .bind(i32::try_from(batch.rows.len())?)
@@ -234,10 +272,12 @@ async fn insert_batch(
     .bind(batch.digest.to_bytes().to_vec())
     .bind(i32::try_from(batch.not_json)?)
     .bind(batch.conversion_id)
-    .bind(batch.lane_id)
-    .bind(i64::try_from(batch.number)?)
-    .bind(batch.signed_at as f64)
-    .bind(serde_json::to_value(cursors)?)
+    .bind(sending.map(|sending| sending.lane_id))
+    .bind(sending.map(|sending| i64::try_from(sending.number)).transpose()?)
+    .bind(sending.map(|sending| sending.signed_at as f64))
+    .bind(cursors_json(sending)?)
+    .bind(sending.map(|sending| sending.owner))
+    .bind(i32::from(sending.is_some()))
     .bind(i64::from(batch.ingest_time))
     .bind(created_first)
     .bind(created_last)
@@ -248,17 +288,27 @@ async fn insert_batch(
     .execute(&mut **tx)
     .await
     .with_context(|| format!("intend batch {}", batch.id))?;
-    pg::statement(
-        "UPDATE sls_backfill.lane SET last_number = $2 WHERE id = $1 AND last_number < $2",
-    )
-    .bind(batch.lane_id)
-    .bind(i64::try_from(batch.number)?)
-    .execute(&mut **tx)
-    .await?;
     Ok(())
 }
 
-async fn insert_holds(tx: &mut Tx, pass_id: i64, step: &Step) -> anyhow::Result<()> {
+/// The cursors as the book keeps them: `{"shard": "cursor"}`.
+pub(in crate::ledger) fn cursors_json(
+    sending: Option<&Sending>,
+) -> anyhow::Result<serde_json::Value> {
+    let cursors: BTreeMap<_, _> = sending
+        .iter()
+        .flat_map(|sending| &sending.cursors)
+        .map(|(shard, cursor)| (shard.to_string(), cursor))
+        .collect();
+    Ok(serde_json::to_value(cursors)?)
+}
+
+pub(in crate::ledger) async fn insert_holds(
+    tx: &mut Tx,
+    table: Table,
+    pass_id: i64,
+    holds: &[NewHold],
+) -> anyhow::Result<()> {
     pg::statement(
         "INSERT INTO sls_backfill.hold \
            (table_name, row_id, pass_id, reason, detail, created_at, finished_at) \
@@ -267,15 +317,15 @@ async fn insert_holds(tx: &mut Tx, pass_id: i64, step: &Step) -> anyhow::Result<
            AS h(row_id, reason, detail, created_at, finished_at) \
          ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
            detail = excluded.detail, finished_at = excluded.finished_at, state = 'open', batch_id = NULL, \
-           tries = hold.tries + 1, last_held_at = clock_timestamp()",
+           asked = false, tries = hold.tries + 1, last_held_at = clock_timestamp()",
     )
-    .bind(step.table.name())
+    .bind(table.name())
     .bind(pass_id)
-    .bind(step.holds.iter().map(|hold| hold.row_id).collect::<Vec<_>>())
-    .bind(step.holds.iter().map(|hold| hold.reason.name().to_owned()).collect::<Vec<_>>())
-    .bind(step.holds.iter().map(|hold| hold.detail.clone()).collect::<Vec<_>>())
-    .bind(step.holds.iter().map(|hold| hold.created_at).collect::<Vec<_>>())
-    .bind(step.holds.iter().map(|hold| hold.finished_at).collect::<Vec<_>>())
+    .bind(holds.iter().map(|hold| hold.row_id).collect::<Vec<_>>())
+    .bind(holds.iter().map(|hold| hold.reason.name().to_owned()).collect::<Vec<_>>())
+    .bind(holds.iter().map(|hold| hold.detail.clone()).collect::<Vec<_>>())
+    .bind(holds.iter().map(|hold| hold.created_at).collect::<Vec<_>>())
+    .bind(holds.iter().map(|hold| hold.finished_at).collect::<Vec<_>>())
     .execute(&mut **tx)
     .await
     .context("hold rows")?;

@@ -202,6 +202,7 @@ async fn end(tx: &mut Tx, process_id: Uuid) -> anyhow::Result<()> {
          token = token + 1 WHERE owner = $1 AND state = 'open'",
         "UPDATE sls_backfill.lane SET closed_at = clock_timestamp() \
          WHERE process_id = $1 AND closed_at IS NULL",
+        "UPDATE sls_backfill.batch SET owner = NULL WHERE state = 'intent' AND owner = $1",
     ] {
         pg::statement(sql)
             .bind(process_id)

@@ -200,7 +200,7 @@ async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sum_of(row: &PgRow) -> anyhow::Result<Sum> {
+pub(in crate::ledger) fn sum_of(row: &PgRow) -> anyhow::Result<Sum> {
     let digest: &[u8] = row.try_get("digest")?;
     Ok(Sum {
         rows: u64::try_from(row.try_get::<i64, _>("rows")?)?,
@@ -238,19 +238,28 @@ struct Verdict {
     settled_at: Option<i64>,
 }
 
-/// What was found of each batch against what the book wants: a live batch whole and once, any
-/// other not at all.
-async fn verdicts(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<Vec<Verdict>> {
+/// What was found of each of these batches, over all shards.
+pub(in crate::ledger) async fn found(
+    tx: &mut Tx,
+    ids: Vec<Uuid>,
+) -> anyhow::Result<BTreeMap<Uuid, Sum>> {
     let mut found: BTreeMap<Uuid, Sum> = BTreeMap::new();
     let rows = pg::statement(
         "SELECT batch_id, rows, digest, groups FROM sls_backfill.sighting WHERE batch_id = ANY($1)",
     )
-    .bind(ids.clone())
+    .bind(ids)
     .fetch_all(&mut **tx)
     .await?;
     for row in &rows {
         found.entry(row.try_get("batch_id")?).or_default().add(&sum_of(row)?);
     }
+    Ok(found)
+}
+
+/// What was found of each batch against what the book wants: a live batch whole and once, any
+/// other not at all.
+async fn verdicts(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<Vec<Verdict>> {
+    let found = found(tx, ids.clone()).await?;
     let rows = pg::statement(
         "SELECT id, rows::int8 AS rows, digest, 1 AS groups, \
          state NOT IN ('split', 'abandoned') AS live, \

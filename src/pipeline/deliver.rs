@@ -1,46 +1,55 @@
-//! Sends one batch until its fate is known, or until only the tail reader can tell.
+//! Sends one batch until its fate is known, or gives it up to be settled.
 
 use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::intent::Acknowledgement;
+use crate::ledger::process::Process;
+use crate::ledger::settle::Told;
 use crate::pipeline::assemble::Packed;
+use crate::pipeline::lane::{Ticket, is_at_home};
 use crate::pipeline::pace::backoff;
+use crate::pipeline::patience::patiently;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::settle::{UNKNOWNS_MAX, World};
 use crate::pipeline::stop::Stop;
 use crate::sls::answer::{Failure, Next};
 use crate::sls::client::Client;
 use crate::sls::put::Put;
 
-/// SLS takes a signature for 15 minutes; a repetition is signed anew well before.
-const SIGNATURE_LIFE_S: i64 = 600;
-
-/// After so many attempts without an answer the batch is left to the tail reader.
-const UNKNOWNS_MAX: u32 = 10;
+/// After so many attempts without a connection, about a minute, the run stops.
+const NOT_SENT_MAX: u32 = 12;
 
 /// A batch whose intent is in the ledger.
 #[derive(Debug, Clone)]
 pub struct Intended<'a> {
     pub batch_id: Uuid,
     pub logstore: &'a str,
-    pub hash_key: &'a str,
-    pub number: u64,
+    pub ticket: &'a Ticket,
     /// The date in the ledger, Unix seconds, SLS's clock.
     pub signed_at: i64,
     pub packed: &'a Packed,
 }
 
 /// What became of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
-    /// It is stored, and the ledger knows.
-    Stored,
-    /// Its number is used up, so it was stored before, or nearly so: the ledger keeps its intent,
-    /// and the tail reader will find it.
-    NumberUsed,
-    /// No answer came, or there is no time to wait for one: the ledger keeps its intent. Nothing
-    /// more may go out on its lane, or its number could not be sent again.
-    Unanswered,
+    /// SLS has stored it; the ledger is to be told.
+    Stored(String),
+    /// The tail reader has found it in SLS, and the ledger knows.
+    Found,
+    /// Its fate is open: the ledger keeps its intent, for whoever settles.
+    GivenUp(Outlook),
+}
+
+/// Whether there is sense in sending other batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outlook {
+    /// SLS answers.
+    GoOn,
+    /// SLS does not answer, or somebody has asked to stop.
+    Halt,
 }
 
 /// What a delivery works with.
@@ -48,71 +57,126 @@ pub enum Delivery {
 pub struct Courier<'a> {
     pub client: &'a Client,
     pub ledger: &'a Ledger,
+    pub process: &'a Process,
     pub progress: &'a Progress,
+    pub world: World,
+}
+
+/// What to do after a failure.
+enum Then {
+    Wait,
+    SignAnew,
+    GiveUp(Outlook),
+    Fail,
 }
 
 impl Courier<'_> {
-    /// Sends the batch. The same number goes out again after an unknown answer: SLS stores a
-    /// number once. Fails when no repetition can help.
+    /// Sends the batch. After an unknown answer the same number goes out again where SLS is proven
+    /// to store a number once; elsewhere the batch is given up. Fails when no repetition can help.
     pub async fn deliver(
         &self,
         intended: &Intended<'_>,
         stop: &mut Stop,
     ) -> anyhow::Result<Delivery> {
         let mut signed_at = intended.signed_at;
-        let (mut attempt, mut unknowns) = (0, 0);
+        let mut told = Told { all_refused: true, ..Told::default() };
+        let (mut attempt, mut not_sent) = (0, 0);
         loop {
-            if self.client.now() - signed_at > SIGNATURE_LIFE_S {
+            if self.client.now() - signed_at > self.world.windows.renew_after_s() {
                 match self.sign_anew(intended).await? {
                     Some(date) => signed_at = date,
-                    None => return Ok(Delivery::Stored),
+                    None => return Ok(Delivery::Found),
                 }
             }
             let failure = match self.put(intended, signed_at).await {
-                Ok(request_id) => {
-                    let stored = self.ledger.stored(intended.batch_id, Some(&request_id));
-                    self.progress.timed(stored).await?;
-                    return Ok(Delivery::Stored);
-                }
+                Ok(request_id) => return Ok(Delivery::Stored(request_id)),
                 Err(failure) => failure,
             };
             attempt += 1;
-            match failure.next {
-                Next::NumberUsed => {
-                    tracing::debug!("batch {}: {failure}", intended.batch_id);
-                    return Ok(Delivery::NumberUsed);
-                }
-                Next::Unknown => {
-                    unknowns += 1;
-                    tracing::warn!(
-                        "batch {}: {failure}; the same number goes out again",
-                        intended.batch_id
-                    );
-                    if unknowns == UNKNOWNS_MAX {
-                        return Ok(Delivery::Unanswered);
-                    }
-                }
-                Next::SignAnew => match self.sign_anew(intended).await? {
+            not_sent = if failure.next == Next::NotSent { not_sent + 1 } else { 0 };
+            note(&mut told, &failure, self.client.now());
+            match self.then(intended, &failure, &told, not_sent).await {
+                Then::Wait => {}
+                Then::SignAnew => match self.sign_anew(intended).await? {
                     Some(date) => signed_at = date,
-                    None => return Ok(Delivery::Stored),
+                    None => return Ok(Delivery::Found),
                 },
-                Next::Later => {}
-                Next::Never | Next::Stop => return Err(refused(intended, &failure)),
+                Then::GiveUp(outlook) => return self.give_up(intended, &told, outlook).await,
+                Then::Fail => {
+                    self.give_up(intended, &told, Outlook::Halt).await?;
+                    return Err(refused(intended, &failure));
+                }
             }
             let _shown = self.progress.wait(reason(&failure));
             let pause = tokio::time::sleep(backoff(attempt, rand::random()));
             if stop.or(pause).await.is_none() {
-                return Ok(Delivery::Unanswered);
+                return self.give_up(intended, &told, Outlook::Halt).await;
             }
         }
+    }
+
+    async fn then(
+        &self,
+        intended: &Intended<'_>,
+        failure: &Failure,
+        told: &Told,
+        not_sent: u32,
+    ) -> Then {
+        let batch_id = intended.batch_id;
+        match failure.next {
+            Next::Later => Then::Wait,
+            Next::NotSent if not_sent < NOT_SENT_MAX => Then::Wait,
+            Next::NotSent => {
+                tracing::warn!("batch {batch_id}: {failure}");
+                Then::GiveUp(Outlook::Halt)
+            }
+            Next::SignAnew => Then::SignAnew,
+            Next::NumberUsed => {
+                tracing::debug!("batch {batch_id}: {failure}");
+                Then::GiveUp(Outlook::GoOn)
+            }
+            Next::Never => {
+                tracing::warn!("batch {batch_id}: {failure}; it is halved");
+                Then::GiveUp(Outlook::GoOn)
+            }
+            Next::Unknown => {
+                let logstore = intended.logstore;
+                let shards = patiently(|| self.client.shards(logstore)).await;
+                let Ok(shards) = shards else {
+                    tracing::warn!("batch {batch_id}: {failure}");
+                    return Then::GiveUp(Outlook::Halt);
+                };
+                // Another shard may not know the lane's numbers.
+                let is_safe = self.world.proven
+                    && is_at_home(&intended.ticket.hash_key, &intended.ticket.cursors, &shards);
+                if is_safe && told.unknowns < UNKNOWNS_MAX {
+                    tracing::warn!("batch {batch_id}: {failure}; the same number goes out again");
+                    return Then::Wait;
+                }
+                tracing::warn!("batch {batch_id}: {failure}; it is looked for in SLS");
+                Then::GiveUp(Outlook::GoOn)
+            }
+            Next::Stop => Then::Fail,
+        }
+    }
+
+    async fn give_up(
+        &self,
+        intended: &Intended<'_>,
+        told: &Told,
+        outlook: Outlook,
+    ) -> anyhow::Result<Delivery> {
+        let given_up = self.ledger.give_up(self.process, intended.batch_id, told);
+        self.progress.timed(given_up).await?;
+        Ok(Delivery::GivenUp(outlook))
     }
 
     async fn put(&self, intended: &Intended<'_>, signed_at: i64) -> Result<String, Failure> {
         self.client
             .put(&Put {
                 logstore: intended.logstore,
-                hash_key: intended.hash_key,
-                number: intended.number,
+                hash_key: &intended.ticket.hash_key,
+                number: intended.ticket.number,
                 body: &intended.packed.body,
                 raw_size: intended.packed.raw_size,
                 signed_at,
@@ -125,14 +189,38 @@ impl Courier<'_> {
     /// the batch in SLS meanwhile.
     async fn sign_anew(&self, intended: &Intended<'_>) -> anyhow::Result<Option<i64>> {
         let signed_at = self.client.now();
-        let renewed = self.ledger.signed_anew(intended.batch_id, signed_at);
+        let renewed = self.ledger.signed_anew(self.process, intended.batch_id, signed_at);
         Ok(self.progress.timed(renewed).await?.then_some(signed_at))
+    }
+
+    /// Tells the ledger that a batch is stored.
+    pub async fn acknowledge(&self, batch_id: Uuid, request_id: String) -> anyhow::Result<()> {
+        let stored = Acknowledgement { batch_id, request_id };
+        self.progress.timed(self.ledger.stored(&stored)).await
+    }
+}
+
+/// Adds what a failure tells to what is known of the attempts.
+fn note(told: &mut Told, failure: &Failure, now: i64) {
+    match failure.next {
+        Next::Unknown => {
+            told.unknowns += 1;
+            told.all_refused = false;
+        }
+        // Whoever recorded the number may have stored the batch.
+        Next::NumberUsed => {
+            told.number_used_at = Some(now);
+            told.all_refused = false;
+        }
+        Next::Never => told.refusal = Some(format!("SLS says {}", failure.code)),
+        Next::Later | Next::NotSent | Next::SignAnew | Next::Stop => {}
     }
 }
 
 /// A failure's code, or in short what happened: the reason of a wait.
 fn reason(failure: &Failure) -> String {
     match failure.next {
+        Next::NotSent => "no connection to SLS".to_owned(),
         Next::Unknown if failure.code.is_empty() => "no answer from SLS".to_owned(),
         _ => format!("SLS says {}", failure.code),
     }

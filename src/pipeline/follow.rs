@@ -77,7 +77,8 @@ impl Follower {
         }
     }
 
-    /// Reads every shard to its end once; gives how many log groups there were.
+    /// Reads every shard, read-only ones too, to its end, which is one later than the call began,
+    /// unless asked to stop; gives how many log groups there were.
     pub async fn catch_up(&mut self, stop: &Stop) -> anyhow::Result<u64> {
         let logstore = self.table.logstore();
         let shards = patiently(|| self.client.shards(logstore))
@@ -134,8 +135,10 @@ impl Follower {
                 })
                 .await?;
             if !added {
-                // Another process reads this shard; it is a bit further than we are.
-                break;
+                // Somebody else reads this shard too, and is a bit further than we are.
+                let positions = self.ledger.read_positions(logstore).await?;
+                cursor = positions.get(&shard).cloned().unwrap_or(cursor);
+                continue;
             }
             groups += u64::from(pulled.groups);
             cursor = pulled.next_cursor;

@@ -1,5 +1,6 @@
 //! A worker's lane: a random hash key with numbers from 1, made when first needed, and cursors in
-//! front of what goes out on it.
+//! front of what goes out on it. A number that was given up stays behind: the next one goes on, and
+//! once it is stored, SLS would refuse the one before.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,14 +9,18 @@ use anyhow::Context as _;
 use rand::RngExt as _;
 
 use crate::ledger::Ledger;
-use crate::ledger::batch::Lane;
+use crate::ledger::batch::{KEYS_PER_HOUR_MAX, Lane};
 use crate::ledger::process::Process;
 use crate::pipeline::patience::patiently;
+use crate::pipeline::stop::Stop;
 use crate::sls::client::Client;
 use crate::sls::tail::Shard;
 
 /// A cursor in front of a batch may be older than need be: settling then reads a bit more.
 const CURSORS_LIFE: Duration = Duration::from_secs(10);
+
+/// How often a worker that waits for a hash key asks again.
+const KEYS_RETRY: Duration = Duration::from_secs(5);
 
 /// Keeps one worker's lane.
 pub struct LaneKeeper {
@@ -61,11 +66,15 @@ impl LaneKeeper {
         }
     }
 
-    /// The next number of the lane. It may be asked for again until it is [`Self::used`].
-    pub async fn ticket(&mut self) -> anyhow::Result<Ticket> {
+    /// The next number of the lane. It may be asked for again until it is [`Self::used`]. `None`:
+    /// somebody has asked to stop while it was waited for.
+    pub async fn ticket(&mut self, stop: &mut Stop) -> anyhow::Result<Option<Ticket>> {
         let lane = match &self.lane {
             Some(lane) => lane.clone(),
-            None => self.open_lane().await?,
+            None => match self.open_lane(stop).await? {
+                Some(lane) => lane,
+                None => return Ok(None),
+            },
         };
         if self.cursors.is_empty() || self.cursors_at.elapsed() > CURSORS_LIFE {
             self.cursors_at = Instant::now();
@@ -78,7 +87,7 @@ impl LaneKeeper {
             cursors: self.cursors.clone(),
         };
         self.lane = Some(lane);
-        Ok(ticket)
+        Ok(Some(ticket))
     }
 
     /// The number is in the ledger: it must never be given out again.
@@ -88,25 +97,39 @@ impl LaneKeeper {
         }
     }
 
-    /// Leaves the lane as it is: its last number is open, and stays the last one, so that it can
-    /// be sent again.
-    pub fn abandon(&mut self) {
-        self.lane = None;
+    /// Takes new cursors for the next batch: the shards may have changed.
+    pub fn forget_cursors(&mut self) {
         self.cursors.clear();
     }
 
-    async fn open_lane(&self) -> anyhow::Result<Lane> {
-        let shards: Vec<Shard> =
-            self.shards().await?.into_iter().filter(Shard::is_writable).collect();
-        anyhow::ensure!(
-            !shards.is_empty(),
-            "logstore {} has no shard that takes writes",
-            self.logstore
-        );
-        let shard = &shards[self.nth % shards.len()];
-        let key = random_key(shard)
-            .with_context(|| format!("read the key range of shard {}", shard.id))?;
-        self.ledger.open_lane(&self.process, self.logstore, &key).await
+    /// Opens a lane; waits where too many were opened lately. `None`: somebody has asked to stop.
+    async fn open_lane(&self, stop: &mut Stop) -> anyhow::Result<Option<Lane>> {
+        let mut is_told = false;
+        while !stop.is_asked() {
+            let shards: Vec<Shard> =
+                self.shards().await?.into_iter().filter(Shard::is_writable).collect();
+            anyhow::ensure!(
+                !shards.is_empty(),
+                "logstore {} has no shard that takes writes",
+                self.logstore
+            );
+            let shard = &shards[self.nth % shards.len()];
+            let key = random_key(shard)
+                .with_context(|| format!("read the key range of shard {}", shard.id))?;
+            let lane = self.ledger.open_lane(&self.process, self.logstore, &key).await?;
+            if lane.is_some() {
+                return Ok(lane);
+            }
+            if !is_told {
+                tracing::warn!(
+                    "{}: waiting, {KEYS_PER_HOUR_MAX} new hash keys were used in the last hour",
+                    self.logstore
+                );
+                is_told = true;
+            }
+            stop.or(tokio::time::sleep(KEYS_RETRY)).await;
+        }
+        Ok(None)
     }
 
     async fn find_cursors(&self, hash_key: &str) -> anyhow::Result<BTreeMap<u32, String>> {
@@ -125,6 +148,14 @@ impl LaneKeeper {
             .await
             .with_context(|| format!("list the shards of {}", self.logstore))
     }
+}
+
+/// Whether the shard that now takes writes for `hash_key` did so when `cursors` were taken. If not,
+/// it was split or merged, and the new one may not know the numbers of the old.
+pub fn is_at_home(hash_key: &str, cursors: &BTreeMap<u32, String>, shards: &[Shard]) -> bool {
+    // Read-only shards take no writes ever again, so a writable one of then was writable then.
+    let home = shards.iter().find(|shard| shard.is_writable() && owns(shard, hash_key));
+    home.is_some_and(|shard| cursors.contains_key(&shard.id))
 }
 
 /// Whether the shard's key range, `[begin, end)`, contains the key.
@@ -146,6 +177,25 @@ fn random_key(shard: &Shard) -> anyhow::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_split_a_key_is_not_at_home_any_more() {
+        let shard = |id, status: &str, begin: &str, end: &str| Shard {
+            id,
+            status: status.to_owned(),
+            begin_key: begin.repeat(32),
+            end_key: end.repeat(32),
+        };
+        let key = "3".repeat(32);
+        let whole = shard(0, "readwrite", "0", "f");
+        let cursors = BTreeMap::from([(0, "c".to_owned())]);
+        assert!(is_at_home(&key, &cursors, std::slice::from_ref(&whole)));
+        let parent = Shard { status: "readonly".to_owned(), ..whole };
+        let children = [parent, shard(1, "readwrite", "0", "8"), shard(2, "readwrite", "8", "f")];
+        assert!(!is_at_home(&key, &cursors, &children));
+        let cursors = BTreeMap::from([(0, "c".to_owned()), (1, "c".to_owned())]);
+        assert!(is_at_home(&key, &cursors, &children));
+    }
 
     #[test]
     fn a_random_key_lies_in_its_shard() {

@@ -22,7 +22,8 @@ pub async fn patiently<T, F: Future<Output = Result<T, Failure>>>(
             Err(failure) => failure,
         };
         attempt += 1;
-        let repeat = matches!(failure.next, Next::Later | Next::SignAnew | Next::Unknown);
+        let repeat =
+            matches!(failure.next, Next::Later | Next::NotSent | Next::SignAnew | Next::Unknown);
         if !repeat || attempt == ATTEMPTS_MAX {
             return Err(failure);
         }

@@ -9,16 +9,18 @@ use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
 use crate::ledger::claim::{Cutting, Lease, RangeKind};
-use crate::ledger::intent::{NewBatch, Step};
+use crate::ledger::intent::{Acknowledgement, NewBatch, Sending, Step};
 use crate::ledger::process::Process;
+use crate::ledger::settle::BatchLost;
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pipeline::assemble::{Assembled, Assembler};
 use crate::pipeline::cut::Cut;
-use crate::pipeline::deliver::{Courier, Delivery, Intended};
+use crate::pipeline::deliver::{Courier, Delivery, Intended, Outlook};
 use crate::pipeline::feed::{Feed, FeedSettings};
 use crate::pipeline::lane::LaneKeeper;
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
+use crate::pipeline::settle::World;
 use crate::pipeline::stop::Stop;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
@@ -46,6 +48,7 @@ pub struct Shared {
     pub feed: FeedSettings,
     pub ledger: Ledger,
     pub client: Client,
+    pub world: World,
     pub process: Process,
     pub pass_id: i64,
     pub conversion_id: i64,
@@ -68,6 +71,9 @@ pub struct Worker {
     stop: Stop,
     assembler: Assembler,
     lane: LaneKeeper,
+    /// What SLS has stored and the ledger is not told yet: it goes with the next step, which saves
+    /// a transaction a batch. Lost with a crash, it is found out again.
+    stored: Vec<Acknowledgement>,
 }
 
 /// Where a worker stands after a range.
@@ -85,23 +91,36 @@ impl Worker {
         let assembler = Assembler::new(shared.conversion.clone())?;
         let Shared { client, ledger, process, scope, .. } = &*shared;
         let lane = LaneKeeper::new(client, ledger, process, scope.table.logstore(), nth);
-        Ok(Self { shared, stop, assembler, lane })
+        Ok(Self { shared, stop, assembler, lane, stored: Vec::new() })
     }
 
     /// Works until nothing is left to do for it.
     pub async fn work(mut self) -> anyhow::Result<()> {
         while let Some(lease) = self.next_range().await? {
             let range_id = lease.range_id;
-            match self.work_off(lease).await {
+            let worked = self.work_off(lease).await;
+            let acknowledged = self.acknowledge().await;
+            match worked {
                 Ok(Progressed::Done) => {}
-                Ok(Progressed::Halted) => break,
+                Ok(Progressed::Halted) => return acknowledged,
                 // Nothing of ours can have been written there since: somebody else goes on with it.
-                Err(error) if error.is::<LeaseLost>() => tracing::warn!("{error:#}"),
+                Err(error) if error.is::<LeaseLost>() || error.is::<BatchLost>() => {
+                    tracing::warn!("{error:#}");
+                }
                 Err(error) => {
                     let table = self.table();
                     return Err(error).with_context(|| format!("move range {range_id} of {table}"));
                 }
             }
+            acknowledged?;
+        }
+        Ok(())
+    }
+
+    /// Tells the ledger what is stored.
+    async fn acknowledge(&mut self) -> anyhow::Result<()> {
+        for stored in self.stored.drain(..) {
+            self.shared.progress.timed(self.shared.ledger.stored(&stored)).await?;
         }
         Ok(())
     }
@@ -203,6 +222,7 @@ impl Worker {
             step.position = if rest.is_empty() { cut.position } else { None };
             let held = step.holds.len() as u64;
             if assembled.rows.is_empty() {
+                step.stored.append(&mut self.stored);
                 shared.progress.timed(shared.ledger.record(lease, &step)).await?;
             } else if self.send(lease, step, assembled, ingest_time).await? == Progressed::Halted {
                 return Ok(Progressed::Halted);
@@ -230,7 +250,9 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let batch_id = Uuid::now_v7();
         let packed = self.assembler.pack(shared.ledger.id, batch_id, &assembled);
-        let ticket = self.lane.ticket().await?;
+        let Some(ticket) = self.lane.ticket(&mut self.stop).await? else {
+            return Ok(Progressed::Halted);
+        };
         let (rows, signed_at) = (assembled.rows.len() as u64, shared.client.now());
         step.batch = Some(NewBatch {
             id: batch_id,
@@ -239,32 +261,35 @@ impl Worker {
             digest: assembled.digest,
             not_json: assembled.not_json,
             conversion_id: shared.conversion_id,
-            lane_id: ticket.lane_id,
-            number: ticket.number,
-            signed_at,
-            cursors: ticket.cursors.clone(),
+            sending: Some(Sending {
+                owner: shared.process.id,
+                lane_id: ticket.lane_id,
+                number: ticket.number,
+                signed_at,
+                cursors: ticket.cursors.clone(),
+            }),
             ingest_time,
         });
+        step.stored.append(&mut self.stored);
         shared.progress.timed(shared.ledger.record(lease, &step)).await?;
         self.lane.used(&ticket);
-        let courier =
-            Courier { client: &shared.client, ledger: &shared.ledger, progress: &shared.progress };
-        let intended = Intended {
-            batch_id,
-            logstore: shared.scope.table.logstore(),
-            hash_key: &ticket.hash_key,
-            number: ticket.number,
-            signed_at,
-            packed: &packed,
-        };
-        let delivery = courier.deliver(&intended, &mut self.stop).await?;
-        if delivery != Delivery::Stored {
-            self.lane.abandon();
+        let Shared { client, ledger, process, progress, world, .. } = &*shared;
+        let courier = Courier { client, ledger, process, progress, world: *world };
+        let logstore = shared.scope.table.logstore();
+        let intended = Intended { batch_id, logstore, ticket: &ticket, signed_at, packed: &packed };
+        match courier.deliver(&intended, &mut self.stop).await? {
+            Delivery::Stored(request_id) => {
+                self.stored.push(Acknowledgement { batch_id, request_id });
+            }
+            Delivery::Found => {}
+            Delivery::GivenUp(outlook) => {
+                self.lane.forget_cursors();
+                return Ok(match outlook {
+                    Outlook::GoOn => Progressed::Done,
+                    Outlook::Halt => Progressed::Halted,
+                });
+            }
         }
-        if delivery == Delivery::Unanswered {
-            return Ok(Progressed::Halted);
-        }
-        let progress = &shared.progress;
         progress.sent.fetch_add(rows, Ordering::Relaxed);
         progress.raw_bytes.fetch_add(packed.raw_size as u64, Ordering::Relaxed);
         progress.body_bytes.fetch_add(packed.body.len() as u64, Ordering::Relaxed);

@@ -11,6 +11,9 @@ use std::fmt;
 pub struct Digest([u64; 4]);
 
 impl Digest {
+    /// The digest of no log.
+    pub const ZERO: Self = Self([0; 4]);
+
     /// The digest of a log. Sorts `fields` by key.
     pub fn of_log<'a>(time: u32, fields: &mut [(&'a [u8], &'a [u8])]) -> Self {
         fields.sort_unstable();

@@ -7,6 +7,8 @@ use crate::wire::error_body::ErrorBody;
 pub enum Next {
     /// SLS refused for now (a quota); nothing was done. Wait, then the same again.
     Later,
+    /// No connection came about: nothing was sent. Wait, then the same again.
+    NotSent,
     /// SLS refused because the signature is too old; nothing was done. The same, signed anew.
     SignAnew,
     /// Done or not done, nobody knows: no answer, an answer that is not from SLS, a server error.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::sls::answer::{Answer, Failure, classify};
+use crate::sls::answer::{Answer, Failure, Next, classify};
 use crate::sls::endpoint::Endpoint;
 use crate::wire::sign::{
     Credentials, SignatureVersion, SignedParts, parse_http_date, percent, sign,
@@ -190,7 +190,7 @@ impl Client {
             let value = HeaderValue::try_from(value.as_str());
             let (Ok(name), Ok(value)) = (name, value) else {
                 return Err(Failure {
-                    next: crate::sls::answer::Next::Stop,
+                    next: Next::Stop,
                     code: String::new(),
                     what: "a setting of SLS holds a character that no header may hold".to_owned(),
                 });
@@ -215,11 +215,15 @@ fn local_now() -> i64 {
 
 /// An error of the HTTP client in words, with its causes: its own text stops before the cause.
 fn no_answer(error: &reqwest::Error) -> Failure {
-    let mut what = String::from("no answer from SLS");
+    // A connection that never came about has carried nothing.
+    let (next, mut what) = match error.is_connect() {
+        true => (Next::NotSent, String::from("no connection to SLS")),
+        false => (Next::Unknown, String::from("no answer from SLS")),
+    };
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {
         what += &format!(": {error}");
         cause = error.source();
     }
-    Failure::unknown(what)
+    Failure { next, code: String::new(), what }
 }

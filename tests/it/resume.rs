@@ -70,7 +70,7 @@ fn an_sls_that_does_not_answer_leaves_batches_that_can_be_sent_again() {
     let (batches, lanes) = open.trim().split_once('|').unwrap();
     assert!(batches != "0" && batches == lanes, "one open number a lane: {open}");
     world.sls.forget_faults();
-    world.tool("run").run().exits(0).tells("sent again, 0 still open");
+    world.tool("run").run().exits(0).tells("0 still open");
     world.holds_every_finished_row_once();
 }
 

@@ -157,7 +157,15 @@ impl Certificates {
         };
         openssl(
             &new_key,
-            &["-x509", "-subj", &format!("/CN=CA of {names}"), "-keyout", &path("ca.key"), "-out", &path("ca.crt")],
+            &[
+                "-x509",
+                "-subj",
+                &format!("/CN=CA of {names}"),
+                "-keyout",
+                &path("ca.key"),
+                "-out",
+                &path("ca.crt"),
+            ],
         );
         openssl(
             &new_key,

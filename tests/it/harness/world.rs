@@ -35,7 +35,16 @@ impl World {
     pub(crate) fn of(database: Database) -> Self {
         let world = Self { database, sls: Simulator::start() };
         world.tool("init").run().exits(0);
+        world.set_proven(true);
         world
+    }
+
+    /// Whether the ledger takes SLS to refuse a repeated number.
+    pub(crate) fn set_proven(&self, proven: bool) {
+        let sql = format!(
+            "UPDATE sls_backfill.ledger SET seqid_proven = {proven}, seqid_probed_at = now()"
+        );
+        self.database.psql(&sql);
     }
 
     /// The tool with `arguments`, divided at spaces, in this world.

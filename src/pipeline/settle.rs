@@ -1,0 +1,218 @@
+//! Decides about a batch whose fate is open: whether it can still come, and what to do. Pure.
+//!
+//! ```text
+//! sent ─► unknown ─► can it still be stored? ── yes ─► wait (or, where numbers are proven to be
+//!                            │                          kept, the same number once more)
+//!                            no, since `over_at`
+//!                            ▼
+//!         `visible_s` later, and read to the end of every shard after that: is it there?
+//!              all of it ─► stored      part of it ─► tell      nothing ─► sent again, halved,
+//!                                                                          or abandoned
+//! ```
+//!
+//! Nothing is sent again under another number before both conditions of *not there* hold: a
+//! request in flight can be stored as long as its signature lives, and what is stored need not be
+//! visible at once. All times are SLS's clock.
+
+use crate::ledger::settle::{OpenBatch, Seen};
+use crate::record::digest::Sum;
+
+/// After so many attempts without an answer a batch is looked for, and, if it is not there, halved:
+/// something may be wrong with it.
+pub const UNKNOWNS_MAX: u32 = 10;
+
+/// How long things may take in SLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// A request is refused when its signature is older (SLS: 15 minutes).
+    pub signature_life_s: i64,
+    /// A request that came in time is stored at most so much later.
+    pub late_s: i64,
+    /// What is stored can be pulled at most so much later.
+    pub visible_s: i64,
+}
+
+impl Windows {
+    /// What is assumed of SLS.
+    pub const SLS: Self = Self { signature_life_s: 900, late_s: 120, visible_s: 60 };
+
+    /// A signature is renewed well before it ends.
+    pub fn renew_after_s(&self) -> i64 {
+        self.signature_life_s * 2 / 3
+    }
+
+    /// How long after its signature a request may still be stored.
+    pub fn storable_s(&self) -> i64 {
+        self.signature_life_s + self.late_s
+    }
+}
+
+/// What SLS can be relied on for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct World {
+    /// A probe has seen SLS refuse a repeated number in this project.
+    pub proven: bool,
+    pub windows: Windows,
+}
+
+/// Since when a batch that is not there will not come any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Nothing of it was ever stored, nor is on its way.
+    Always,
+    /// Since, or from, this moment (Unix seconds, SLS's clock).
+    At(i64),
+}
+
+/// Since when `batch` cannot be stored any more, seen from `now`.
+pub fn over(batch: &OpenBatch, seen: &Seen, world: World, now: i64) -> Over {
+    let Some(sent) = batch.sent.as_ref().filter(|_| !batch.told.all_refused) else {
+        return Over::Always;
+    };
+    let by_age = sent.signed_at + world.windows.storable_s();
+    let by_number = batch.told.number_used_at.filter(|_| world.proven);
+    let by_later_number = seen.passed_ago_s.map(|ago| now - ago).filter(|_| world.proven);
+    let earliest = [by_number, by_later_number].into_iter().flatten().min();
+    Over::At(by_age.min(earliest.unwrap_or(i64::MAX)))
+}
+
+/// Whether the same number may go out again now: SLS would refuse it, had it stored the batch. Not
+/// after the signature's life: by then the number may be forgotten.
+pub fn is_repeatable(batch: &OpenBatch, world: World, now: i64) -> bool {
+    let fresh = |signed_at: i64| now < signed_at + world.windows.signature_life_s;
+    world.proven
+        && batch.told.number_used_at.is_none()
+        && batch.told.refusal.is_none()
+        && batch.told.unknowns < UNKNOWNS_MAX
+        && batch.sent.as_ref().is_some_and(|sent| fresh(sent.signed_at))
+}
+
+/// Whether the batch is to be sent in smaller pieces.
+pub fn is_suspect(batch: &OpenBatch) -> bool {
+    batch.told.refusal.is_some() || batch.told.unknowns >= UNKNOWNS_MAX
+}
+
+/// How much of a batch is in SLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum There {
+    Nothing,
+    Whole,
+    /// Some of it, more than it, or something else under its name.
+    Differs,
+}
+
+/// Compares what was found with what was sent.
+pub fn there(wanted: &Sum, found: &Sum) -> There {
+    if found.rows == 0 {
+        There::Nothing
+    } else if (found.rows, found.digest) == (wanted.rows, wanted.digest) {
+        There::Whole
+    } else {
+        There::Differs
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::ledger::settle::{Sent, Told};
+    use crate::record::digest::Digest;
+    use crate::record::table::Table;
+
+    const SIGNED_AT: i64 = 1_790_000_000;
+    const UNSEEN: Seen = Seen {
+        is_open: true,
+        found: Sum { rows: 0, digest: Digest::ZERO, groups: 0 },
+        passed_ago_s: None,
+    };
+    const PROVEN: World = World { proven: true, windows: Windows::SLS };
+    const UNPROVEN: World = World { proven: false, windows: Windows::SLS };
+
+    fn batch(told: Told) -> OpenBatch {
+        OpenBatch {
+            id: Uuid::nil(),
+            pass_id: 1,
+            range_id: 1,
+            table: Table::Runs,
+            row_ids: vec![Uuid::nil()],
+            wanted: Sum { rows: 1, groups: 1, digest: Digest::of_log(1, &mut []) },
+            raw_bytes: 10,
+            conversion_id: 1,
+            conversion: serde_json::Value::Null,
+            ingest_time: 0,
+            sent: Some(Sent {
+                lane_id: 1,
+                hash_key: String::new(),
+                number: 1,
+                signed_at: SIGNED_AT,
+                cursors: BTreeMap::new(),
+            }),
+            told,
+        }
+    }
+
+    #[test]
+    fn an_unknown_attempt_may_come_until_its_signature_is_over() {
+        let now = SIGNED_AT + 10;
+        for world in [PROVEN, UNPROVEN] {
+            let unknown = batch(Told { unknowns: 1, ..Told::default() });
+            assert_eq!(over(&unknown, &UNSEEN, world, now), Over::At(SIGNED_AT + 900 + 120));
+        }
+    }
+
+    #[test]
+    fn a_used_number_ends_the_wait_only_where_numbers_are_proven() {
+        let now = SIGNED_AT + 10;
+        let used = batch(Told { number_used_at: Some(SIGNED_AT + 5), ..Told::default() });
+        assert_eq!(over(&used, &UNSEEN, PROVEN, now), Over::At(SIGNED_AT + 5));
+        assert_eq!(over(&used, &UNSEEN, UNPROVEN, now), Over::At(SIGNED_AT + 1020));
+        let passed = Seen { passed_ago_s: Some(3), ..UNSEEN };
+        assert_eq!(over(&used, &passed, PROVEN, now), Over::At(SIGNED_AT + 5));
+        let unknown = batch(Told::default());
+        assert_eq!(over(&unknown, &passed, PROVEN, now), Over::At(SIGNED_AT + 7));
+        assert_eq!(over(&unknown, &passed, UNPROVEN, now), Over::At(SIGNED_AT + 1020));
+    }
+
+    #[test]
+    fn what_was_never_sent_or_always_refused_cannot_be_there() {
+        let refused = batch(Told { all_refused: true, ..Told::default() });
+        let unsent = OpenBatch { sent: None, ..batch(Told::default()) };
+        for batch in [refused, unsent] {
+            for world in [PROVEN, UNPROVEN] {
+                assert_eq!(over(&batch, &UNSEEN, world, SIGNED_AT), Over::Always);
+            }
+        }
+    }
+
+    #[test]
+    fn a_number_is_repeated_only_where_and_while_it_protects() {
+        let unknown = batch(Told { unknowns: 3, ..Told::default() });
+        assert!(is_repeatable(&unknown, PROVEN, SIGNED_AT + 899));
+        assert!(!is_repeatable(&unknown, PROVEN, SIGNED_AT + 900), "it may be forgotten");
+        assert!(!is_repeatable(&unknown, UNPROVEN, SIGNED_AT));
+        for told in [
+            Told { unknowns: UNKNOWNS_MAX, ..Told::default() },
+            Told { number_used_at: Some(SIGNED_AT), ..Told::default() },
+            Told { refusal: Some("PostBodyInvalid".to_owned()), ..Told::default() },
+        ] {
+            assert!(!is_repeatable(&batch(told.clone()), PROVEN, SIGNED_AT), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_same_rows_once_are_the_batch() {
+        let wanted = batch(Told::default()).wanted;
+        assert_eq!(there(&wanted, &UNSEEN.found), There::Nothing);
+        assert_eq!(there(&wanted, &wanted), There::Whole);
+        let mut twice = wanted;
+        twice.add(&wanted);
+        let other = Sum { digest: Digest::ZERO, ..wanted };
+        for found in [twice, other] {
+            assert_eq!(there(&wanted, &found), There::Differs);
+        }
+    }
+}

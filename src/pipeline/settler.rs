@@ -1,0 +1,243 @@
+//! Settles batches whose fate is open, beside the upload: finds out what became of them, and ends
+//! them one way or another.
+//!
+//! Open are the intents of dead processes and those that a sender has given up. What is not there,
+//! and cannot come any more, is sent again if its rows are still the same, halved if something is
+//! wrong with it, and replaced by what its rows are now if they have changed.
+
+mod ends;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use uuid::Uuid;
+
+use crate::dify::conversion::Conversion;
+use crate::ledger::Ledger;
+use crate::ledger::process::Process;
+use crate::ledger::settle::{OpenBatch, Seen};
+use crate::pipeline::assemble::Assembler;
+use crate::pipeline::follow::Follower;
+use crate::pipeline::lane::LaneKeeper;
+use crate::pipeline::pace::MemoryBudget;
+use crate::pipeline::progress::Progress;
+use crate::pipeline::settle::{Over, There, World, is_repeatable, over, there};
+use crate::pipeline::stop::Stop;
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+use crate::sls::client::Client;
+use crate::source::Source;
+
+/// How often open batches are looked at.
+const ROUND_EVERY: Duration = Duration::from_millis(500);
+
+/// So many batches are settled at a time: their row ids are in memory.
+const OPEN_MAX: usize = 64;
+
+/// At the end of a run, batches that can be settled so soon are waited for.
+const WAIT_AT_END_S: i64 = 90;
+
+/// What a settler works with.
+pub struct SettlerParts {
+    pub source: Source,
+    pub ledger: Ledger,
+    pub client: Client,
+    pub process: Process,
+    pub table: Table,
+    pub follower: Follower,
+    pub world: World,
+    pub memory: MemoryBudget,
+    pub progress: Arc<Progress>,
+    /// Makes the batches that take the place of others.
+    pub conversion_id: i64,
+    pub conversion: Conversion,
+    /// Rows that finished later are held.
+    pub settled_before: Timestamp,
+    /// Number of the settler's lane among those of the workers.
+    pub nth: usize,
+}
+
+/// What a settler did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Found in SLS.
+    pub found: u64,
+    /// Sent again, and stored.
+    pub sent: u64,
+    /// Rows in these.
+    pub sent_rows: u64,
+    /// Halved.
+    pub halved: u64,
+    /// Replaced by what their rows are now.
+    pub abandoned: u64,
+    /// Rows that SLS refuses, alone and for their content.
+    pub refused_rows: u64,
+    /// Batches of which SLS holds a part, or something else.
+    pub differ: u64,
+    /// Still open.
+    pub open: u64,
+    /// When the next of these can be settled (Unix seconds, SLS's clock).
+    pub next_at: Option<i64>,
+}
+
+/// What is to be done with a batch now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Nothing of it is in SLS or on its way: send it under a new number, or replace it.
+    Anew,
+    /// Send the same number again; SLS refuses it, had it stored the batch.
+    SameNumber,
+}
+
+/// Settles the open batches of one table.
+pub struct Settler {
+    parts: SettlerParts,
+    assembler: Assembler,
+    lane: LaneKeeper,
+    stop: Stop,
+    open: BTreeMap<Uuid, OpenBatch>,
+    /// Open batches of which SLS holds a part: told once.
+    differing: BTreeSet<Uuid>,
+    settled: Settled,
+    /// Open batches whose number must not, or whose rows cannot, go out again as they were.
+    unrepeatable: BTreeSet<Uuid>,
+    /// SLS did not answer: nothing more is sent.
+    is_silent: bool,
+}
+
+impl Settler {
+    /// `stop`: the wish to end the run.
+    pub fn new(parts: SettlerParts, stop: Stop) -> anyhow::Result<Self> {
+        let SettlerParts { client, ledger, process, table, nth, .. } = &parts;
+        let lane = LaneKeeper::new(client, ledger, process, table.logstore(), *nth);
+        Ok(Self {
+            assembler: Assembler::new(parts.conversion.clone())?,
+            lane,
+            parts,
+            stop,
+            open: BTreeMap::new(),
+            differing: BTreeSet::new(),
+            unrepeatable: BTreeSet::new(),
+            settled: Settled::default(),
+            is_silent: false,
+        })
+    }
+
+    /// Settles until `done` is asked to stop; gives itself back for [`Self::finish`].
+    pub async fn settle(mut self, mut done: Stop) -> anyhow::Result<Self> {
+        while !done.is_asked() && !self.stop.is_asked() {
+            self.round().await?;
+            done.or(tokio::time::sleep(ROUND_EVERY)).await;
+        }
+        Ok(self)
+    }
+
+    /// Settles what can be settled soon; tells what came of it all.
+    pub async fn finish(&mut self) -> anyhow::Result<Settled> {
+        while !self.stop.is_asked() {
+            self.round().await?;
+            if !self.open.is_empty() {
+                // Nobody else reads any more: what is there already need not be waited for.
+                self.parts.follower.catch_up(&self.stop).await?;
+                self.round().await?;
+            }
+            let soon = self.parts.client.now() + WAIT_AT_END_S;
+            let waits = self.open.len() > self.differing.len()
+                && self.settled.next_at.is_none_or(|at| at <= soon);
+            if !waits || self.is_silent {
+                break;
+            }
+            self.stop.or(tokio::time::sleep(ROUND_EVERY)).await;
+        }
+        self.settled.differ = self.differing.len() as u64;
+        self.settled.open = self.open.len() as u64;
+        Ok(self.settled)
+    }
+
+    async fn round(&mut self) -> anyhow::Result<()> {
+        let SettlerParts { ledger, process, table, client, world, .. } = &self.parts;
+        let (world, now) = (*world, client.now());
+        let room = u32::try_from(OPEN_MAX.saturating_sub(self.open.len()))?;
+        if room > 0 {
+            let claimed = ledger.claim_open(process, *table, room).await?;
+            self.open.extend(claimed.into_iter().map(|batch| (batch.id, batch)));
+        }
+        if self.open.is_empty() {
+            self.settled.next_at = None;
+            return Ok(());
+        }
+        let seen = ledger.seen(process, self.open.keys().copied().collect()).await?;
+        let (mut due, mut ready, mut next_at) = (Vec::new(), Vec::new(), None);
+        let is_open = |id: &Uuid| seen.get(id).is_some_and(|seen| seen.is_open);
+        self.open.retain(|id, _| {
+            is_open(id) || {
+                self.settled.found += 1;
+                false
+            }
+        });
+        for (id, batch) in &self.open {
+            match over(batch, &seen[id], world, now) {
+                Over::Always => ready.push((*id, Way::Anew)),
+                Over::At(at) if at + world.windows.visible_s <= now => due.push(*id),
+                Over::At(_)
+                    if is_repeatable(batch, world, now) && !self.unrepeatable.contains(id) =>
+                {
+                    ready.push((*id, Way::SameNumber));
+                }
+                Over::At(at) => {
+                    let at = at + world.windows.visible_s;
+                    next_at = Some(next_at.map_or(at, |next: i64| next.min(at)));
+                }
+            }
+        }
+        self.settled.next_at = next_at;
+        due.retain(|id| !self.differing.contains(id));
+        if !due.is_empty() {
+            let missing = self.look_for(due).await?;
+            ready.extend(missing.into_iter().map(|id| (id, Way::Anew)));
+        }
+        for (id, way) in ready {
+            if self.stop.is_asked() || self.is_silent {
+                break;
+            }
+            if let Some(batch) = self.open.remove(&id) {
+                self.end(batch, way).await.with_context(|| format!("settle batch {id}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every shard to its end; gives those of the batches of which nothing is there.
+    async fn look_for(&mut self, due: Vec<Uuid>) -> anyhow::Result<Vec<Uuid>> {
+        self.parts.follower.catch_up(&self.stop).await?;
+        if self.stop.is_asked() {
+            return Ok(Vec::new());
+        }
+        let seen = self.parts.ledger.seen(&self.parts.process, due.clone()).await?;
+        let mut missing = Vec::new();
+        for id in due {
+            let (Some(Seen { is_open: true, found, .. }), Some(batch)) =
+                (seen.get(&id), self.open.get(&id))
+            else {
+                continue;
+            };
+            match there(&batch.wanted, found) {
+                There::Nothing => missing.push(id),
+                // The ledger has marked it, or is about to.
+                There::Whole => {}
+                There::Differs => {
+                    tracing::error!(
+                        "batch {id}: SLS holds {} rows under its name that are not the {} it was \
+                         sent with; it is left as it is, and nothing of it is sent again",
+                        found.rows,
+                        batch.wanted.rows
+                    );
+                    self.differing.insert(id);
+                }
+            }
+        }
+        Ok(missing)
+    }
+}

@@ -1,0 +1,239 @@
+//! How an open batch ends: sent again, halved, held, or replaced by what its rows are now.
+
+use anyhow::Context as _;
+use uuid::Uuid;
+
+use crate::dify::conversion::Conversion;
+use crate::ledger::intent::{NewBatch, NewHold, Sending};
+use crate::ledger::settle::{OpenBatch, Reason, Replacement};
+use crate::pipeline::assemble::{Assembled, Assembler, Packed};
+use crate::pipeline::deliver::{Courier, Delivery, Intended, Outlook};
+use crate::pipeline::lane::{Ticket, is_at_home};
+use crate::pipeline::patience::patiently;
+use crate::pipeline::settle::is_suspect;
+use crate::pipeline::settler::{Settler, SettlerParts, Way};
+use crate::record::hold::HoldReason;
+use crate::record::timestamp::Timestamp;
+
+/// When SLS refuses so many rows one by one, something is wrong with all of them.
+const REFUSED_ROWS_MAX: u64 = 100;
+
+impl Settler {
+    /// Ends a batch the given way, or finds that it must wait after all.
+    pub(in crate::pipeline::settler) async fn end(
+        &mut self,
+        batch: OpenBatch,
+        way: Way,
+    ) -> anyhow::Result<()> {
+        let _memory = self.parts.memory.take(batch.raw_bytes).await;
+        match (way, &batch.told.refusal, batch.row_ids.len()) {
+            (Way::Anew, Some(refusal), 1) => {
+                let detail = format!("{refusal} to this row alone");
+                self.hold_refused(&batch, detail).await
+            }
+            (Way::Anew, _, 2..) if is_suspect(&batch) => {
+                let (first, second) = batch.row_ids.split_at(batch.row_ids.len() / 2);
+                let mut replacement = Replacement::default();
+                self.make_anew(first, &mut replacement).await?;
+                self.make_anew(second, &mut replacement).await?;
+                let is_split = self.replace(&batch, Reason::Split, &replacement).await?;
+                self.settled.halved += u64::from(is_split);
+                Ok(())
+            }
+            _ => self.send_again(batch, way).await,
+        }
+    }
+
+    async fn hold_refused(&mut self, batch: &OpenBatch, detail: String) -> anyhow::Result<()> {
+        let mut replacement = Replacement::default();
+        self.make_anew(&batch.row_ids, &mut replacement).await?;
+        let rows = replacement.batches.drain(..).flat_map(|batch| batch.rows);
+        let refused: Vec<_> = rows
+            .map(|row| NewHold {
+                row_id: row.id,
+                created_at: row.created_at,
+                finished_at: Some(row.finished_at),
+                reason: HoldReason::Refused,
+                detail: detail.clone(),
+            })
+            .collect();
+        self.settled.refused_rows += refused.len() as u64;
+        replacement.holds.extend(refused);
+        self.replace(batch, Reason::Split, &replacement).await?;
+        anyhow::ensure!(
+            self.settled.refused_rows < REFUSED_ROWS_MAX,
+            "SLS refused {REFUSED_ROWS_MAX} rows one by one: {detail}\n\
+             they are held (`dify-sls-backfill status`), and nothing is lost\n\
+             hint: find out what SLS dislikes about them before you go on"
+        );
+        Ok(())
+    }
+
+    /// Sends a batch once more, if its rows are what they were.
+    async fn send_again(&mut self, batch: OpenBatch, way: Way) -> anyhow::Result<()> {
+        let Some(packed) = self.pack_again(&batch).await? else {
+            if way == Way::SameNumber {
+                tracing::info!(
+                    "batch {}: its rows have changed in Postgres since it was sent; it is waited \
+                     for",
+                    batch.id
+                );
+                self.wait_for(batch);
+                return Ok(());
+            }
+            let mut replacement = Replacement::default();
+            self.make_anew(&batch.row_ids, &mut replacement).await?;
+            let is_abandoned = self.replace(&batch, Reason::Abandoned, &replacement).await?;
+            self.settled.abandoned += u64::from(is_abandoned);
+            return Ok(());
+        };
+        let signed = match way {
+            Way::SameNumber => self.sign_same_number(&batch).await?,
+            Way::Anew => self.sign_anew(&batch).await?,
+        };
+        let Some((ticket, signed_at)) = signed else { return Ok(()) };
+        let SettlerParts { client, ledger, process, progress, world, table, .. } = &self.parts;
+        let courier = Courier { client, ledger, process, progress, world: *world };
+        let logstore = table.logstore();
+        let intended =
+            Intended { batch_id: batch.id, logstore, ticket: &ticket, signed_at, packed: &packed };
+        match courier.deliver(&intended, &mut self.stop).await? {
+            Delivery::Stored(request_id) => {
+                courier.acknowledge(batch.id, request_id).await?;
+                self.settled.sent += 1;
+                self.settled.sent_rows += batch.wanted.rows;
+            }
+            Delivery::Found => self.settled.found += 1,
+            Delivery::GivenUp(outlook) => {
+                self.lane.forget_cursors();
+                self.is_silent |= outlook == Outlook::Halt;
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch as it was, or `None` if its rows have changed.
+    async fn pack_again(&mut self, batch: &OpenBatch) -> anyhow::Result<Option<Packed>> {
+        let mut own;
+        let assembler = if batch.conversion_id == self.parts.conversion_id {
+            &mut self.assembler
+        } else {
+            let conversion: Conversion = serde_json::from_value(batch.conversion.clone())
+                .context("read the batch's conversion from the ledger")?;
+            if !conversion.can_be_repeated(&self.parts.conversion) {
+                return Ok(None);
+            }
+            own = Assembler::new(conversion)?;
+            &mut own
+        };
+        // These rows were settled when the intent was made.
+        let (source, settled_before) = (&self.parts.source, Timestamp::INFINITY);
+        let assembled =
+            assembler.fill(source, &batch.row_ids, settled_before, batch.ingest_time).await?;
+        let is_same =
+            assembled.digest == batch.wanted.digest && assembled.rows.len() == batch.row_ids.len();
+        Ok(is_same.then(|| assembler.pack(self.parts.ledger.id, batch.id, &assembled)))
+    }
+
+    /// Dates the repetition of a number. `None`: it is stored, or must be waited for.
+    async fn sign_same_number(
+        &mut self,
+        batch: &OpenBatch,
+    ) -> anyhow::Result<Option<(Ticket, i64)>> {
+        let SettlerParts { ledger, process, client, table, .. } = &self.parts;
+        let sent = batch.sent.as_ref().context("the batch was never sent")?;
+        let logstore = table.logstore();
+        let shards = patiently(|| client.shards(logstore))
+            .await
+            .with_context(|| format!("list the shards of {logstore}"))?;
+        if !is_at_home(&sent.hash_key, &sent.cursors, &shards) {
+            self.wait_for(batch.clone());
+            return Ok(None);
+        }
+        let signed_at = client.now();
+        if !ledger.signed_anew(process, batch.id, signed_at).await? {
+            self.settled.found += 1;
+            return Ok(None);
+        }
+        let (hash_key, cursors) = (sent.hash_key.clone(), sent.cursors.clone());
+        Ok(Some((
+            Ticket { lane_id: sent.lane_id, hash_key, number: sent.number, cursors },
+            signed_at,
+        )))
+    }
+
+    /// Gives the batch a new number, in the ledger first. `None`: it is stored, or somebody asks to
+    /// stop.
+    async fn sign_anew(&mut self, batch: &OpenBatch) -> anyhow::Result<Option<(Ticket, i64)>> {
+        let Some(ticket) = self.lane.ticket(&mut self.stop).await? else {
+            return Ok(None);
+        };
+        let SettlerParts { ledger, process, client, .. } = &self.parts;
+        let signed_at = client.now();
+        let sending = Sending {
+            owner: process.id,
+            lane_id: ticket.lane_id,
+            number: ticket.number,
+            signed_at,
+            cursors: ticket.cursors.clone(),
+        };
+        if !ledger.renumbered(batch.id, &sending).await? {
+            self.settled.found += 1;
+            return Ok(None);
+        }
+        self.lane.used(&ticket);
+        Ok(Some((ticket, signed_at)))
+    }
+
+    /// Puts the batch back: it is not repeated, and looked for when it cannot come any more.
+    fn wait_for(&mut self, batch: OpenBatch) {
+        self.unrepeatable.insert(batch.id);
+        self.open.insert(batch.id, batch);
+    }
+
+    /// Makes batches and holds of rows as they are now.
+    async fn make_anew(
+        &mut self,
+        row_ids: &[Uuid],
+        replacement: &mut Replacement,
+    ) -> anyhow::Result<()> {
+        let SettlerParts { source, ledger, client, settled_before, conversion_id, .. } =
+            &self.parts;
+        let ingest_time = u32::try_from(client.now()).unwrap_or(u32::MAX);
+        let mut rest = row_ids.to_vec();
+        while !rest.is_empty() {
+            let mut assembled =
+                self.assembler.fill(source, &rest, *settled_before, ingest_time).await?;
+            rest = std::mem::take(&mut assembled.left_over);
+            replacement.holds.append(&mut assembled.holds);
+            replacement.gone.append(&mut assembled.gone);
+            if assembled.rows.is_empty() {
+                continue;
+            }
+            let id = Uuid::now_v7();
+            let raw_bytes = self.assembler.pack(ledger.id, id, &assembled).raw_size as u64;
+            let Assembled { rows, digest, not_json, .. } = assembled;
+            replacement.batches.push(NewBatch {
+                id,
+                rows,
+                raw_bytes,
+                digest,
+                not_json,
+                conversion_id: *conversion_id,
+                sending: None,
+                ingest_time,
+            });
+        }
+        Ok(())
+    }
+
+    async fn replace(
+        &self,
+        batch: &OpenBatch,
+        reason: Reason,
+        replacement: &Replacement,
+    ) -> anyhow::Result<bool> {
+        let SettlerParts { ledger, process, .. } = &self.parts;
+        ledger.replace(process, batch, reason, replacement).await
+    }
+}
