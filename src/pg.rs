@@ -83,7 +83,6 @@ impl Address {
             .username(&login.user)
             .database(&login.database)
             .ssl_mode(ssl_mode(tls))
-            .options(login.options.iter().map(|(name, value)| (name, escaped(value))))
             .extra_float_digits(None)
             .statement_cache_capacity(0)
             // A slow statement is shown by what waits for it.
@@ -103,6 +102,10 @@ impl Address {
         }
         if let Some(path) = &tls.client_key {
             options = options.ssl_client_key(path);
+        }
+        if !login.options.is_empty() {
+            // Even no options would be some to sqlx, and a PgBouncer takes none.
+            options = options.options(login.options.iter().map(|(name, value)| (name, value)));
         }
         if let Some(password) = &login.password {
             options = options.password(password.expose());
@@ -161,6 +164,9 @@ impl Address {
                     .to_owned()
             }
             Some("57P03") => "Postgres is starting or stopping: wait until it is up".to_owned(),
+            Some("08P01") if !self.login.options.is_empty() => {
+                "leave options out of DB_EXTRAS or the URL: a PgBouncer takes none".to_owned()
+            }
             _ if is_unknown_name && !host.contains('.') => format!(
                 "{host} looks like a name inside Dify's docker network, which this machine does \
                  not know: start this tool in that network (docker run --network docker_default \
@@ -205,11 +211,6 @@ fn ssl_mode(tls: &Tls) -> PgSslMode {
         TlsMode::VerifyCa => PgSslMode::VerifyCa,
         TlsMode::VerifyFull => PgSslMode::VerifyFull,
     }
-}
-
-/// In start-up options a space ends a value.
-fn escaped(value: &str) -> String {
-    value.replace('\\', "\\\\").replace(' ', "\\ ")
 }
 
 fn code_of(error: &sqlx::Error) -> Option<String> {

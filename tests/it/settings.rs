@@ -12,6 +12,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::harness::bouncer::Bouncer;
 use crate::harness::cluster::{Cluster, Owner, binary};
 use crate::harness::database::Database;
 use crate::harness::poll;
@@ -106,6 +107,21 @@ fn any_password_works_from_the_environment_a_url_or_a_file() {
     let flag = world.tool("status").arg("--ledger-url").arg(&url).run().exits(0);
     flag.tells("everybody on this machine can see the password in --ledger-url");
     world.database.psql(&format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\""));
+}
+
+#[test]
+fn options_reach_the_server_and_a_pgbouncer_takes_none() {
+    let database = Database::fresh().shape("dify-1.12");
+    let status = |options: &str| {
+        let extras = format!("options={options}");
+        Tool::new(["status"]).envs(database.env()).env("DB_EXTRAS", extras)
+    };
+    status("-c%20mine.text=a%5C%20b").run().exits(0);
+    let unknown = status("-c%20mine.text=a%5C%20b%20--no-such-setting=1").run().exits(3);
+    unknown.tells("unrecognized configuration parameter \"no_such_setting\"");
+    let bouncer = Bouncer::start(&Cluster::shared(), 2);
+    let through = status("-c%20mine.text=a").env("DB_PORT", bouncer.port.to_string());
+    through.run().exits(3).tells("hint: leave options out of DB_EXTRAS");
 }
 
 #[test]
