@@ -7,9 +7,13 @@ CREATE TABLE sls_backfill.ledger (
   created_at      timestamptz NOT NULL DEFAULT now(),
   project         text,
   epoch           bigint NOT NULL DEFAULT 0,
+  own_identity    jsonb,
   source_identity jsonb,
+  stopped_because text,
+  audit           jsonb,
   seqid_proven    boolean,
-  seqid_probed_at timestamptz
+  seqid_probed_at timestamptz,
+  seqid_of        text
 );
 COMMENT ON TABLE  sls_backfill.ledger IS 'One row: who this ledger is and where it sends.';
 COMMENT ON COLUMN sls_backfill.ledger.singleton IS 'Always true: there is one row.';
@@ -17,13 +21,18 @@ COMMENT ON COLUMN sls_backfill.ledger.id IS 'Random; first half of every __batch
 COMMENT ON COLUMN sls_backfill.ledger.created_at IS 'When the ledger was made.';
 COMMENT ON COLUMN sls_backfill.ledger.project IS 'The SLS project that the batches went to; NULL before the first run. Another one is refused.';
 COMMENT ON COLUMN sls_backfill.ledger.epoch IS 'Number of the last process that might send; each takes the next.';
+COMMENT ON COLUMN sls_backfill.ledger.own_identity IS 'The Postgres and the table that hold this ledger, as last seen: system identifier, timeline, object ids; another one may be a copy, or a state of the past.';
 COMMENT ON COLUMN sls_backfill.ledger.source_identity IS 'The source as last seen: system identifier, timeline, database.';
-COMMENT ON COLUMN sls_backfill.ledger.seqid_proven IS 'Whether a probe saw SLS refuse a repeated number in this project; NULL: not probed.';
+COMMENT ON COLUMN sls_backfill.ledger.stopped_because IS 'Why nothing may be sent before an audit; NULL: nothing stands against it.';
+COMMENT ON COLUMN sls_backfill.ledger.audit IS 'An audit that is not finished: its number, when it began to keep others out (Unix s, SLS''s clock), the consumer groups of others it found; NULL: none.';
+COMMENT ON COLUMN sls_backfill.ledger.seqid_proven IS 'Whether a probe saw SLS refuse a repeated number; NULL: not probed.';
 COMMENT ON COLUMN sls_backfill.ledger.seqid_probed_at IS 'When that probe was made.';
+COMMENT ON COLUMN sls_backfill.ledger.seqid_of IS 'The project and endpoint that it was made on; it tells nothing about any other.';
 
 CREATE TABLE sls_backfill.process (
   id          uuid PRIMARY KEY,
   epoch       bigint NOT NULL UNIQUE,
+  stamp       integer NOT NULL,
   host        text NOT NULL,
   boot_id     text NOT NULL,
   pid         bigint NOT NULL,
@@ -36,7 +45,8 @@ CREATE TABLE sls_backfill.process (
 );
 COMMENT ON TABLE  sls_backfill.process IS 'Every process that might send, with its lease.';
 COMMENT ON COLUMN sls_backfill.process.id IS 'Random.';
-COMMENT ON COLUMN sls_backfill.process.epoch IS 'Its number from ledger.epoch.';
+COMMENT ON COLUMN sls_backfill.process.epoch IS 'Its number from ledger.epoch; its consumer groups in SLS bear it.';
+COMMENT ON COLUMN sls_backfill.process.stamp IS 'Random; the timeout (s) of these consumer groups, by which they are told from those of a copy with the same number.';
 COMMENT ON COLUMN sls_backfill.process.host IS 'Host name; with boot_id, pid and pid_started it tells whether a process on the same machine is dead.';
 COMMENT ON COLUMN sls_backfill.process.boot_id IS 'The kernel''s boot id and the process''s pid namespace.';
 COMMENT ON COLUMN sls_backfill.process.pid IS 'Process id.';
@@ -152,8 +162,8 @@ COMMENT ON COLUMN sls_backfill.lane.closed_at IS 'When its worker ended.';
 
 CREATE TABLE sls_backfill.batch (
   id             uuid PRIMARY KEY,
-  pass_id        bigint NOT NULL REFERENCES sls_backfill.pass,
-  range_id       bigint NOT NULL REFERENCES sls_backfill.range,
+  pass_id        bigint REFERENCES sls_backfill.pass,
+  range_id       bigint REFERENCES sls_backfill.range,
   table_name     text NOT NULL,
   logstore       text NOT NULL,
   state          text NOT NULL CHECK (state IN
@@ -163,7 +173,7 @@ CREATE TABLE sls_backfill.batch (
   row_ids        bytea NOT NULL,
   digest         bytea NOT NULL,
   not_json       integer NOT NULL,
-  conversion_id  bigint NOT NULL REFERENCES sls_backfill.conversion,
+  conversion_id  bigint REFERENCES sls_backfill.conversion,
   owner          uuid REFERENCES sls_backfill.process,
   lane_id        bigint REFERENCES sls_backfill.lane,
   number         bigint,
@@ -188,7 +198,13 @@ CREATE TABLE sls_backfill.batch (
   purged_rows    integer,
   purged_gone    integer,
   purged_changed integer,
-  UNIQUE (lane_id, number)
+  adopted_by     bigint,
+  adopted_rows   integer NOT NULL DEFAULT 0,
+  doubled_rows   integer NOT NULL DEFAULT 0,
+  ledger_id      uuid,
+  UNIQUE (lane_id, number),
+  CHECK (adopted_by IS NOT NULL OR
+    num_nulls(pass_id, range_id, conversion_id) = 0)
 );
 ALTER TABLE sls_backfill.batch ALTER COLUMN row_ids SET STORAGE EXTERNAL;
 CREATE INDEX batch_spans ON sls_backfill.batch USING gist (created_span, id_span)
@@ -198,7 +214,7 @@ CREATE INDEX batch_unproved ON sls_backfill.batch (table_name)
 CREATE INDEX batch_pass ON sls_backfill.batch (pass_id);
 COMMENT ON TABLE  sls_backfill.batch IS 'Logs sent in one PutLogs call: unit of intent, proof and purge.';
 COMMENT ON COLUMN sls_backfill.batch.id IS 'Second half of its __batch__ tag in SLS.';
-COMMENT ON COLUMN sls_backfill.batch.pass_id IS 'Its pass.';
+COMMENT ON COLUMN sls_backfill.batch.pass_id IS 'Its pass; NULL where an audit has found it in SLS, as for all that SLS does not tell.';
 COMMENT ON COLUMN sls_backfill.batch.range_id IS 'The range it was read from.';
 COMMENT ON COLUMN sls_backfill.batch.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.batch.logstore IS 'The logstore it was sent to.';
@@ -208,7 +224,7 @@ COMMENT ON COLUMN sls_backfill.batch.raw_bytes IS 'Bytes of the LogGroup before 
 COMMENT ON COLUMN sls_backfill.batch.row_ids IS 'The ids of its rows, 16 bytes each.';
 COMMENT ON COLUMN sls_backfill.batch.digest IS 'Sum of its logs'' digests, 32 bytes.';
 COMMENT ON COLUMN sls_backfill.batch.not_json IS 'JSON columns in it whose text is not JSON and went through unchanged.';
-COMMENT ON COLUMN sls_backfill.batch.conversion_id IS 'The conversion that made its bytes.';
+COMMENT ON COLUMN sls_backfill.batch.conversion_id IS 'The conversion that made its bytes; NULL: not known.';
 COMMENT ON COLUMN sls_backfill.batch.owner IS 'The process that alone may send it while it is an intent; NULL: nobody, it waits to be settled.';
 COMMENT ON COLUMN sls_backfill.batch.lane_id IS 'The lane it was last sent on; NULL: not sent yet.';
 COMMENT ON COLUMN sls_backfill.batch.number IS 'Its seqid on that lane.';
@@ -233,6 +249,10 @@ COMMENT ON COLUMN sls_backfill.batch.purged_at IS 'When its rows were deleted fr
 COMMENT ON COLUMN sls_backfill.batch.purged_rows IS 'How many of its rows were deleted.';
 COMMENT ON COLUMN sls_backfill.batch.purged_gone IS 'How many were not there any more.';
 COMMENT ON COLUMN sls_backfill.batch.purged_changed IS 'How many differed from their log and stayed.';
+COMMENT ON COLUMN sls_backfill.batch.adopted_by IS 'Number of the audit that found it in SLS, where the ledger lacked it or had given it up; NULL: none.';
+COMMENT ON COLUMN sls_backfill.batch.adopted_rows IS 'Rows of it that no range has seen; an account adds them to the rows seen.';
+COMMENT ON COLUMN sls_backfill.batch.doubled_rows IS 'Rows of it that another live batch had, too, when it was adopted.';
+COMMENT ON COLUMN sls_backfill.batch.ledger_id IS 'First half of its __batch__ tag where another ledger has sent it; NULL: this one.';
 
 CREATE TABLE sls_backfill.hold (
   table_name    text NOT NULL,
@@ -289,6 +309,7 @@ CREATE TABLE sls_backfill.sighting (
   groups     integer NOT NULL,
   first_cursor text NOT NULL,
   last_cursor  text NOT NULL,
+  audit      bigint NOT NULL DEFAULT 0,
   seen_at    timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (batch_id, logstore, shard)
 );
@@ -301,4 +322,5 @@ COMMENT ON COLUMN sls_backfill.sighting.digest IS 'Sum of their digests, 32 byte
 COMMENT ON COLUMN sls_backfill.sighting.groups IS 'Log groups found.';
 COMMENT ON COLUMN sls_backfill.sighting.first_cursor IS 'Cursor of the page that held the first of them.';
 COMMENT ON COLUMN sls_backfill.sighting.last_cursor IS 'Cursor of the page that held the last of them.';
+COMMENT ON COLUMN sls_backfill.sighting.audit IS 'Number of the audit that last counted anew from the beginning of the shard; 0: none.';
 COMMENT ON COLUMN sls_backfill.sighting.seen_at IS 'When the last of them was found.';

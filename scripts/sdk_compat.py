@@ -165,8 +165,6 @@ def search(v1, v4, put):
             )
             page = [log.get_time() for log in got.get_logs()]
             equal(f"{what}, page", page, [NOW_S - 1, NOW_S - 2])
-    refused("SQL", 400, "ParameterInvalid",
-            lambda: v4.get_log(PROJECT, STORE, start, end, query="* | select count(1) as c"))
 
 
 def refusals(v1):

@@ -19,4 +19,6 @@ if ! "$venv/bin/python" -c 'import aliyun.log' 2>/dev/null; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet "$sdk"
 fi
-exec "$venv/bin/python" "$(dirname "$0")/sdk_compat.py"
+for part in sdk_compat sdk_query; do
+    PYTHONDONTWRITEBYTECODE=1 "$venv/bin/python" "$(dirname "$0")/$part.py"
+done

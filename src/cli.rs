@@ -11,7 +11,7 @@ use clap::Parser as _;
 use crate::cli::args::{Cli, Command};
 use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
-use crate::commands::{init, run, status};
+use crate::commands::{audit, doctor, init, run, status};
 use crate::pipeline::stop::{Stopper, channel};
 use crate::told::told;
 
@@ -54,6 +54,17 @@ async fn dispatch(cli: Cli, environment: anyhow::Result<Environment>) -> Result<
             listen_for_signals(stopper)?;
 
             run::run(&settings, stop).await
+        }
+        Command::Doctor(args) => {
+            let (stopper, stop) = channel();
+            listen_for_signals(stopper)?;
+            doctor::doctor(&args.settings(&environment, format), stop).await
+        }
+        Command::Audit(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, stop) = channel();
+            listen_for_signals(stopper)?;
+            audit::run(&settings, stop).await
         }
         Command::Status(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;

@@ -1,7 +1,9 @@
 //! One file a subcommand: wires the parts below and prints the outcome.
 
+pub mod audit;
 #[cfg(feature = "simulator")]
 pub mod demo;
+pub mod doctor;
 pub mod dry_run;
 pub mod exit;
 pub mod init;

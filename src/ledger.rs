@@ -4,10 +4,14 @@
 //! stopped past its lease and wakes up changes nothing. Times of leases are the ledger's clock.
 
 pub mod account;
+pub mod adopt;
+pub mod audited;
 pub mod batch;
 pub mod claim;
+pub mod epoch;
 pub mod hold;
 pub mod intent;
+pub mod look;
 pub mod migrate;
 pub mod pass;
 pub mod process;
@@ -127,19 +131,6 @@ impl Ledger {
              hint: name {bound}, or use another ledger (--ledger-url) for another project"
         );
         Ok(())
-    }
-
-    /// Whether a probe has seen SLS refuse a repeated number in this ledger's project. Where that is
-    /// not proven, a number protects nothing.
-    pub async fn is_seqid_proven(&self) -> anyhow::Result<bool> {
-        let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement(
-            "SELECT coalesce(seqid_proven, false) AS proven FROM sls_backfill.ledger",
-        )
-        .fetch_one(&mut *tx)
-        .await
-        .context("look up whether SLS keeps numbers")?;
-        Ok(row.try_get("proven")?)
     }
 
     /// A transaction whose commit is on disk when it is answered.

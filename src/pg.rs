@@ -5,6 +5,8 @@
 //! (seen with 1.18). So: no start-up options, no named statements, and every statement inside a
 //! transaction, whose settings are `SET LOCAL`.
 
+pub mod identity;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -116,6 +118,12 @@ impl Address {
     /// What it was made from.
     pub fn login(&self) -> &Login {
         &self.login
+    }
+
+    /// One connection, without a pool, within half a minute.
+    pub async fn connect_plainly(&self) -> Result<PgConnection, sqlx::Error> {
+        let connection = tokio::time::timeout(ACQUIRE_TIMEOUT, self.connect_once()).await;
+        connection.map_err(|_| sqlx::Error::PoolTimedOut)?
     }
 
     /// One connection, without a pool.

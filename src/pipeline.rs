@@ -12,14 +12,17 @@
 //! Postgres, the processor and SLS busy at once, and bound the memory.
 
 pub mod assemble;
+pub mod audit;
 pub mod cut;
 pub mod deliver;
 pub mod dry;
+pub mod epoch;
 pub mod feed;
 pub mod follow;
 pub mod lane;
 pub mod pace;
 pub mod patience;
+pub mod probe;
 pub mod progress;
 pub mod settle;
 pub mod settler;

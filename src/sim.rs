@@ -1,33 +1,41 @@
 //! The local SLS: serves the part of SLS's HTTP interface that this program uses, from memory.
 //!
 //! ```text
-//! connection → http: Request → service: fault? → auth → route → put · pull · search · admin → store
-//!                                └→ /_sim/…: control
+//! connection → http: Request → service: fault? → auth → route
+//!                                │         → put · pull · search · soft_delete · admin → store
+//!                                └→ /_sim/…: control          └→ sql
 //! ```
 //!
 //! It judges requests as strictly as SLS is documented to: signatures, dates, sizes, encodings and
-//! idempotent writes. It keeps everything in memory and forgets it at the end.
+//! idempotent writes. It keeps everything in memory, and on disk too if it is told where.
 
 pub mod admin;
 pub mod answer;
 pub mod auth;
 pub mod clock;
+pub mod compression;
 pub mod control;
 pub mod fault;
+pub mod groups;
 pub mod http;
+pub mod journal;
 pub mod pull;
 pub mod put;
+pub mod request_log;
 pub mod route;
 pub mod search;
 pub mod service;
+pub mod soft_delete;
+pub mod sql;
 pub mod store;
 pub mod switch;
 
 use std::future::Future;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -54,6 +62,10 @@ pub struct Settings {
     pub switches: Switches,
     /// What goes wrong from the start.
     pub faults: Vec<Fault>,
+    /// The folder where everything is kept; without one, only memory keeps it.
+    pub data: Option<PathBuf>,
+    /// Where every request is written down.
+    pub request_log: Option<PathBuf>,
 }
 
 /// Serves until `shutdown` resolves; then open connections are cut.
@@ -61,11 +73,10 @@ pub struct Settings {
 /// Fails if the listener does.
 pub async fn serve(
     listener: TcpListener,
-    settings: Settings,
+    service: Service,
     shutdown: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    ensure!(settings.shards_default > 0, "a logstore has at least one shard");
-    let service = Arc::new(Service::new(settings).map_err(anyhow::Error::msg)?);
+    let service = Arc::new(service);
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {

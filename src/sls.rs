@@ -7,5 +7,7 @@ pub mod admin;
 pub mod answer;
 pub mod client;
 pub mod endpoint;
+pub mod found;
+pub mod groups;
 pub mod put;
 pub mod tail;

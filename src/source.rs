@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
+use crate::pg::identity::{Identity, identity};
 use crate::pg::{self, Address};
 use crate::record::timestamp::Timestamp;
 use crate::told::told;
@@ -89,6 +90,12 @@ impl Source {
             begin += "; SET LOCAL client_encoding = 'SQL_ASCII'";
         }
         Ok(Self { pool, begin, server })
+    }
+
+    /// Who the source is; a ledger that may be in the same database is none of its parts.
+    pub async fn identity(&self) -> anyhow::Result<Identity> {
+        let mut tx = self.begin().await?;
+        Ok(Identity { book: None, ..identity(&mut tx).await? })
     }
 
     /// Begins a transaction that cannot write.

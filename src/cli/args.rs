@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use crate::cli::environment::Environment;
+use crate::commands::audit::AuditSettings;
+use crate::commands::doctor::DoctorSettings;
 use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::run::{RunSettings, Verify};
@@ -83,10 +85,14 @@ pub enum LogFormat {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Look whether everything is fit; writes nothing
+    Doctor(DoctorArgs),
     /// Make project, logstores and indexes where they are missing, and the ledger
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
     Run(RunArgs),
+    /// Look into SLS and write down what the ledger lacks, after it was copied or restored
+    Audit(AuditArgs),
     /// Show where every row has gone, from the ledger
     Status(StatusArgs),
     /// Serve a local SLS, to try things out without an account
@@ -220,6 +226,9 @@ pub struct RunArgs {
     /// About how many rows a worker claims at once
     #[arg(long, default_value_t = RANGE_ROWS, value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
     range_rows: u32,
+    /// Do not try out whether SLS keeps numbers (done once a project, on a logstore of its own)
+    #[arg(long)]
+    no_probe: bool,
     /// List the rows that something is wrong with in this file, as JSON lines
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     rejects: Option<PathBuf>,
@@ -297,6 +306,7 @@ impl RunArgs {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
             sls,
             windows,
+            probe: !self.no_probe,
             tables: tables(&self.tables),
             wish: Wish {
                 since: self.since,
@@ -333,6 +343,57 @@ impl RunArgs {
             allow_fsync_off: self.ledger.allow_fsync_off,
             rejects: self.rejects.clone(),
             retry: self.retry.clone(),
+            format,
+        })
+    }
+}
+
+#[derive(Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    /// Try out on a logstore of its own whether SLS refuses a number that it has stored, and note
+    /// the result in the ledger
+    #[arg(long)]
+    probe: bool,
+}
+
+impl DoctorArgs {
+    pub fn settings(&self, environment: &Environment, format: Format) -> DoctorSettings {
+        DoctorSettings {
+            postgres: environment.postgres(self.ledger.ledger_url.as_deref()),
+            sls: environment.sls(30),
+            probe: self.probe,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+            format,
+        }
+    }
+}
+
+#[derive(Args)]
+pub struct AuditArgs {
+    #[command(flatten)]
+    ledger: LedgerArgs,
+    #[command(flatten)]
+    windows: WindowsArgs,
+    /// Only tell what SLS holds and the ledger lacks: writes nothing, waits for nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl AuditArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<AuditSettings> {
+        let sls = environment.sls(60)?;
+        Ok(AuditSettings {
+            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            windows: self.windows.windows(sls.endpoint.is_loopback)?,
+            sls,
+            dry_run: self.dry_run,
+            allow_fsync_off: self.ledger.allow_fsync_off,
             format,
         })
     }
@@ -385,6 +446,15 @@ pub struct SimulateArgs {
     /// Break requests as this file says, a line of JSON each, as POST /_sim/faults takes them
     #[arg(long, value_name = "FILE")]
     faults: Option<PathBuf>,
+    /// Keep everything in this folder, so that it survives the end, however it comes
+    #[arg(long, value_name = "DIR", conflicts_with = "count_only")]
+    data: Option<PathBuf>,
+    /// Append every request to this file, a line of JSON each
+    #[arg(long, value_name = "FILE")]
+    request_log: Option<PathBuf>,
+    /// Listen also where other machines can reach it, and read and break everything
+    #[arg(long)]
+    i_know_this_guards_nothing: bool,
 }
 
 #[cfg(feature = "simulator")]
@@ -401,6 +471,9 @@ impl SimulateArgs {
             count_only: self.count_only,
             switches: read_switches(self.switches.as_deref(), &self.switch)?,
             faults: self.faults.as_deref().map_or(Ok(Vec::new()), read_faults)?,
+            data: self.data.clone(),
+            request_log: self.request_log.clone(),
+            guards_nothing: self.i_know_this_guards_nothing,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! How a command ends: exit codes, and errors that bring theirs along.
 
+use crate::ledger::epoch::Stopped;
 use crate::ledger::process::AlreadyRunning;
 use crate::pipeline::window::Refusal;
 
@@ -14,6 +15,8 @@ pub enum Exit {
     Preflight = 3,
     /// What SLS holds differs from what it should hold.
     Difference = 4,
+    /// Done, but SLS refused rows, which are held.
+    Refused = 5,
     /// Another run holds the ledger.
     Busy = 6,
     /// Failed.
@@ -31,7 +34,11 @@ pub struct Ended {
 
 impl From<anyhow::Error> for Ended {
     fn from(error: anyhow::Error) -> Self {
-        let exit = if error.is::<AlreadyRunning>() { Exit::Busy } else { Exit::Failed };
+        let exit = match &error {
+            error if error.is::<AlreadyRunning>() => Exit::Busy,
+            error if error.is::<Stopped>() => Exit::Preflight,
+            _ => Exit::Failed,
+        };
         Self { exit, error }
     }
 }

@@ -14,21 +14,25 @@ use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::commands::{rejects, status};
 use crate::dify::conversion::Conversion;
 use crate::ledger::Ledger;
+use crate::ledger::epoch::Seqid;
 use crate::ledger::hold::HeldPass;
 use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
 use crate::ledger::tail::{Difference, Judgement};
 use crate::pg;
 use crate::pipeline::cut::BatchLimits;
+use crate::pipeline::epoch::Epoch;
 use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::pace::{MemoryBudget, RowBudget};
+use crate::pipeline::probe::{self, Probed, probe};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::settle::{Windows, World};
 use crate::pipeline::settler::{Settled, Settler, SettlerParts};
 use crate::pipeline::stop::{Stop, channel};
 use crate::pipeline::window::{Clocks, Wish, can_go_on, plan, scope};
 use crate::pipeline::worker::{Recount, Shared, Worker};
+use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::answer::{Failure, Next};
@@ -68,6 +72,8 @@ pub struct RunSettings {
     pub verify: Verify,
     pub join: bool,
     pub dry_run: bool,
+    /// Whether to probe by itself where no probe was made yet.
+    pub probe: bool,
     pub allow_fsync_off: bool,
     /// Where to write the rows that something is wrong with.
     pub rejects: Option<PathBuf>,
@@ -127,6 +133,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         .await
         .or_exit(Exit::Preflight)?;
     ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
+    ledger.recognise(&source.identity().await?).await?;
     let process = ledger.enter(settings.join).await.map_err(|error| {
         let ended = Ended::from(error);
         if ended.exit != Exit::Busy {
@@ -140,7 +147,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
     })?;
 
     let clocks = Clocks {
-        own: own_now(),
+        own: setup::own_now(),
         postgres: source.server.now.unix_s().unwrap_or(0),
         sls: Some(client.now()),
     };
@@ -148,7 +155,7 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         tracing::warn!("{skew}; nothing is lost by it\nhint: let NTP set the clocks");
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
-    let world = World { proven: ledger.is_seqid_proven().await?, windows: settings.windows };
+    let world = World { proven: false, windows: settings.windows };
     let run = Run {
         settings,
         source,
@@ -162,9 +169,16 @@ pub async fn run(settings: &RunSettings, stop: Stop) -> Result<Exit, Ended> {
         rows: RowBudget::new(settings.rows_max),
         stop,
     };
+    let epoch = Epoch {
+        client: run.client.clone(),
+        ledger: ledger.clone(),
+        process: process.clone(),
+        tables: settings.tables.clone(),
+    };
     let result = tokio::select! {
-        result = run.all_tables(&shapes) => result,
+        result = run.first_of_all(&shapes, &epoch) => result,
         lost = beat(&ledger, &process) => Err(lost.into()),
+        other = epoch.watch(settings.windows) => Err(other.into()),
     };
     let left = tokio::time::timeout(LEASE, ledger.leave(&process)).await;
     let exit = result.map_err(in_the_middle)?;
@@ -201,7 +215,7 @@ fn in_the_middle(ended: Ended) -> Ended {
 
 /// Keeps the lease; ends when it is lost. Without the ledger nothing may be sent, so the run ends
 /// with it, wherever it is: its intents are in the ledger.
-async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
+pub(in crate::commands) async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(HEARTBEAT).await;
@@ -220,6 +234,47 @@ async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
 }
 
 impl Run<'_> {
+    /// Makes sure that nobody else sends to the same place, then moves the tables.
+    async fn first_of_all(mut self, shapes: &[Shape], epoch: &Epoch) -> Result<Exit, Ended> {
+        epoch.claim().await.or_exit(Exit::Preflight)?;
+        if self.settings.verify == Verify::Tags {
+            for shape in shapes {
+                let mut follower = Follower::begin(&self.client, &self.ledger, shape.table).await?;
+                follower.catch_up(&self.stop).await?;
+            }
+        }
+        epoch.check_batches().await?;
+        self.world.proven = self.is_seqid_proven().await?;
+        self.all_tables(shapes).await
+    }
+
+    /// Whether SLS refuses a number that it has stored; finds out where nobody knows.
+    async fn is_seqid_proven(&mut self) -> anyhow::Result<bool> {
+        let sls = self.settings.sls.as_ref().context("a run has an SLS")?;
+        let place = sls.place();
+        let mut known = self.ledger.seqid(&place).await?;
+        if known.is_none() && self.settings.probe {
+            tracing::info!("trying out on logstore {} whether SLS keeps numbers", probe::LOGSTORE);
+            match probe(&self.client, &mut self.stop).await {
+                Probed::Shown(seqid) => {
+                    self.ledger.probed(&place, seqid).await?;
+                    known = Some(seqid);
+                }
+                Probed::Unclear(why) => {
+                    tracing::warn!("nobody knows whether SLS keeps numbers: {why}");
+                }
+            }
+        }
+        if known != Some(Seqid::Proven) {
+            tracing::warn!(
+                "SLS is not proven to refuse a number that it has stored; a batch whose answer is \
+                 lost waits until it cannot arrive any more, about {} min",
+                (self.settings.windows.storable_s() + self.settings.windows.visible_s) / 60
+            );
+        }
+        Ok(known == Some(Seqid::Proven))
+    }
+
     async fn all_tables(mut self, shapes: &[Shape]) -> Result<Exit, Ended> {
         if let Some(path) = &self.settings.retry {
             let rows = rejects::feed(&self.ledger, path).await.or_exit(Exit::Usage)?;
@@ -239,11 +294,14 @@ impl Run<'_> {
             let rows = rejects::write(&self.ledger, &self.settings.tables, path).await?;
             tracing::info!("{} rejected rows are listed in {}", count(rows), path.display());
         }
-        Ok(self.conclude(total))
+        let refused = HoldReason::Refused.name();
+        let rows_refused =
+            accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
+        Ok(self.conclude(total, rows_refused))
     }
 
     /// Says how the run ended.
-    fn conclude(&self, total: Outcome) -> Exit {
+    fn conclude(&self, total: Outcome, rows_refused: u64) -> Exit {
         if total.differences > 0 {
             tracing::error!(
                 "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
@@ -263,6 +321,14 @@ impl Run<'_> {
         match total.sent {
             0 => tracing::info!("nothing new to do"),
             rows => tracing::info!("done: {} rows sent", count(rows)),
+        }
+        if rows_refused > 0 {
+            tracing::warn!(
+                "{} rows are not in SLS because it refuses them\n\
+                 hint: `dify-sls-backfill status` lists them",
+                count(rows_refused)
+            );
+            return Exit::Refused;
         }
         Exit::Done
     }
@@ -310,7 +376,7 @@ impl Run<'_> {
                 outcome.differences += tell_judgement(table, &judgement);
             }
         }
-        let open = self.ledger.intents(table).await?;
+        let open = self.ledger.intents(&self.process, table).await?;
         if open > 0 {
             tracing::warn!(
                 "{table}: {open} batches may or may not be in SLS; the next run looks again"
@@ -493,13 +559,12 @@ impl Run<'_> {
 /// Tells what became of batches whose fate was open.
 fn tell_settled(table: Table, settled: &Settled) {
     let Settled { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = settled;
-    if [found, sent, halved, abandoned, open].iter().all(|batches| **batches == 0) {
-        return;
+    if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
+        tracing::info!(
+            "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, \
+             {halved} halved, {abandoned} read anew, {open} still open"
+        );
     }
-    tracing::info!(
-        "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, {halved} \
-         halved, {abandoned} read anew, {open} still open"
-    );
     if *refused_rows > 0 {
         tracing::warn!("{table}: SLS refuses {refused_rows} rows; they are held");
     }
@@ -522,9 +587,4 @@ fn tell_judgement(table: Table, judgement: &Judgement) -> u64 {
         tracing::error!("batch {batch_id}: SLS should hold {rows} rows of it, it holds {found}");
     }
     differences
-}
-
-fn own_now() -> i64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    i64::try_from(since_epoch.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
 }

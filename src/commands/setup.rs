@@ -32,6 +32,13 @@ pub struct SlsSettings {
     pub ca_certificates: Vec<Vec<u8>>,
 }
 
+impl SlsSettings {
+    /// The project and where it is: what a probe of the service holds for.
+    pub fn place(&self) -> String {
+        format!("{} at {}", self.project, self.endpoint.base_url)
+    }
+}
+
 /// How Postgres is reached.
 #[derive(Debug, Clone)]
 pub struct PostgresSettings {
@@ -168,4 +175,10 @@ fn sls_hint(failure: &Failure) -> &'static str {
         }
         _ => "check ALIYUN_SLS_ENDPOINT, the network, and whether a proxy stands in between",
     }
+}
+
+/// This machine's clock, Unix seconds.
+pub fn own_now() -> i64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since_epoch.unwrap_or_default().as_secs()).unwrap_or(i64::MAX)
 }

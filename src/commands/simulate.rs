@@ -1,7 +1,7 @@
 //! `simulate`: the local SLS.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -10,6 +10,7 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output;
 use crate::sim;
 use crate::sim::fault::Fault;
+use crate::sim::service::Service;
 use crate::sim::switch::Switches;
 use crate::wire::sign::Credentials;
 
@@ -26,15 +27,22 @@ pub struct SimulateSettings {
     pub switches: Switches,
     /// What goes wrong from the start.
     pub faults: Vec<Fault>,
+    /// The folder where everything is kept; without one, only memory keeps it.
+    pub data: Option<PathBuf>,
+    /// Where every request is written down.
+    pub request_log: Option<PathBuf>,
+    /// May listen where other machines reach it.
+    pub guards_nothing: bool,
 }
 
 /// Serves until SIGINT or SIGTERM.
 pub async fn simulate(settings: SimulateSettings) -> Result<Exit, Ended> {
     let listen = settings.listen;
-    if !listen.ip().is_loopback() {
+    if !listen.ip().is_loopback() && !settings.guards_nothing {
         let error = anyhow::anyhow!(
-            "{listen} is not this machine alone: the local SLS guards nothing\n\
-             hint: --listen 127.0.0.1:{}",
+            "{listen} is not this machine alone, and anybody who reaches the local SLS can read, \
+             change and break all of it\n\
+             hint: --listen 127.0.0.1:{}, or --i-know-this-guards-nothing",
             listen.port()
         );
         return Err(Ended { exit: Exit::Usage, error });
@@ -43,24 +51,31 @@ pub async fn simulate(settings: SimulateSettings) -> Result<Exit, Ended> {
     let listener =
         listener.with_context(|| format!("listen on {listen}")).or_exit(Exit::Preflight)?;
     let address = listener.local_addr().context("find out the port")?;
-    output::line(&format!("listening on {address}"));
-    let count_only = settings.count_only;
-    tracing::info!(
-        "a local SLS: PutLogs with seqid, shards, cursors, PullLogs, simple searches, signatures V1 \
-         and V4{}",
-        if count_only { "; it counts and stores nothing" } else { "; kept in memory only" },
-    );
-    tracing::info!(
-        "not imitated: SQL, TTL, consumer groups; switches and faults: /_sim/switches, /_sim/faults"
-    );
-    let settings = sim::Settings {
+    let kept = match (&settings.data, settings.count_only) {
+        (Some(folder), _) => format!("kept in {}", folder.display()),
+        (None, true) => "counted, not stored".to_owned(),
+        (None, false) => "kept in memory only".to_owned(),
+    };
+    let service = Service::new(sim::Settings {
         credentials: settings.credentials,
         shards_default: settings.shards,
-        count_only,
+        count_only: settings.count_only,
         switches: settings.switches,
         faults: settings.faults,
-    };
-    sim::serve(listener, settings, interrupted()).await?;
+        data: settings.data,
+        request_log: settings.request_log,
+    });
+    let service = service.or_exit(Exit::Preflight)?;
+    output::line(&format!("listening on {address}"));
+    tracing::info!(
+        "a local SLS: projects, logstores, indexes, shards (split, merge), PutLogs with seqid, \
+         cursors, PullLogs, search, SQL, signatures V1 and V4; what is written is {kept}"
+    );
+    tracing::info!(
+        "not imitated: automatic splitting, PullLogs with a query, x-log-mode, who may do what, and \
+         SLS's own pace; what SLS may do either way is a switch: http://{address}/_sim/switches"
+    );
+    sim::serve(listener, service, interrupted()).await?;
     Ok(Exit::Done)
 }
 

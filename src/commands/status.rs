@@ -102,8 +102,12 @@ fn text(table: Table, account: &Account) -> String {
         0 => String::new(),
         rows => format!(" + {} in the air", count(rows)),
     };
+    let adopted = match account.adopted {
+        0 => String::new(),
+        rows => format!(" + {} adopted by an audit", count(rows)),
+    };
     let mut text = format!(
-        "{table}: {} rows seen = {} in SLS{air} + {} held + {} already + {} gone",
+        "{table}: {} rows seen{adopted} = {} in SLS{air} + {} held + {} already + {} gone",
         count(account.seen),
         count(account.live.saturating_sub(account.in_the_air)),
         count(account.held_rows()),

@@ -1,4 +1,4 @@
-//! The account of a table: rows seen = in live batches + held + already there + gone.
+//! The account of a table: rows seen + adopted = in live batches + held + already there + gone.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +15,8 @@ use crate::record::table::Table;
 pub struct Account {
     /// Rows read, over all passes.
     pub seen: u64,
+    /// Rows of live batches that no pass has seen: an audit found them in SLS.
+    pub adopted: u64,
     /// Rows in live batches.
     pub live: u64,
     /// Those of them that may or may not be in SLS yet.
@@ -47,7 +49,7 @@ impl Account {
 
     /// Whether every row seen is accounted for.
     pub fn is_balanced(&self) -> bool {
-        self.seen == self.live + self.held_rows() + self.already + self.gone
+        self.seen + self.adopted == self.live + self.held_rows() + self.already + self.gone
     }
 }
 
@@ -79,6 +81,7 @@ impl Ledger {
         .with_context(context)?;
         let batches = pg::statement(
             "SELECT coalesce(sum(rows), 0)::int8 AS live, \
+             coalesce(sum(adopted_rows), 0)::int8 AS adopted, \
              coalesce(sum(rows) FILTER (WHERE state = 'intent'), 0)::int8 AS in_the_air, \
              coalesce(sum(raw_bytes), 0)::int8 AS raw_bytes, \
              coalesce(sum(not_json), 0)::int8 AS not_json, count(*) AS batches \
@@ -106,6 +109,7 @@ impl Ledger {
             already: number(&ranges, "already")?,
             gone: number(&ranges, "gone")?,
             late: number(&ranges, "late")?,
+            adopted: number(&batches, "adopted")?,
             live: number(&batches, "live")?,
             in_the_air: number(&batches, "in_the_air")?,
             raw_bytes: number(&batches, "raw_bytes")?,

@@ -125,14 +125,16 @@ impl Ledger {
         Ok(known)
     }
 
-    /// How many batches of the table may or may not be in SLS.
-    pub async fn intents(&self, table: Table) -> anyhow::Result<u64> {
+    /// How many batches of the table may or may not be in SLS, but for those that another living
+    /// process is about to send.
+    pub async fn intents(&self, process: &Process, table: Table) -> anyhow::Result<u64> {
         let mut tx = self.begin().await?;
         let row = pg::statement(
             "SELECT count(*) AS intents FROM sls_backfill.batch \
-             WHERE table_name = $1 AND state = 'intent'",
+             WHERE table_name = $1 AND state = 'intent' AND coalesce(owner, $2) = $2",
         )
         .bind(table.name())
+        .bind(process.id)
         .fetch_one(&mut *tx)
         .await
         .context("count open intents")?;

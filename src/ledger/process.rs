@@ -3,9 +3,11 @@
 //! A lease row, not a session lock: PgBouncer's transaction mode does not keep sessions. A process
 //! that was killed on this machine is seen to be dead at once; elsewhere its lease must run out.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use rand::RngExt as _;
 use sqlx::Row as _;
 use uuid::Uuid;
 
@@ -71,11 +73,17 @@ fn start_of(pid: i64) -> Option<i64> {
     (state != "Z" && state != "X").then_some(started)
 }
 
+/// The timeouts (s) that consumer groups are given, in place of a mark that SLS has no room for:
+/// anything that a consumer might ask for.
+pub const STAMPS: Range<u32> = 300..3900;
+
 /// This process, as it stands in the ledger.
 #[derive(Debug, Clone)]
 pub struct Process {
     pub id: Uuid,
     pub epoch: i64,
+    /// Random, from [`STAMPS`]: tells this process's consumer groups from those of a copy.
+    pub stamp: u32,
 }
 
 /// Another process holds the ledger.
@@ -104,11 +112,12 @@ impl Ledger {
         if let (Some(other), false) = (alive, join) {
             return Err(other.into());
         }
-        let id = Uuid::new_v4();
+        let (id, stamp) = (Uuid::new_v4(), rand::rng().random_range(STAMPS));
         pg::statement(
             "INSERT INTO sls_backfill.process \
-             (id, epoch, host, boot_id, pid, pid_started, joined, version, lease_until) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + make_interval(secs => $9))",
+             (id, epoch, host, boot_id, pid, pid_started, joined, version, lease_until, stamp) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, \
+             clock_timestamp() + make_interval(secs => $9), $10)",
         )
         .bind(id)
         .bind(epoch)
@@ -119,11 +128,12 @@ impl Ledger {
         .bind(join)
         .bind(env!("CARGO_PKG_VERSION"))
         .bind(LEASE.as_secs_f64())
+        .bind(i32::try_from(stamp)?)
         .execute(&mut *tx)
         .await
         .context("enter the ledger")?;
         tx.commit().await.context("enter the ledger")?;
-        Ok(Process { id, epoch })
+        Ok(Process { id, epoch, stamp })
     }
 
     /// Says that the process lives; renews its own lease and those of its ranges. Fails when the

@@ -210,7 +210,7 @@ pub(in crate::ledger) fn sum_of(row: &PgRow) -> anyhow::Result<Sum> {
 }
 
 /// Marks those of `ids` that SLS holds whole and once. A batch that is doubled stays unproved.
-async fn prove(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<()> {
+pub(in crate::ledger) async fn prove(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<()> {
     let proved: Vec<_> = verdicts(tx, ids)
         .await?
         .into_iter()
@@ -228,12 +228,12 @@ async fn prove(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<()> {
     Ok(())
 }
 
-struct Verdict {
-    batch_id: Uuid,
+pub(in crate::ledger) struct Verdict {
+    pub(in crate::ledger) batch_id: Uuid,
     /// What SLS should hold.
     wanted: Sum,
     found: Sum,
-    equal: bool,
+    pub(in crate::ledger) equal: bool,
     /// When it was known what became of it, in microseconds since 1970; `None`: not yet.
     settled_at: Option<i64>,
 }
@@ -258,7 +258,10 @@ pub(in crate::ledger) async fn found(
 
 /// What was found of each batch against what the book wants: a live batch whole and once, any
 /// other not at all.
-async fn verdicts(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<Vec<Verdict>> {
+pub(in crate::ledger) async fn verdicts(
+    tx: &mut Tx,
+    ids: Vec<Uuid>,
+) -> anyhow::Result<Vec<Verdict>> {
     let found = found(tx, ids.clone()).await?;
     let rows = pg::statement(
         "SELECT id, rows::int8 AS rows, digest, 1 AS groups, \

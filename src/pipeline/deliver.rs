@@ -136,7 +136,7 @@ impl Courier<'_> {
                 Then::GiveUp(Outlook::GoOn)
             }
             Next::Never => {
-                tracing::warn!("batch {batch_id}: {failure}; it is halved");
+                tracing::warn!("batch {batch_id}: {failure}; it is divided");
                 Then::GiveUp(Outlook::GoOn)
             }
             Next::Unknown => {

@@ -14,12 +14,18 @@
 //! request in flight can be stored as long as its signature lives, and what is stored need not be
 //! visible at once. All times are SLS's clock.
 
+use std::time::Duration;
+
 use crate::ledger::settle::{OpenBatch, Seen};
 use crate::record::digest::Sum;
 
 /// After so many attempts without an answer a batch is looked for, and, if it is not there, halved:
 /// something may be wrong with it.
 pub const UNKNOWNS_MAX: u32 = 10;
+
+/// Our idea of SLS's clock comes from headers in whole seconds: each of two moments may be off by
+/// one.
+const CLOCK_GRAIN_S: i64 = 2;
 
 /// How long things may take in SLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,17 @@ impl Windows {
     /// A signature is renewed well before it ends.
     pub fn renew_after_s(&self) -> i64 {
         self.signature_life_s * 2 / 3
+    }
+
+    /// How long after the moment from which a batch cannot come any more it can be looked for: all
+    /// that came before is visible then.
+    pub fn look_after_s(&self) -> i64 {
+        self.visible_s + CLOCK_GRAIN_S
+    }
+
+    /// How often a process looks whether others are at work: every minute of SLS's 15.
+    pub fn look_every(&self) -> Duration {
+        Duration::from_millis(self.signature_life_s.unsigned_abs() * 1000 / 15)
     }
 
     /// How long after its signature a request may still be stored.

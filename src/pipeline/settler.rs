@@ -137,26 +137,27 @@ impl Settler {
     /// Settles what can be settled soon; tells what came of it all.
     pub async fn finish(&mut self) -> anyhow::Result<Settled> {
         while !self.stop.is_asked() {
-            self.round().await?;
-            if !self.open.is_empty() {
-                // Nobody else reads any more: what is there already need not be waited for.
-                self.parts.follower.catch_up(&self.stop).await?;
-                self.round().await?;
-            }
+            let ended = self.round().await?;
             let soon = self.parts.client.now() + WAIT_AT_END_S;
             let waits = self.open.len() > self.differing.len()
                 && self.settled.next_at.is_none_or(|at| at <= soon);
-            if !waits || self.is_silent {
+            // What was ended may have left halves.
+            if self.is_silent || !(waits || ended > 0) {
                 break;
             }
-            self.stop.or(tokio::time::sleep(ROUND_EVERY)).await;
+            if ended == 0 {
+                // Nobody else reads any more: what is there already need not be waited for.
+                self.parts.follower.catch_up(&self.stop).await?;
+                self.stop.or(tokio::time::sleep(ROUND_EVERY)).await;
+            }
         }
         self.settled.differ = self.differing.len() as u64;
         self.settled.open = self.open.len() as u64;
         Ok(self.settled)
     }
 
-    async fn round(&mut self) -> anyhow::Result<()> {
+    /// Looks at all open batches once; gives how many of them were ended.
+    async fn round(&mut self) -> anyhow::Result<u32> {
         let SettlerParts { ledger, process, table, client, world, .. } = &self.parts;
         let (world, now) = (*world, client.now());
         let room = u32::try_from(OPEN_MAX.saturating_sub(self.open.len()))?;
@@ -166,7 +167,7 @@ impl Settler {
         }
         if self.open.is_empty() {
             self.settled.next_at = None;
-            return Ok(());
+            return Ok(0);
         }
         let seen = ledger.seen(process, self.open.keys().copied().collect()).await?;
         let (mut due, mut ready, mut next_at) = (Vec::new(), Vec::new(), None);
@@ -180,14 +181,14 @@ impl Settler {
         for (id, batch) in &self.open {
             match over(batch, &seen[id], world, now) {
                 Over::Always => ready.push((*id, Way::Anew)),
-                Over::At(at) if at + world.windows.visible_s <= now => due.push(*id),
+                Over::At(at) if at + world.windows.look_after_s() <= now => due.push(*id),
                 Over::At(_)
                     if is_repeatable(batch, world, now) && !self.unrepeatable.contains(id) =>
                 {
                     ready.push((*id, Way::SameNumber));
                 }
                 Over::At(at) => {
-                    let at = at + world.windows.visible_s;
+                    let at = at + world.windows.look_after_s();
                     next_at = Some(next_at.map_or(at, |next: i64| next.min(at)));
                 }
             }
@@ -198,15 +199,17 @@ impl Settler {
             let missing = self.look_for(due).await?;
             ready.extend(missing.into_iter().map(|id| (id, Way::Anew)));
         }
+        let mut ended = 0;
         for (id, way) in ready {
             if self.stop.is_asked() || self.is_silent {
                 break;
             }
             if let Some(batch) = self.open.remove(&id) {
                 self.end(batch, way).await.with_context(|| format!("settle batch {id}"))?;
+                ended += u32::from(!self.open.contains_key(&id));
             }
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// Reads every shard to its end; gives those of the batches of which nothing is there.

@@ -25,6 +25,13 @@ impl Timestamp {
         Self::from_unix_us(unix_s.saturating_mul(1_000_000))
     }
 
+    /// From a time without a zone, as Python's `isoformat()` prints it; `None` if it is none.
+    pub fn from_isoformat(text: &str) -> Option<Self> {
+        let time: jiff::civil::DateTime = text.parse().ok()?;
+        let zoned = time.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
+        Some(Self::from_unix_us(zoned.timestamp().as_microsecond()))
+    }
+
     /// From Postgres's binary format.
     pub fn from_postgres(us: i64) -> Self {
         Self(us)
@@ -71,6 +78,14 @@ impl std::fmt::Display for Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_python_prints_is_read() {
+        let time = |text| Timestamp::from_isoformat(text).map(|time| time.to_string());
+        assert_eq!(time("2024-05-06T07:08:09").as_deref(), Some("2024-05-06T07:08:09Z"));
+        assert_eq!(time("2024-05-06T07:08:10.250000").as_deref(), Some("2024-05-06T07:08:10.25Z"));
+        assert_eq!(time(""), None);
+    }
 
     #[test]
     fn postgres_values_come_back() {

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::header::{HeaderName, HeaderValue};
 use serde_json::Value;
 
-use crate::wire::compression::Lz4;
+use crate::sim::compression::Compression;
 use crate::wire::error_body::ErrorBody;
 
 /// The body of every answer: whole in memory, or made piece by piece while it is sent. Cut, the
@@ -43,17 +43,17 @@ impl Answer {
         answer
     }
 
-    /// 200 with `raw` compressed as one LZ4 block if `lz4`; `x-log-bodyrawsize` tells its size.
-    pub fn compressible(content_type: &str, raw: Vec<u8>, lz4: bool) -> Self {
-        let raw_size = raw.len().to_string();
+    /// 200 with `raw`, compressed; `x-log-bodyrawsize` tells its size before.
+    pub fn compressible(content_type: &str, raw: Vec<u8>, compression: Compression) -> Self {
         // The SDKs take a raw size of zero for an empty body, whatever the compression.
-        let lz4 = lz4 && !raw.is_empty();
-        let body = if lz4 { Lz4::default().compress(&raw) } else { raw.into() };
-        let mut answer = Self::bytes(content_type, body).with("x-log-bodyrawsize", raw_size);
-        if lz4 {
-            answer = answer.with("x-log-compresstype", "lz4");
+        let compression = if raw.is_empty() { Compression::None } else { compression };
+        let raw_size = raw.len().to_string();
+        let answer = Self::bytes(content_type, compression.compress(raw))
+            .with("x-log-bodyrawsize", raw_size);
+        match compression {
+            Compression::None => answer,
+            _ => answer.with("x-log-compresstype", compression.name()),
         }
-        answer
     }
 
     /// The same answer with one more header.
@@ -136,13 +136,17 @@ pub const TIME_OUT_OF_RANGE: &str = "The post data time is out of range";
 /// SLS's error codes, named exactly as they stand in an error body.
 ///
 /// From aliyun's PutLogs and "Common error codes" pages and the SDKs' constants. Not from there:
-/// `UnsupportedOperation` (what this simulator does not imitate), and the status of
-/// `InvalidSequenceId`, which no page gives.
+/// `UnsupportedOperation` (what this simulator does not imitate), the status of
+/// `InvalidSequenceId`, which no page gives, and that too many consumer groups are a
+/// `ProjectQuotaExceed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Code {
+    ConsumerGroupAlreadyExist,
+    ConsumerGroupNotExist,
     IndexAlreadyExist,
     IndexConfigNotExist,
     IndexInfoInvalid,
+    InternalServerError,
     InvalidAPIVersion,
     InvalidAccessKeyId,
     InvalidBodyRawSize,
@@ -154,9 +158,12 @@ pub enum Code {
     InvalidKey,
     InvalidSequenceId,
     InvalidSignatureMethod,
+    InvalidTimestamp,
+    JsonInfoInvalid,
     LogStoreAlreadyExist,
     LogStoreInfoInvalid,
     LogStoreNotExist,
+    LogStoreWithoutShard,
     MissAccessKeyId,
     MissingAPIVersion,
     MissingBodyRawSize,
@@ -191,9 +198,13 @@ impl Code {
             | Self::ShardReadQuotaExceed
             | Self::ShardWriteQuotaExceed
             | Self::WriteQuotaExceed => 403,
-            Self::LogStoreNotExist | Self::ProjectNotExist | Self::UnsupportedOperation => 404,
+            Self::ConsumerGroupNotExist
+            | Self::LogStoreNotExist
+            | Self::ProjectNotExist
+            | Self::UnsupportedOperation => 404,
             Self::MissingContentLength => 411,
             Self::InvalidContentType => 415,
+            Self::InternalServerError => 500,
             _ => 400,
         }
     }

@@ -94,6 +94,13 @@ pub enum Action {
     Html,
 }
 
+impl Action {
+    /// As it is ordered.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("an action is plain values")
+    }
+}
+
 /// An error as SLS answers one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -8,6 +8,7 @@ use hyper::Method;
 use hyper::body::{Body as _, Incoming};
 
 use crate::sim::answer::{Code, Refusal};
+use crate::sim::compression::Compression;
 
 /// The largest body that is read at all. PutLogs allows 10 MB uncompressed; more is read only to
 /// answer it in SLS's words instead of cutting the connection.
@@ -17,6 +18,8 @@ pub const BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub struct Request {
     pub method: Method,
+    /// Path and query as they were sent, not decoded.
+    pub target: String,
     /// The path as it was sent, not decoded.
     pub path: String,
     /// The path's parts, decoded.
@@ -41,13 +44,6 @@ impl Request {
     pub async fn read(incoming: hyper::Request<Incoming>) -> Result<Self, ReadError> {
         let (parts, body) = incoming.into_parts();
         let body = read_body(body).await?;
-        let path = parts.uri.path().to_owned();
-        let invalid = |what: &str| {
-            ReadError::Refused(Refusal::new(Code::ParameterInvalid, format!("malformed {what}")))
-        };
-        let segments = decode_path(&path).ok_or_else(|| invalid("path"))?;
-        let query = decode_query(parts.uri.query().unwrap_or_default())
-            .ok_or_else(|| invalid("query string"))?;
         let mut headers: Vec<_> = parts
             .headers
             .iter()
@@ -60,7 +56,27 @@ impl Request {
         {
             headers.push(("host".to_owned(), authority.to_string()));
         }
-        Ok(Self { method: parts.method, path, segments, query, headers, body })
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        Self::new(parts.method, target, headers, body).map_err(ReadError::Refused)
+    }
+
+    /// A request for `target`, a path and perhaps a query, both encoded. Names of `headers` are in
+    /// lower case.
+    ///
+    /// Fails if the encoding is malformed.
+    pub fn new(
+        method: Method,
+        target: &str,
+        headers: Vec<(String, String)>,
+        body: Bytes,
+    ) -> Result<Self, Refusal> {
+        let invalid =
+            |what: &str| Refusal::new(Code::ParameterInvalid, format!("malformed {what}"));
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let segments = decode_path(path).ok_or_else(|| invalid("path"))?;
+        let query = decode_query(query).ok_or_else(|| invalid("query string"))?;
+        let (path, target) = (path.to_owned(), target.to_owned());
+        Ok(Self { method, target, path, segments, query, headers, body })
     }
 
     /// The value of header `name`, which is given in lower case.
@@ -85,11 +101,9 @@ impl Request {
         Ok(host.split('.').next().unwrap_or(host))
     }
 
-    /// Whether the client takes answers in LZ4.
-    pub fn accepts_lz4(&self) -> bool {
-        self.header("accept-encoding").is_some_and(|accepted| {
-            accepted.split(',').any(|name| name.trim().eq_ignore_ascii_case("lz4"))
-        })
+    /// The compression that the client would like best.
+    pub fn accepted_compression(&self) -> Compression {
+        Compression::accepted(self.header("accept-encoding").unwrap_or_default())
     }
 }
 
@@ -160,15 +174,8 @@ fn decode(text: &str, plus_is_space: bool) -> Option<String> {
 impl Request {
     /// A GET of `target` with `headers`, for tests of what judges requests.
     pub fn for_test(target: &str, headers: &[(&str, &str)], body: &'static [u8]) -> Self {
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        Self {
-            method: Method::GET,
-            path: path.to_owned(),
-            segments: decode_path(path).unwrap(),
-            query: decode_query(query).unwrap(),
-            headers: headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
-            body: Bytes::from_static(body),
-        }
+        let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Self::new(Method::GET, target, headers, Bytes::from_static(body)).unwrap()
     }
 }
 

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use crate::sim::answer::{Answer, Code, Refusal};
-use crate::sim::clock::Moment;
 use crate::sim::http::Request;
 use crate::sim::store::Project;
-use crate::sim::store::shard::{From, Scene, Shard, decode_cursor, encode_cursor};
+use crate::sim::store::shard::{From, Shard, View, decode_cursor, encode_cursor};
+use crate::sim::switch::Switches;
 
 /// The most groups in one answer (aliyun, PullLogs: count is 0 to 1000).
 const GROUPS_MAX: usize = 1000;
@@ -14,7 +14,7 @@ const GROUPS_MAX: usize = 1000;
 /// The tag of `LogGroupList.LogGroups`: field 1, length-delimited.
 const LOG_GROUPS: u8 = 0x0a;
 
-pub fn get_cursor(shard: &Shard, request: &Request, moment: Moment) -> Result<Answer, Refusal> {
+pub fn get_cursor(shard: &Shard, request: &Request, view: View) -> Result<Answer, Refusal> {
     let from = match request.param("from").unwrap_or_default() {
         "begin" => From::Begin,
         "end" => From::End,
@@ -22,15 +22,11 @@ pub fn get_cursor(shard: &Shard, request: &Request, moment: Moment) -> Result<An
             invalid(format!("from={text} is neither begin nor end nor a Unix time"))
         })?),
     };
-    Ok(Answer::json(&json!({"cursor": encode_cursor(shard.cursor(from, moment))})))
+    Ok(Answer::json(&json!({"cursor": encode_cursor(shard.cursor(from, view))})))
 }
 
-pub fn get_cursor_time(
-    shard: &Shard,
-    request: &Request,
-    moment: Moment,
-) -> Result<Answer, Refusal> {
-    let time_s = shard.cursor_time(cursor(request)?, moment)?;
+pub fn get_cursor_time(shard: &Shard, request: &Request, view: View) -> Result<Answer, Refusal> {
+    let time_s = shard.cursor_time(cursor(request)?, view)?;
     Ok(Answer::json(&json!({"cursor_time": time_s})))
 }
 
@@ -39,7 +35,8 @@ pub fn pull_logs(
     project: &Project,
     shard: &Shard,
     request: &Request,
-    scene: Scene<'_>,
+    view: View,
+    switches: &Switches,
 ) -> Result<Answer, Refusal> {
     let cursor = cursor(request)?;
     // The Rust SDK writes `endCursor`, all others `end_cursor`.
@@ -54,8 +51,8 @@ pub fn pull_logs(
     if request.param("query").is_some_and(|query| !query.is_empty()) {
         return Err(invalid("PullLogs with a query is not imitated".to_owned()));
     }
-    project.quota().read(scene.moment, scene.switches)?;
-    let pulled = shard.pull(cursor, end, count, scene)?;
+    project.quota().read(view.moment, switches)?;
+    let pulled = shard.pull(cursor, end, count, view, switches)?;
     let size: usize = pulled.groups.iter().map(|group| group.len() + 11).sum();
     let mut raw = Vec::with_capacity(size);
     for group in &pulled.groups {
@@ -63,9 +60,10 @@ pub fn pull_logs(
         prost::encode_length_delimiter(group.len(), &mut raw).expect("a Vec grows as needed");
         raw.extend_from_slice(group);
     }
-    let answer = Answer::compressible("application/x-protobuf", raw, request.accepts_lz4())
-        .with("x-log-count", pulled.groups.len().to_string())
-        .with("x-log-cursor", encode_cursor(pulled.next));
+    let answer =
+        Answer::compressible("application/x-protobuf", raw, request.accepted_compression())
+            .with("x-log-count", pulled.groups.len().to_string())
+            .with("x-log-cursor", encode_cursor(pulled.next));
     if pulled.groups.is_empty() {
         return Ok(answer);
     }

@@ -1,60 +1,60 @@
 //! PutLogs: judges a body as SLS does and appends it, whole or not at all.
 
-use bytes::Bytes;
-use prost::Message as _;
+pub mod judge;
 
 use crate::sim::admin::hash_key;
-use crate::sim::answer::{Code, Refusal, TIME_OUT_OF_RANGE};
+use crate::sim::answer::{Code, Refusal};
+use crate::sim::compression::{Compression, Damaged};
 use crate::sim::http::Request;
+use crate::sim::put::judge::judge;
 use crate::sim::store::logstore::{Logstore, Target};
 use crate::sim::store::shard::{Scene, Write};
-use crate::sim::switch::{BigValues, LogTime, Switches};
-use crate::wire::compression::lz4_decompress;
-use crate::wire::log_group::LogGroupView;
-use crate::wire::proto;
-
-/// How old a log may be for `log_time` to let it pass, and how new (aliyun, PutLogs of 2021: -168
-/// hours to +15 minutes).
-const LOG_AGE_S_MAX: i64 = 7 * 86_400;
-const LOG_AHEAD_S_MAX: i64 = 900;
-
-/// The largest value that `big_values` lets pass (aliyun, PutLogs: not over 1 MB advised).
-const VALUE_BYTES_MAX: usize = 1024 * 1024;
+use crate::sim::switch::Switches;
+use bytes::Bytes;
 
 /// What a request added.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stored {
+    /// Where it was appended.
+    pub shard: u32,
     pub logs: usize,
     pub raw_bytes: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Compression {
-    None,
-    Lz4,
+/// In which way PutLogs is served.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    /// By hash key.
+    pub routed: bool,
+    /// Nothing is decoded and no log is stored; only sequence numbers are kept.
+    pub count_only: bool,
+    /// Where a group without hash key goes, instead of taking turns: when it is served again.
+    pub shard: Option<u32>,
 }
 
-/// Serves PutLogs. `routed` is the form that names a hash key. With `count_only` nothing is decoded
-/// and no log is stored; only sequence numbers are kept.
+/// Serves PutLogs.
 pub fn put_logs(
     logstore: &Logstore,
     request: &Request,
-    routed: bool,
-    count_only: bool,
+    manner: Manner,
     scene: Scene<'_>,
 ) -> Result<Stored, Refusal> {
-    let target = if routed { routed_target(request)? } else { Target::Balanced };
+    let target = match manner.shard {
+        _ if manner.routed => routed_target(request)?,
+        Some(shard) => Target::Shard(shard),
+        None => Target::Balanced,
+    };
     let (compression, raw_size) = envelope(request, scene.switches)?;
     let mut write = Write { raw_bytes: raw_size as u64, ..Write::default() };
     let mut logs = 0;
-    if count_only {
+    if manner.count_only {
         check_size(&request.body, compression, raw_size)?;
     } else {
         let raw = decompress(&request.body, compression, raw_size)?;
         (write.groups, logs) = judge(raw, scene)?;
     }
-    logstore.append(target, write, scene)?;
-    Ok(Stored { logs, raw_bytes: raw_size })
+    let shard = logstore.append(target, write, scene)?;
+    Ok(Stored { shard, logs, raw_bytes: raw_size })
 }
 
 /// The shard and number that `key` and `seqid` ask for.
@@ -82,10 +82,9 @@ fn envelope(request: &Request, switches: &Switches) -> Result<(Compression, usiz
     if compression.is_some_and(|name| switches.compression_refused.iter().any(|no| no == name)) {
         return refuse(Code::InvalidCompressType, "this compression is not taken");
     }
-    let compression = match compression {
-        None => Compression::None,
-        Some("lz4") => Compression::Lz4,
-        Some(_) => return refuse(Code::InvalidCompressType, "only lz4 or no compression is taken"),
+    let Some(compression) = compression.map_or(Some(Compression::None), Compression::of_name)
+    else {
+        return refuse(Code::InvalidCompressType, "only lz4, zstd, deflate or none is taken");
     };
     let Some(raw_size) = request.header("x-log-bodyrawsize") else {
         return refuse(Code::MissingBodyRawSize, "x-log-bodyrawsize is required");
@@ -100,34 +99,25 @@ fn envelope(request: &Request, switches: &Switches) -> Result<(Compression, usiz
     Ok((compression, raw_size))
 }
 
-/// The body before compression; not copied if it was not compressed.
 fn decompress(body: &Bytes, compression: Compression, raw_size: usize) -> Result<Bytes, Refusal> {
-    match compression {
+    compression.decompress(body, raw_size).map_err(|damaged| match compression {
         Compression::None => {
-            check_size(body, compression, raw_size)?;
-            Ok(body.clone())
+            let message = format!("the body has {} bytes, not {raw_size}", body.len());
+            Refusal::new(Code::InvalidBodyRawSize, message)
         }
-        Compression::Lz4 => {
-            let raw = lz4_decompress(body, raw_size);
-            raw.map(Bytes::from)
-                .map_err(|error| Refusal::new(Code::PostBodyUncompressError, error.to_string()))
-        }
-    }
+        _ => Refusal::new(Code::PostBodyUncompressError, damaged.to_string()),
+    })
 }
 
-/// Checks that `body` has `raw_size` bytes before compression, without decompressing it.
-fn check_size(body: &[u8], compression: Compression, raw_size: usize) -> Result<(), Refusal> {
-    match compression {
-        Compression::None if body.len() != raw_size => {
-            let message = format!("the body has {} bytes, not {raw_size}", body.len());
-            Err(Refusal::new(Code::InvalidBodyRawSize, message))
-        }
-        Compression::Lz4 if lz4_size(body) != Some(raw_size) => {
-            let message = "the body is not an LZ4 block of the announced size";
-            Err(Refusal::new(Code::PostBodyUncompressError, message))
-        }
-        _ => Ok(()),
+/// Checks that `body` has `raw_size` bytes before compression; LZ4 without decompressing it.
+fn check_size(body: &Bytes, compression: Compression, raw_size: usize) -> Result<(), Refusal> {
+    if compression != Compression::Lz4 {
+        return decompress(body, compression, raw_size).map(drop);
     }
+    if lz4_size(body) == Some(raw_size) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::PostBodyUncompressError, Damaged.to_string()))
 }
 
 /// How many bytes an LZ4 block holds, from its sequences' lengths alone; `None` if it is cut short.
@@ -166,204 +156,11 @@ fn lz4_length(nibble: u8, block: &mut &[u8]) -> Option<usize> {
     Some(length)
 }
 
-/// Judges a LogGroup as SLS does; gives the groups to store and how many logs they have.
-fn judge(raw: Bytes, scene: Scene<'_>) -> Result<(Vec<Bytes>, usize), Refusal> {
-    let switches = scene.switches;
-    let now_s = scene.moment.unix_s();
-    let group = check_group(&raw, switches)?;
-    let in_range = |time_s: i64| (-LOG_AGE_S_MAX..=LOG_AHEAD_S_MAX).contains(&(time_s - now_s));
-    let all_in_range = || group.logs.iter().all(|log| in_range(log.time.into()));
-    let drops = match switches.log_time {
-        LogTime::Refuse if !all_in_range() => {
-            return Err(Refusal::new(Code::PostBodyInvalid, TIME_OUT_OF_RANGE));
-        }
-        LogTime::Drop => !all_in_range(),
-        _ => false,
-    };
-    let is_big = |value: &str| value.len() > VALUE_BYTES_MAX;
-    let has_big = || {
-        let mut contents = group.logs.iter().flat_map(|log| &log.contents);
-        contents.any(|content| is_big(&content.value))
-    };
-    let truncates = match switches.big_values {
-        BigValues::Refuse if has_big() => {
-            return Err(Refusal::new(Code::PostBodyInvalid, "a value is over 1 MB"));
-        }
-        BigValues::Truncate => has_big(),
-        _ => false,
-    };
-    let splits = switches.split_groups_ms.is_some() && group.logs.len() > 1;
-    if !drops && !truncates && !splits {
-        return Ok((vec![raw], group.logs.len()));
-    }
-    let mut group = group;
-    if drops {
-        group.logs.retain(|log| in_range(log.time.into()));
-    }
-    for content in group.logs.iter_mut().flat_map(|log| &mut log.contents) {
-        if truncates && is_big(&content.value) {
-            content.value.truncate(content.value.floor_char_boundary(VALUE_BYTES_MAX));
-        }
-    }
-    let logs = group.logs.len();
-    if logs == 0 {
-        return Ok((Vec::new(), 0));
-    }
-    if !splits || logs == 1 {
-        return Ok((vec![group.encode_to_vec().into()], logs));
-    }
-    let second = proto::LogGroup { logs: group.logs.split_off(logs / 2), ..group.clone() };
-    Ok((vec![group.encode_to_vec().into(), second.encode_to_vec().into()], logs))
-}
-
-/// Refuses what is no LogGroup, and logs that SLS would not take at any time.
-///
-/// The view sees missing required fields, which prost takes for defaults. prost sees the fields
-/// that the view passes over, and is not the code that wrote the group.
-fn check_group(raw: &[u8], switches: &Switches) -> Result<proto::LogGroup, Refusal> {
-    let invalid = |what: String| Refusal::new(Code::PostBodyInvalid, what);
-    let group = LogGroupView::parse(raw).map_err(|error| invalid(error.to_string()))?;
-    if group.logs.iter().any(|log| log.time.is_none()) {
-        return Err(invalid("a log has no Time".to_owned()));
-    }
-    if group.logs.len() > switches.logs_max {
-        let message = format!("{} logs are more than {}", group.logs.len(), switches.logs_max);
-        return Err(Refusal::new(Code::PostBodyTooLarge, message));
-    }
-    let pairs = || group.tags.iter().chain(group.logs.iter().flat_map(|log| &log.contents));
-    let mut texts = [group.topic, group.source]
-        .into_iter()
-        .flatten()
-        .chain(pairs().flat_map(|(k, v)| [*k, *v]));
-    if texts.any(|text| std::str::from_utf8(text).is_err()) {
-        let message = "Non-UTF8 characters are in logs.";
-        return Err(Refusal::new(Code::InvalidEncoding, message));
-    }
-    let mut keys = Vec::new();
-    for log in &group.logs {
-        keys.clear();
-        keys.extend(log.contents.iter().map(|(key, _)| *key));
-        keys.sort_unstable();
-        if keys.first().is_some_and(|key| key.is_empty()) {
-            return Err(Refusal::new(Code::InvalidKey, "a key is empty"));
-        }
-        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
-            let message = format!("key {} stands twice in a log", String::from_utf8_lossy(pair[0]));
-            return Err(Refusal::new(Code::InvalidKey, message));
-        }
-    }
-    proto::LogGroup::decode(raw).map_err(|error| invalid(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::clock::Moment;
-    use crate::sim::switch::LOGS_MAX;
     use crate::wire::compression::Lz4;
-    use crate::wire::log_group::LogGroupWriter;
     use proptest::prelude::*;
-
-    fn group(contents: &[(&str, &[u8])], logs: usize) -> Vec<u8> {
-        let mut writer = LogGroupWriter::default();
-        for _ in 0..logs {
-            writer.begin_log(1, 0);
-            for (key, value) in contents {
-                writer.field(key, value);
-            }
-            writer.end_log();
-        }
-        writer.bytes().to_vec()
-    }
-
-    fn count(raw: &[u8]) -> Result<usize, String> {
-        let group = check_group(raw, &Switches::default());
-        group.map(|group| group.logs.len()).map_err(|refusal| refusal.code)
-    }
-
-    fn code(raw: &[u8]) -> String {
-        count(raw).err().unwrap_or_default()
-    }
-
-    const NOW_S: i64 = 1_800_000_000;
-
-    /// What is stored of a group with logs of these times and one value each.
-    fn judged(logs: &[(i64, &str)], switches: &Switches) -> Result<Vec<proto::LogGroup>, Refusal> {
-        let mut writer = LogGroupWriter::default();
-        for (time_s, value) in logs {
-            writer.begin_log(u32::try_from(*time_s).unwrap(), 0);
-            writer.field("a", value.as_bytes());
-            writer.end_log();
-        }
-        writer.finish(Some("topic"), Some("source"), &[("tag", "1")]);
-        let raw = Bytes::copy_from_slice(writer.bytes());
-        let (groups, _) = judge(raw, Scene { moment: Moment::at(NOW_S), switches })?;
-        Ok(groups.iter().map(|raw| proto::LogGroup::decode(raw.as_ref()).unwrap()).collect())
-    }
-
-    fn times(groups: &[proto::LogGroup]) -> Vec<Vec<i64>> {
-        let of_group = |logs: &[proto::Log]| logs.iter().map(|log| log.time.into()).collect();
-        groups.iter().map(|group| of_group(&group.logs)).collect()
-    }
-
-    #[test]
-    fn log_times_out_of_range_are_accepted_refused_or_dropped() {
-        let (old, new) = (NOW_S - LOG_AGE_S_MAX, NOW_S + LOG_AHEAD_S_MAX);
-        let logs = [(old - 1, "x"), (old, "x"), (new, "x"), (new + 1, "x")];
-        let with = |log_time| Switches { log_time, ..Switches::default() };
-        let accepted = judged(&logs, &with(LogTime::Accept)).unwrap();
-        assert_eq!(times(&accepted), [[old - 1, old, new, new + 1]]);
-        let refusal = judged(&logs, &with(LogTime::Refuse)).unwrap_err();
-        assert_eq!(refusal.message, TIME_OUT_OF_RANGE);
-        assert!(judged(&logs[1..3], &with(LogTime::Refuse)).is_ok());
-        let dropped = judged(&logs, &with(LogTime::Drop)).unwrap();
-        assert_eq!(times(&dropped), [[old, new]]);
-        assert_eq!(dropped[0].log_tags.len(), 1);
-        assert!(judged(&logs[..1], &with(LogTime::Drop)).unwrap().is_empty());
-    }
-
-    #[test]
-    fn values_over_1_mb_are_stored_truncated_or_refused() {
-        let big = format!("{}é", "x".repeat(VALUE_BYTES_MAX - 1));
-        let value = |big_values| {
-            let switches = Switches { big_values, ..Switches::default() };
-            let groups = judged(&[(NOW_S, &big)], &switches);
-            groups.map(|groups| groups[0].logs[0].contents[0].value.len())
-        };
-        assert_eq!(value(BigValues::Store), Ok(VALUE_BYTES_MAX + 1));
-        assert_eq!(value(BigValues::Truncate), Ok(VALUE_BYTES_MAX - 1), "whole characters");
-        assert_eq!(value(BigValues::Refuse).unwrap_err().code, "PostBodyInvalid");
-        let switches = Switches { big_values: BigValues::Refuse, ..Switches::default() };
-        assert!(judged(&[(NOW_S, &big[..VALUE_BYTES_MAX - 1])], &switches).is_ok());
-    }
-
-    #[test]
-    fn a_group_is_split_into_halves_with_the_same_tags() {
-        let switches = Switches { split_groups_ms: Some(0), ..Switches::default() };
-        let groups = judged(&[(1, "a"), (2, "b"), (3, "c")], &switches).unwrap();
-        assert_eq!(times(&groups), [vec![1], vec![2, 3]]);
-        assert_eq!(groups[0].log_tags, groups[1].log_tags);
-        assert_eq!(groups[1].source.as_deref(), Some("source"));
-        assert_eq!(judged(&[(1, "a")], &switches).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn each_fault_of_a_group_has_its_code() {
-        assert_eq!(count(&group(&[("a", b"1"), ("b", b"")], 2)), Ok(2));
-        assert_eq!(count(b""), Ok(0));
-        assert_eq!(code(b"not protobuf"), "PostBodyInvalid");
-        assert_eq!(code(&[0x0a, 0]), "PostBodyInvalid", "a log without time");
-        // A log with a time and a content that has a key only.
-        assert_eq!(code(&[0x0a, 7, 8, 1, 0x12, 3, 0x0a, 1, b'k']), "PostBodyInvalid");
-        // Category as a number: only prost looks at it.
-        assert_eq!(code(&[0x10, 1]), "PostBodyInvalid");
-        assert_eq!(code(&group(&[("a", b"\xff")], 1)), "InvalidEncoding");
-        assert_eq!(code(&[0x1a, 1, 0xff]), "InvalidEncoding", "topic");
-        assert_eq!(code(&group(&[("", b"1")], 1)), "InvalidKey");
-        assert_eq!(code(&group(&[("a", b"1"), ("b", b"2"), ("a", b"1")], 1)), "InvalidKey");
-        assert_eq!(count(&group(&[], LOGS_MAX)), Ok(LOGS_MAX));
-        assert_eq!(code(&group(&[], LOGS_MAX + 1)), "PostBodyTooLarge");
-    }
 
     #[test]
     fn a_hash_key_has_32_digits() {
@@ -402,7 +199,6 @@ mod tests {
         #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = lz4_size(&body);
-            let _ = check_group(&body, &Switches::default());
         }
     }
 }

@@ -15,6 +15,7 @@ pub enum Route<'a> {
     CreateLogstore,
     ListLogstores,
     DeleteLogstore { logstore: &'a str },
+    Group { logstore: &'a str, call: GroupCall<'a> },
     Logstore { logstore: &'a str, call: LogstoreCall },
     Shard { logstore: &'a str, shard: &'a str, call: ShardCall },
 }
@@ -35,6 +36,18 @@ pub enum LogstoreCall {
     GetLogs,
     GetLogsV2,
     GetHistograms,
+    CreateDeleteTask,
+    ListDeleteTasks,
+    GetDeleteTask,
+    DeleteLogs,
+}
+
+/// About consumer groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupCall<'a> {
+    Create,
+    List,
+    Delete(&'a str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +75,12 @@ impl<'a> Route<'a> {
             [] if method == Method::DELETE => Self::DeleteProject,
             ["logstores"] if method == Method::POST => Self::CreateLogstore,
             ["logstores"] if method == Method::GET => Self::ListLogstores,
+            // The next cursor alone (aliyun, PullLogs).
+            ["logstores", logstore, "shards", shard]
+                if method == Method::HEAD && matches!(kind, Some("log" | "logs")) =>
+            {
+                Self::Shard { logstore, shard, call: ShardCall::PullLogs }
+            }
             ["logstores", logstore, "shards", shard] if method == Method::GET => {
                 let call = match kind {
                     Some("cursor") => ShardCall::GetCursor,
@@ -80,6 +99,15 @@ impl<'a> Route<'a> {
                     _ => return unknown(),
                 };
                 Self::Shard { logstore, shard, call }
+            }
+            ["logstores", logstore, "consumergroups"] if method == Method::POST => {
+                Self::Group { logstore, call: GroupCall::Create }
+            }
+            ["logstores", logstore, "consumergroups"] if method == Method::GET => {
+                Self::Group { logstore, call: GroupCall::List }
+            }
+            ["logstores", logstore, "consumergroups", group] if method == Method::DELETE => {
+                Self::Group { logstore, call: GroupCall::Delete(group) }
             }
             ["logstores", logstore] if method == Method::DELETE => {
                 Self::DeleteLogstore { logstore }
@@ -109,10 +137,17 @@ impl<'a> Route<'a> {
         }
     }
 
+    /// Whether a call by `method` may change something that is kept.
+    pub fn changes(&self, method: &Method) -> bool {
+        let reads = method == Method::GET || method == Method::HEAD;
+        !reads && self.kind() != Kind::Search
+    }
+
     /// The logstore that it is about, if it is about one.
     pub fn logstore(&self) -> Option<&'a str> {
         match *self {
             Self::DeleteLogstore { logstore }
+            | Self::Group { logstore, .. }
             | Self::Logstore { logstore, .. }
             | Self::Shard { logstore, .. } => Some(logstore),
             _ => None,
@@ -125,6 +160,10 @@ fn logstore_call(method: &Method, rest: &[&str], kind: Option<&str>) -> Option<L
         ("GET", [], None) => LogstoreCall::Get,
         ("GET", [], Some("log")) => LogstoreCall::GetLogs,
         ("GET", [], Some("histogram")) => LogstoreCall::GetHistograms,
+        ("POST", ["deletelogtasks"], _) => LogstoreCall::CreateDeleteTask,
+        ("GET", ["deletelogtasks"], _) => LogstoreCall::ListDeleteTasks,
+        ("GET", ["deletelogtasks", _], _) => LogstoreCall::GetDeleteTask,
+        ("POST", ["deletelogs"], _) => LogstoreCall::DeleteLogs,
         ("PUT", [], _) => LogstoreCall::Update,
         ("POST", ["logs"], _) => LogstoreCall::GetLogsV2,
         ("POST", ["index"], _) => LogstoreCall::CreateIndex,
@@ -147,6 +186,7 @@ mod tests {
     fn every_call_has_its_route() {
         let shard = |call| Route::Shard { logstore: "a", shard: "0", call };
         let logstore = |call| Route::Logstore { logstore: "a", call };
+        let group = |call| Route::Group { logstore: "a", call };
         for (method, target, wanted) in [
             (Method::POST, "/", Some(Route::CreateProject)),
             (Method::GET, "/", Some(Route::GetProject)),
@@ -163,6 +203,8 @@ mod tests {
             (Method::GET, "/logstores/a/shards", Some(logstore(LogstoreCall::ListShards))),
             (Method::GET, "/logstores/a/shards/0?type=cursor", Some(shard(ShardCall::GetCursor))),
             (Method::GET, "/logstores/a/shards/0?type=log", Some(shard(ShardCall::PullLogs))),
+            (Method::HEAD, "/logstores/a/shards/0?type=log", Some(shard(ShardCall::PullLogs))),
+            (Method::HEAD, "/logstores/a/shards/0?type=cursor", None),
             (Method::GET, "/logstores/a/shards/0", None),
             (Method::POST, "/logstores/a/shards/0", None),
             (Method::POST, "/logstores/a/shards/0?action=split", Some(shard(ShardCall::Split))),
@@ -170,6 +212,10 @@ mod tests {
             (Method::POST, "/logstores/a/shards/0?action=fold", None),
             (Method::DELETE, "/", Some(Route::DeleteProject)),
             (Method::DELETE, "/logstores/a/index", Some(logstore(LogstoreCall::DeleteIndex))),
+            (Method::POST, "/logstores/a/consumergroups", Some(group(GroupCall::Create))),
+            (Method::GET, "/logstores/a/consumergroups", Some(group(GroupCall::List))),
+            (Method::DELETE, "/logstores/a/consumergroups/g", Some(group(GroupCall::Delete("g")))),
+            (Method::GET, "/logstores/a/consumergroups/g", None),
             (Method::DELETE, "/logstores/a", Some(Route::DeleteLogstore { logstore: "a" })),
             (Method::GET, "/machinegroups", None),
             (Method::PATCH, "/", None),
@@ -186,6 +232,9 @@ mod tests {
         assert_eq!(shard(ShardCall::GetCursorTime).kind(), Kind::Cursor);
         assert_eq!(logstore(LogstoreCall::Get).kind(), Kind::Admin);
         assert_eq!(logstore(LogstoreCall::GetLogsV2).kind(), Kind::Search);
+        assert!(!logstore(LogstoreCall::GetLogsV2).changes(&Method::POST));
+        assert!(logstore(LogstoreCall::Update).changes(&Method::PUT));
+        assert!(!logstore(LogstoreCall::Get).changes(&Method::GET));
         assert_eq!(shard(ShardCall::Split).kind(), Kind::Admin);
     }
 }

@@ -1,18 +1,24 @@
-//! GetLogs and GetHistograms: search without SQL, by scanning every group.
+//! GetLogs in both versions, with search alone or SQL behind it, and GetHistograms.
 //!
-//! As with SLS, times are those of the logs, and only what was written after the index was made is
-//! found. Answers are always complete.
+//! ```text
+//! query = search [ "|" SQL ]      search → found: which logs → a page of them, or sql: rows
+//! ```
 
+pub mod found;
 pub mod matching;
 pub mod query;
+pub mod state;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Answer, Code, Refusal};
 use crate::sim::http::Request;
-use crate::sim::search::matching::Matcher;
+use crate::sim::search::found::{Found, Place, Wanted};
+use crate::sim::sql;
 use crate::sim::store::logstore::Logstore;
+use crate::sim::store::shard::Scene;
+use crate::sim::switch::PlainSql;
 use crate::wire::log_group::{LogGroupView, LogView};
 
 /// A page of a search without SQL has at most so many logs (aliyun, GetLogs).
@@ -20,6 +26,9 @@ const LINES_MAX: u32 = 100;
 
 /// How many buckets a histogram may have; this simulator's own limit.
 const BUCKETS_MAX: i64 = 10_000;
+
+/// How much of a query an answer's header repeats: Python's HTTP client takes 64 KB in a line.
+const HEADER_CHARS_MAX: usize = 4096;
 
 /// What to look for: the parameters of GetLogs in both versions.
 #[derive(Debug, Deserialize)]
@@ -43,61 +52,81 @@ fn lines_default() -> u32 {
     LINES_MAX
 }
 
-/// Where a found log is: sorted, it is in the order of times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Found {
-    time_s: u32,
-    shard: u32,
-    group: usize,
-    log: usize,
+/// What a query gives, in both versions of GetLogs.
+struct Outcome {
+    data: Vec<Value>,
+    progress: &'static str,
+    has_sql: bool,
+    where_query: String,
+    agg_query: String,
+    processed_rows: usize,
+    keys: Vec<String>,
+    column_types: Vec<&'static str>,
 }
 
-/// GetLogs with its parameters in the query string.
-pub fn get_logs(logstore: &Logstore, request: &Request) -> Result<Answer, Refusal> {
-    let search = Search::from_params(request)?;
-    let page = page(logstore, &search)?;
-    let count = page.len().to_string();
-    Ok(Answer::json(&Value::Array(page))
-        .with("x-log-progress", "Complete")
+/// GetLogs with its parameters in the query string: the answer is an array of flat objects.
+pub fn get_logs(
+    logstore: &Logstore,
+    request: &Request,
+    scene: Scene<'_>,
+) -> Result<Answer, Refusal> {
+    let outcome = ask(logstore, &Search::from_params(request)?, scene)?;
+    let count = outcome.data.len().to_string();
+    Ok(Answer::json(&Value::Array(outcome.data))
+        .with("x-log-progress", outcome.progress)
         .with("x-log-count", count)
-        .with("x-log-processed-rows", "0")
+        .with("x-log-processed-rows", outcome.processed_rows.to_string())
         .with("x-log-elapsed-millisecond", "0")
-        .with("x-log-has-sql", "false"))
+        .with("x-log-has-sql", outcome.has_sql.to_string())
+        .with("x-log-where-query", for_header(&outcome.where_query))
+        .with("x-log-agg-query", for_header(&outcome.agg_query)))
 }
 
 /// GetLogs with its parameters in a JSON body, the answer compressed if the client takes that.
-pub fn get_logs_v2(logstore: &Logstore, request: &Request) -> Result<Answer, Refusal> {
+pub fn get_logs_v2(
+    logstore: &Logstore,
+    request: &Request,
+    scene: Scene<'_>,
+) -> Result<Answer, Refusal> {
     let search: Search = serde_json::from_slice(&request.body)
-        .map_err(|error| Refusal::new(Code::ParameterInvalid, error.to_string()))?;
-    let page = page(logstore, &search)?;
+        .map_err(|error| invalid(format!("the body: {error}")))?;
+    let outcome = ask(logstore, &search, scene)?;
     let body = json!({
         "meta": {
-            "progress": "Complete",
-            "count": page.len(),
-            "processedRows": 0,
+            "progress": outcome.progress,
+            "count": outcome.data.len(),
+            "processedRows": outcome.processed_rows,
             "processedBytes": 0,
             "elapsedMillisecond": 0,
-            "hasSQL": false,
-            "whereQuery": search.query,
-            "aggQuery": "",
+            "hasSQL": outcome.has_sql,
+            "whereQuery": outcome.where_query,
+            "aggQuery": outcome.agg_query,
             "isAccurate": true,
             "mode": 0,
-            "keys": [],
+            "keys": outcome.keys,
             "terms": [],
-            "columnTypes": [],
+            "columnTypes": outcome.column_types,
             "cpuSec": 0.0,
             "cpuCores": 0,
         },
-        "data": page,
+        "data": outcome.data,
     });
     let raw = body.to_string().into_bytes();
-    Ok(Answer::compressible("application/json", raw, request.accepts_lz4()))
+    Ok(Answer::compressible("application/json", raw, request.accepted_compression()))
 }
 
 /// GetHistograms: one bucket, or one per `interval` seconds if that is given.
-pub fn get_histograms(logstore: &Logstore, request: &Request) -> Result<Answer, Refusal> {
+pub fn get_histograms(
+    logstore: &Logstore,
+    request: &Request,
+    scene: Scene<'_>,
+) -> Result<Answer, Refusal> {
     let search = Search::from_params(request)?;
-    let found = scan(logstore, &search)?;
+    let (query, sql) = split(&search.query, scene.switches.plain_sql)?;
+    if sql.is_some() {
+        return Err(invalid("GetHistograms takes a search without SQL"));
+    }
+    let (found, progress) = find(logstore, &search, query, scene)?;
     let span = search.to.saturating_sub(search.from);
     let interval = match request.param("interval") {
         None => span,
@@ -112,11 +141,11 @@ pub fn get_histograms(logstore: &Logstore, request: &Request) -> Result<Answer, 
         let to = from.saturating_add(interval).min(search.to);
         let before = |time| found.partition_point(|found| i64::from(found.time_s) < time);
         let count = before(to) - before(from);
-        buckets.push(json!({"from": from, "to": to, "count": count, "progress": "Complete"}));
+        buckets.push(json!({"from": from, "to": to, "count": count, "progress": progress}));
         from = to;
     }
     Ok(Answer::json(&Value::Array(buckets))
-        .with("x-log-progress", "Complete")
+        .with("x-log-progress", progress)
         .with("x-log-count", found.len().to_string()))
 }
 
@@ -142,56 +171,118 @@ impl Search {
     }
 }
 
-/// The logs of the page that is asked for, as flat objects of strings.
-fn page(logstore: &Logstore, search: &Search) -> Result<Vec<Value>, Refusal> {
+fn ask(logstore: &Logstore, search: &Search, scene: Scene<'_>) -> Result<Outcome, Refusal> {
+    let (query, sql) = split(&search.query, scene.switches.plain_sql)?;
+    if let Some(sql) = sql {
+        return analyse(logstore, search, query, sql, scene);
+    }
     if search.line > LINES_MAX {
         return Err(invalid(format!("line must be at most {LINES_MAX}")));
     }
-    let mut found = scan(logstore, search)?;
+    let (mut found, progress) = find(logstore, search, query, scene)?;
+    let processed_rows = found.len();
     if search.reverse {
         found.reverse();
     }
     let page = found.iter().skip(search.offset as usize).take(search.line as usize);
-    Ok(page.filter_map(|found| render(logstore, found)).collect())
+    Ok(Outcome {
+        data: page.filter_map(|found| render(logstore, found.place)).collect(),
+        progress,
+        has_sql: false,
+        where_query: query.to_owned(),
+        agg_query: String::new(),
+        processed_rows,
+        keys: Vec::new(),
+        column_types: Vec::new(),
+    })
 }
 
-/// Where all matching logs are, by time.
-fn scan(logstore: &Logstore, search: &Search) -> Result<Vec<Found>, Refusal> {
-    if search.from >= search.to {
-        return Err(invalid("from must be before to"));
+/// `line` does not count here: the SDKs always send it.
+fn analyse(
+    logstore: &Logstore,
+    search: &Search,
+    query: &str,
+    sql: &str,
+    scene: Scene<'_>,
+) -> Result<Outcome, Refusal> {
+    if logstore.describe()["mode"] == "query" {
+        return Err(invalid(format!("logstore {} is of mode query: no SQL", logstore.name())));
     }
-    let index = logstore.index()?;
-    let matcher = Matcher::new(&query::parse(&search.query)?, &index.json)?;
-    let mut all = Vec::new();
-    for shard in logstore.shards() {
-        let groups = (0..).map_while(|index| Some((index, shard.group(index)?.1)));
-        for (group_index, stored) in groups {
-            if stored.indexed_by != Some(index.generation) {
-                continue;
+    if search.offset > 0 {
+        return Err(invalid(
+            "offset is not available for pagination in sql query, please use limit x,y",
+        ));
+    }
+    let (found, progress) = find(logstore, search, query, scene)?;
+    let places: Vec<_> = found.iter().map(|found| found.place).collect();
+    let sql::Rows { names, types, rows } = sql::run(logstore, &places, sql, scene.switches)?;
+    let object = |values: Vec<String>| -> Value {
+        names
+            .iter()
+            .cloned()
+            .zip(values.into_iter().map(Value::String))
+            .collect::<Map<_, _>>()
+            .into()
+    };
+    Ok(Outcome {
+        data: rows.into_iter().map(object).collect(),
+        progress,
+        has_sql: true,
+        where_query: query.to_owned(),
+        agg_query: sql.to_owned(),
+        processed_rows: places.len(),
+        keys: names.clone(),
+        column_types: types,
+    })
+}
+
+/// What is found and how far that is all of it: `Incomplete` is an answer from half of the logs.
+fn find(
+    logstore: &Logstore,
+    search: &Search,
+    query: &str,
+    scene: Scene<'_>,
+) -> Result<(Vec<Found>, &'static str), Refusal> {
+    let wanted = Wanted { from: search.from, to: search.to, topic: &search.topic, query };
+    let mut found = found::find(logstore, wanted, scene)?;
+    if !logstore.queries.is_incomplete(scene.switches.incomplete_every) {
+        return Ok((found, "Complete"));
+    }
+    found.truncate(found.len() / 2);
+    Ok((found, "Incomplete"))
+}
+
+/// The search, and the SQL behind the first `|` that is not in quotes.
+fn split(text: &str, plain_sql: PlainSql) -> Result<(&str, Option<&str>), Refusal> {
+    let head = text.trim_start();
+    let first = head.split(|char: char| !char.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let is_key = head[first.len()..].trim_start().starts_with([':', '>', '<', '=']);
+    if ["select", "with"].iter().any(|word| first.eq_ignore_ascii_case(word)) && !is_key {
+        return match plain_sql {
+            PlainSql::Accept => Ok(("*", Some(text))),
+            PlainSql::Refuse => {
+                Err(invalid("sql query must follow search query,please read syntax doc"))
             }
-            let Ok(group) = LogGroupView::parse(&stored.raw) else { continue };
-            if !search.topic.is_empty() && group.topic != Some(search.topic.as_bytes()) {
-                continue;
-            }
-            for (log_index, log) in group.logs.iter().enumerate() {
-                let time_s = log.time.unwrap_or_default();
-                let in_time = (search.from..search.to).contains(&i64::from(time_s));
-                if in_time && matcher.matches(&group, log) {
-                    let shard = shard.id;
-                    all.push(Found { time_s, shard, group: group_index, log: log_index });
-                }
-            }
+        };
+    }
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            b'|' if !is_quoted => return Ok((text[..at].trim(), Some(text[at + 1..].trim()))),
+            _ => {}
         }
     }
-    all.sort_unstable();
-    Ok(all)
+    Ok((text, None))
 }
 
-fn render(logstore: &Logstore, found: &Found) -> Option<Value> {
+fn render(logstore: &Logstore, place: Place) -> Option<Value> {
     let shards = logstore.shards();
-    let (_, stored) = shards.get(found.shard as usize)?.group(found.group)?;
+    let (_, stored) = shards.get(place.shard as usize)?.group(place.group)?;
     let group = LogGroupView::parse(&stored.raw).ok()?;
-    group.logs.get(found.log).map(|log| flatten(&group, log))
+    group.logs.get(place.log).map(|log| flatten(&group, log))
 }
 
 /// A log as GetLogs gives it: fields, tags and SLS's own keys side by side, all values strings.
@@ -216,10 +307,46 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
+/// What a header can hold of a query: ASCII on one line, and not too much of it.
+fn for_header(query: &str) -> String {
+    let line = query.split_whitespace().collect::<Vec<_>>().join(" ");
+    let ascii = line.chars().map(|char| if char.is_ascii_graphic() { char } else { ' ' });
+    ascii.take(HEADER_CHARS_MAX).collect()
+}
+
 fn parse<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|_| invalid(format!("{name}={text} is not a number")))
 }
 
 fn invalid(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::ParameterInvalid, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sql_begins_behind_the_first_bar_outside_of_quotes() {
+        for (text, wanted) in [
+            ("", ("", None)),
+            ("id: 1", ("id: 1", None)),
+            ("* | select 1", ("*", Some("select 1"))),
+            (r#"id: "a|b\"|" | select '|'"#, (r#"id: "a|b\"|""#, Some("select '|'"))),
+            ("select 1", ("*", Some("select 1"))),
+            ("\n WITH a AS (select 1) select 2", ("*", Some("\n WITH a AS (select 1) select 2"))),
+            ("select: x", ("select: x", None)),
+            ("selected: x", ("selected: x", None)),
+        ] {
+            assert_eq!(split(text, PlainSql::Accept), Ok(wanted), "{text}");
+        }
+        assert!(split("select 1", PlainSql::Refuse).is_err());
+        assert!(split("* | select 1", PlainSql::Refuse).is_ok());
+    }
+
+    #[test]
+    fn a_query_fits_into_a_header() {
+        assert_eq!(for_header("id: \"你\"\n and\tb "), "id: \" \" and b");
+        assert_eq!(for_header(&"x".repeat(100_000)).len(), HEADER_CHARS_MAX);
+    }
 }

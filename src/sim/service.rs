@@ -1,30 +1,42 @@
 //! Serves one request, read to its end: faults, signature, route, answer. No sockets here.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
 
-use crate::sim::answer::{Answer, Body, Cut, Refusal};
+use crate::sim::answer::{Answer, Body, Code, Cut, Refusal};
 use crate::sim::auth::{self, Clock};
 use crate::sim::clock::Moment;
 use crate::sim::control::{self, Controls};
-use crate::sim::fault::{Action, EarlyAnswer, Refused};
+use crate::sim::fault::{Action, EarlyAnswer, Kind, Refused};
 use crate::sim::http::Request;
-use crate::sim::route::{LogstoreCall, Route, ShardCall};
+use crate::sim::journal::{Entry, Journal};
+use crate::sim::put::Manner;
+use crate::sim::request_log::{Line, RequestLog};
+use crate::sim::route::{GroupCall, LogstoreCall, Route, ShardCall};
 use crate::sim::store::logstore::Logstore;
 use crate::sim::store::shard::Scene;
-use crate::sim::store::{Project, Store};
-use crate::sim::{Settings, admin, pull, put, search};
+use crate::sim::store::{Project, Store, lock};
+use crate::sim::switch::NumberRecorded;
+use crate::sim::{Settings, admin, pull, put, search, soft_delete};
 use crate::wire::sign::http_date;
 
 /// How long the first half of an answer that is cut has to arrive.
 const HALF_ANSWER: Duration = Duration::from_millis(50);
+
+/// What became of a request that was not refused.
+struct Done {
+    answer: Answer,
+    /// Where PutLogs has written.
+    shard: Option<u32>,
+}
 
 type Response = Result<hyper::Response<Body>, Cut>;
 
@@ -34,17 +46,46 @@ pub struct Service {
     store: Store,
     controls: Controls,
     request_ids: AtomicU64,
+    request_log: RequestLog,
+    /// Held while a request is served, so that nobody sees what is not on disk yet.
+    journal: Option<Mutex<Journal>>,
 }
 
 impl Service {
-    /// Fails if a fault of `settings` makes no sense.
-    pub fn new(settings: Settings) -> Result<Self, String> {
+    /// Serves again what `settings.data` remembers.
+    ///
+    /// Fails if a fault of `settings` makes no sense, or a file cannot be opened or read.
+    pub fn new(settings: Settings) -> anyhow::Result<Self> {
+        ensure!(settings.shards_default > 0, "a logstore has at least one shard");
         let controls = Controls::new(settings.switches.clone());
         for fault in &settings.faults {
-            controls.order(fault.clone())?;
+            controls.order(fault.clone()).map_err(anyhow::Error::msg)?;
         }
-        let request_ids = AtomicU64::new(0);
-        Ok(Self { settings, store: Store::default(), controls, request_ids })
+        let request_log = RequestLog::open(settings.request_log.as_deref());
+        let mut service = Self {
+            store: Store::default(),
+            controls,
+            request_ids: AtomicU64::new(0),
+            request_log: request_log.context("open the request log")?,
+            journal: None,
+            settings,
+        };
+        if let Some(folder) = &service.settings.data {
+            let journal = Journal::open(folder, |entry| service.replay(&entry));
+            let journal = journal.with_context(|| format!("open {}", folder.display()))?;
+            service.journal = Some(Mutex::new(journal));
+        }
+        Ok(service)
+    }
+
+    /// Serves `entry` as it was served when it was recorded.
+    fn replay(&self, entry: &Entry) -> anyhow::Result<()> {
+        let switches = entry.switches.without_quotas_and_waits();
+        let moment = Moment { unix_ms: entry.unix_ms, ..Moment::now(0) };
+        let request = entry.request()?;
+        self.perform(&request, Scene { moment, switches: &switches }, Some(entry))
+            .map_err(|refusal| anyhow::anyhow!("{}: {}", refusal.code, refusal.message))?;
+        Ok(())
     }
 
     /// Answers `request`, or what is to be said of one that could not be read.
@@ -62,9 +103,34 @@ impl Service {
             }
         };
         self.controls.stats.request();
-        let Some(fault) = self.controls.decide(Route::of(&request).as_ref().ok()) else {
-            return Ok(self.respond(&request));
-        };
+        let fault = self.controls.decide(Route::of(&request).as_ref().ok());
+        if !self.request_log.is_on() {
+            return self.serve_or_fail(request, fault).await;
+        }
+        let came = self.now();
+        let (method, target) = (request.method.to_string(), request.target.clone());
+        let project = request.project().map(str::to_owned).ok();
+        let (body_bytes, fault_text) = (request.body.len(), fault.as_ref().map(Action::to_json));
+        let response = Arc::clone(&self).serve_or_fail(request, fault).await;
+        let request_id = response.as_ref().ok().and_then(|response| {
+            response.headers().get("x-log-requestid")?.to_str().ok().map(str::to_owned)
+        });
+        self.request_log.write(&Line {
+            unix_ms: came.unix_ms,
+            method: &method,
+            target: &target,
+            project: project.as_deref(),
+            body_bytes,
+            fault: fault_text,
+            status: response.as_ref().ok().map(|response| response.status().as_u16()),
+            request_id,
+            took_ms: u64::try_from(came.steady.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+        response
+    }
+
+    async fn serve_or_fail(self: Arc<Self>, request: Request, fault: Option<Action>) -> Response {
+        let Some(fault) = fault else { return Ok(self.respond(&request)) };
         tracing::debug!(?fault, method = %request.method, path = request.path, "fault");
         // A task of its own: when the client goes away, what it began goes on.
         let served = tokio::spawn(self.serve_with_fault(request, fault));
@@ -160,63 +226,93 @@ impl Service {
     ) -> Result<Answer, Refusal> {
         let clock = Clock { now_s: judged_s, life_s: scene.switches.signature_life_s };
         auth::verify(request, &self.settings.credentials, clock)?;
+        let Some(journal) = &self.journal else {
+            return self.perform(request, scene, None).map(|done| done.answer);
+        };
+        let mut journal = lock(journal);
+        if journal.is_broken() {
+            let message = "the journal cannot be written";
+            return Err(Refusal::new(Code::InternalServerError, message));
+        }
+        let done = self.perform(request, scene, None);
+        if let Some(entry) = entry(request, scene, &done)
+            && let Err(error) = journal.append(&entry)
+        {
+            tracing::error!("write the journal: {error:#}; nothing is served any more");
+            return Err(Refusal::new(Code::InternalServerError, "the journal cannot be written"));
+        }
+        done.map(|done| done.answer)
+    }
+
+    /// What SLS would answer to a request that is allowed; `again`: to one that was served before.
+    fn perform(
+        &self,
+        request: &Request,
+        scene: Scene<'_>,
+        again: Option<&Entry>,
+    ) -> Result<Done, Refusal> {
         let moment = scene.moment;
         let project = || self.store.project(request.project()?);
-        match Route::of(request)? {
-            Route::CreateProject => admin::create_project(&self.store, request, moment),
-            Route::GetProject => Ok(Answer::json(&project()?.describe())),
+        let answer = match Route::of(request)? {
+            Route::CreateProject => admin::create_project(&self.store, request, moment)?,
+            Route::GetProject => Answer::json(&project()?.describe()),
             Route::DeleteProject => {
                 self.store.delete_project(request.project()?)?;
-                Ok(Answer::empty())
+                Answer::empty()
             }
-            Route::ListLogstores => admin::list_logstores(&*project()?, request),
+            Route::ListLogstores => admin::list_logstores(&*project()?, request)?,
             Route::CreateLogstore => {
                 let shards_default = self.settings.shards_default;
-                admin::create_logstore(&*project()?, request, shards_default, moment)
+                admin::create_logstore(&*project()?, request, shards_default, moment)?
             }
             Route::DeleteLogstore { logstore } => {
                 project()?.delete_logstore(logstore)?;
-                Ok(Answer::empty())
+                Answer::empty()
+            }
+            Route::Logstore { logstore, call: LogstoreCall::PutLogs { routed } } => {
+                let logstore = project()?.logstore(logstore)?;
+                return self.put(&logstore, request, routed, scene, again);
+            }
+            Route::Group { logstore, call } => {
+                let project = project()?;
+                let logstore = project.logstore(logstore)?;
+                match call {
+                    GroupCall::Create => project.groups.create(logstore.name(), request)?,
+                    GroupCall::List => project.groups.list(logstore.name()),
+                    GroupCall::Delete(group) => project.groups.delete(logstore.name(), group)?,
+                }
             }
             Route::Logstore { logstore, call } => {
-                self.answer_logstore(&*project()?.logstore(logstore)?, call, request, scene)
+                answer_logstore(&*project()?.logstore(logstore)?, call, request, scene)?
             }
             Route::Shard { logstore, shard, call } => {
                 let project = project()?;
                 let logstore = project.logstore(logstore)?;
-                answer_shard(&project, &logstore, shard, call, request, scene)
+                answer_shard(&project, &logstore, shard, call, request, scene)?
             }
-        }
+        };
+        Ok(Done { answer, shard: None })
     }
 
-    fn answer_logstore(
+    fn put(
         &self,
         logstore: &Logstore,
-        call: LogstoreCall,
         request: &Request,
+        routed: bool,
         scene: Scene<'_>,
-    ) -> Result<Answer, Refusal> {
-        match call {
-            LogstoreCall::Get => Ok(Answer::json(&logstore.describe())),
-            LogstoreCall::Update => admin::update_logstore(logstore, request, scene.moment),
-            LogstoreCall::CreateIndex => admin::create_index(logstore, request, scene.moment),
-            LogstoreCall::UpdateIndex => admin::update_index(logstore, request),
-            LogstoreCall::GetIndex => Ok(Answer::json(&logstore.index()?.json)),
-            LogstoreCall::DeleteIndex => {
-                logstore.delete_index()?;
-                Ok(Answer::empty())
-            }
-            LogstoreCall::ListShards => Ok(admin::list_shards(logstore)),
-            LogstoreCall::PutLogs { routed } => {
-                let count_only = self.settings.count_only;
-                let stored = put::put_logs(logstore, request, routed, count_only, scene)?;
-                self.controls.stats.put(stored, request.body.len());
-                Ok(Answer::empty())
-            }
-            LogstoreCall::GetLogs => search::get_logs(logstore, request),
-            LogstoreCall::GetLogsV2 => search::get_logs_v2(logstore, request),
-            LogstoreCall::GetHistograms => search::get_histograms(logstore, request),
+        again: Option<&Entry>,
+    ) -> Result<Done, Refusal> {
+        let number_only = again.is_some_and(|entry| entry.number_only);
+        let manner = Manner {
+            routed,
+            count_only: self.settings.count_only || number_only,
+            shard: again.and_then(|entry| entry.shard),
+        };
+        let stored = put::put_logs(logstore, request, manner, scene)?;
+        if again.is_none() {
+            self.controls.stats.put(stored, request.body.len());
         }
+        Ok(Done { answer: Answer::empty(), shard: Some(stored.shard) })
     }
 
     fn now(&self) -> Moment {
@@ -247,6 +343,34 @@ impl Service {
     }
 }
 
+fn answer_logstore(
+    logstore: &Logstore,
+    call: LogstoreCall,
+    request: &Request,
+    scene: Scene<'_>,
+) -> Result<Answer, Refusal> {
+    match call {
+        LogstoreCall::Get => Ok(Answer::json(&logstore.describe())),
+        LogstoreCall::Update => admin::update_logstore(logstore, request, scene.moment),
+        LogstoreCall::CreateIndex => admin::create_index(logstore, request, scene.moment),
+        LogstoreCall::UpdateIndex => admin::update_index(logstore, request),
+        LogstoreCall::GetIndex => Ok(Answer::json(&logstore.index()?.json)),
+        LogstoreCall::DeleteIndex => {
+            logstore.delete_index()?;
+            Ok(Answer::empty())
+        }
+        LogstoreCall::ListShards => Ok(admin::list_shards(logstore)),
+        LogstoreCall::GetLogs => search::get_logs(logstore, request, scene),
+        LogstoreCall::GetLogsV2 => search::get_logs_v2(logstore, request, scene),
+        LogstoreCall::GetHistograms => search::get_histograms(logstore, request, scene),
+        LogstoreCall::CreateDeleteTask => soft_delete::create_task(logstore, request, scene),
+        LogstoreCall::ListDeleteTasks => soft_delete::list_tasks(logstore, scene),
+        LogstoreCall::GetDeleteTask => soft_delete::get_task(logstore, request, scene),
+        LogstoreCall::DeleteLogs => soft_delete::delete_logs(logstore, request, scene),
+        LogstoreCall::PutLogs { .. } => unreachable!("`perform` has served it"),
+    }
+}
+
 fn answer_shard(
     project: &Project,
     logstore: &Logstore,
@@ -256,12 +380,28 @@ fn answer_shard(
     scene: Scene<'_>,
 ) -> Result<Answer, Refusal> {
     let found = || logstore.shard(shard);
+    let view = logstore.view(scene.moment);
     match call {
-        ShardCall::GetCursor => pull::get_cursor(&*found()?, request, scene.moment),
-        ShardCall::GetCursorTime => pull::get_cursor_time(&*found()?, request, scene.moment),
-        ShardCall::PullLogs => pull::pull_logs(project, &*found()?, request, scene),
+        ShardCall::GetCursor => pull::get_cursor(&*found()?, request, view),
+        ShardCall::GetCursorTime => pull::get_cursor_time(&*found()?, request, view),
+        ShardCall::PullLogs => pull::pull_logs(project, &*found()?, request, view, scene.switches),
         ShardCall::Split => admin::split_shard(logstore, shard, request, scene),
         ShardCall::Merge => admin::merge_shards(logstore, shard, scene),
+    }
+}
+
+/// What is to be remembered of `request`, if it has changed anything.
+fn entry(request: &Request, scene: Scene<'_>, done: &Result<Done, Refusal>) -> Option<Entry> {
+    let route = Route::of(request).ok().filter(|route| route.changes(&request.method))?;
+    let entry = || Entry::of(request, scene.moment.unix_ms, scene.switches);
+    match done {
+        Ok(done) => Some(Entry { shard: done.shard, ..entry() }),
+        Err(refusal) => {
+            let uses_number = route.kind() == Kind::Put
+                && scene.switches.number_recorded == NumberRecorded::BeforeQuota
+                && refusal.code.ends_with("WriteQuotaExceed");
+            uses_number.then(|| Entry { number_only: true, ..entry() })
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
+use crate::sim::groups::Groups;
 use crate::sim::store::logstore::{Logstore, no_logstore};
 use crate::sim::store::quota::ProjectQuota;
 
@@ -47,6 +48,7 @@ impl Store {
             created_s: moment.unix_s(),
             quota: Arc::default(),
             logstores: Mutex::default(),
+            groups: Groups::default(),
         };
         projects.insert(name.to_owned(), Arc::new(project));
         Ok(())
@@ -73,6 +75,7 @@ pub struct Project {
     created_s: i64,
     quota: Arc<ProjectQuota>,
     logstores: Mutex<BTreeMap<String, Arc<Logstore>>>,
+    pub groups: Groups,
 }
 
 impl Project {
@@ -121,6 +124,7 @@ impl Project {
     }
 
     pub fn delete_logstore(&self, name: &str) -> Result<(), Refusal> {
+        self.groups.forget(name);
         lock(&self.logstores).remove(name).map(drop).ok_or_else(|| no_logstore(name))
     }
 }

@@ -7,6 +7,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::sim::sql::timestamp;
+
 /// The default of `raw_bytes_max`: 10 MB (aliyun, PutLogs).
 pub const RAW_BYTES_MAX: usize = 10 * 1024 * 1024;
 
@@ -86,6 +88,56 @@ pub struct Switches {
     pub project_reads_per_min: Option<u64>,
     /// Error codes and statuses as older documents spell them.
     pub older_spelling: bool,
+    /// Whether SQL may say `LIMIT n OFFSET m`.
+    pub limit_offset: LimitOffset,
+    /// Whether SQL may stand alone, without `query |` before it.
+    pub plain_sql: PlainSql,
+    /// The time zone of times without one in SQL, by its name in the tz database. SLS's documents
+    /// show `Asia/Shanghai`; Dify's readers mean UTC.
+    pub sql_time_zone: String,
+    /// What SQL takes an empty text for.
+    pub empty_text: EmptyText,
+    /// Every n-th query sees half of the logs and says `Incomplete`. `null`: none; 1: every one.
+    pub incomplete_every: Option<u64>,
+    /// Logs over 3 minutes old when they were received are found by queries so much later.
+    pub index_delay_ms: u64,
+    /// All other logs are found by queries so much later.
+    pub index_delay_recent_ms: u64,
+    /// Whether logs can be deleted, which hides them from queries.
+    pub soft_delete: SoftDelete,
+}
+
+/// What becomes of SQL with `LIMIT n OFFSET m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitOffset {
+    Refuse,
+    Accept,
+}
+
+/// What becomes of SQL alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlainSql {
+    /// It is served as if `* |` stood before it.
+    Accept,
+    Refuse,
+}
+
+/// What SQL takes an empty text for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmptyText {
+    Empty,
+    Null,
+}
+
+/// Whether the region has soft delete yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SoftDelete {
+    On,
+    Off,
 }
 
 /// What becomes of a write whose number is used up.
@@ -157,6 +209,14 @@ impl Default for Switches {
             project_writes_per_min: None,
             project_reads_per_min: None,
             older_spelling: false,
+            limit_offset: LimitOffset::Refuse,
+            plain_sql: PlainSql::Accept,
+            sql_time_zone: "UTC".to_owned(),
+            empty_text: EmptyText::Empty,
+            incomplete_every: None,
+            index_delay_ms: 0,
+            index_delay_recent_ms: 0,
+            soft_delete: SoftDelete::On,
         }
     }
 }
@@ -182,6 +242,21 @@ impl Switches {
         Ok(changed)
     }
 
+    /// The same without what only refuses or delays: for serving again what was served.
+    #[must_use]
+    pub fn without_quotas_and_waits(&self) -> Self {
+        Self {
+            receive_lag_ms: 0,
+            split_groups_ms: self.split_groups_ms.map(|_| 0),
+            new_logstore_wait_ms: 0,
+            shard_bytes_per_s: None,
+            shard_writes_per_s: None,
+            project_bytes_per_min: None,
+            project_writes_per_min: None,
+            ..self.clone()
+        }
+    }
+
     /// Reads `name=value`; a value that is not JSON is a text, so names need no quotes.
     ///
     /// Fails as [`Self::changed`] does.
@@ -197,6 +272,8 @@ impl Switches {
             ("receive_lag_ms", Some(self.receive_lag_ms)),
             ("split_groups_ms", self.split_groups_ms),
             ("new_logstore_wait_ms", Some(self.new_logstore_wait_ms)),
+            ("index_delay_ms", Some(self.index_delay_ms)),
+            ("index_delay_recent_ms", Some(self.index_delay_recent_ms)),
         ];
         for (name, wait_ms) in waits {
             if wait_ms.is_some_and(|wait_ms| wait_ms > WAIT_MS_MAX) {
@@ -208,6 +285,12 @@ impl Switches {
         }
         if self.numbers_kept_max == 0 {
             return Err("numbers_kept_max must be at least 1".to_owned());
+        }
+        if self.incomplete_every == Some(0) {
+            return Err("incomplete_every must be at least 1, or null".to_owned());
+        }
+        if let Err(message) = timestamp::zone(&self.sql_time_zone) {
+            return Err(format!("sql_time_zone: {message}"));
         }
         let known = ["lz4", "zstd", "deflate"];
         match self.compression_refused.iter().find(|name| !known.contains(&name.as_str())) {
@@ -259,6 +342,10 @@ mod tests {
             "receive_lag_ms=-1",
             "receive_lag_ms=3600001",
             "numbers_kept_max=0",
+            "incomplete_every=0",
+            "index_delay_ms=3600001",
+            "limit_offset=maybe",
+            "sql_time_zone=Nowhere",
             "clock_offset_s=9999999999",
             r#"compression_refused=["snappy"]"#,
         ] {

@@ -53,6 +53,12 @@ impl Client {
         self.send(Method::POST, "/logstores", &body).await
     }
 
+    /// Deletes a logstore with all that is in it; one that is not there is deleted.
+    pub async fn delete_logstore(&self, logstore: &str) -> Result<(), Failure> {
+        let call = Call::new(Method::DELETE, format!("/logstores/{logstore}"));
+        found(self.call(call).await, "LogStoreNotExist").map(|_| ())
+    }
+
     /// A logstore's index; `None` when it has none.
     pub async fn index(&self, logstore: &str) -> Result<Option<Value>, Failure> {
         self.get(format!("/logstores/{logstore}/index"), "IndexConfigNotExist").await
@@ -75,7 +81,12 @@ impl Client {
         }
     }
 
-    async fn send(&self, method: Method, path: &str, body: &Value) -> Result<(), Failure> {
+    pub(in crate::sls) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Value,
+    ) -> Result<(), Failure> {
         let mut call = Call::new(method, path).header("content-type", "application/json");
         call.body = Bytes::from(body.to_string());
         self.call(call).await.map(|_| ())
@@ -83,7 +94,10 @@ impl Client {
 }
 
 /// Makes "it is not there" a value. The documents spell some codes with an s at the end.
-fn found<T>(answer: Result<T, Failure>, absent_code: &str) -> Result<Option<T>, Failure> {
+pub(in crate::sls) fn found<T>(
+    answer: Result<T, Failure>,
+    absent_code: &str,
+) -> Result<Option<T>, Failure> {
     match answer {
         Ok(answer) => Ok(Some(answer)),
         Err(failure) if failure.is(absent_code) || failure.is(&format!("{absent_code}s")) => {

@@ -143,8 +143,13 @@ pub fn sum_up(raw: &[u8], ledger_id: Uuid) -> anyhow::Result<Sums> {
 
 /// The batch that a tag of ledger `ledger_id` names.
 fn batch_of(tag: &[u8], ledger_id: Uuid) -> Option<Uuid> {
+    parse_tag(tag).filter(|(ledger, _)| *ledger == ledger_id).map(|(_, batch)| batch)
+}
+
+/// Ledger and batch that a tag names.
+pub(in crate::sls) fn parse_tag(tag: &[u8]) -> Option<(Uuid, Uuid)> {
     let (ledger, batch) = std::str::from_utf8(tag).ok()?.split_once('/')?;
-    (ledger.parse::<Uuid>().ok()? == ledger_id).then(|| batch.parse().ok())?
+    ledger.parse().ok().zip(batch.parse().ok())
 }
 
 pub(in crate::sls) fn parse<'a, T: Deserialize<'a>>(

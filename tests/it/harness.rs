@@ -14,6 +14,8 @@ pub(crate) mod cluster;
 pub(crate) mod database;
 pub(crate) mod golden;
 pub(crate) mod http;
+#[cfg(feature = "simulator")]
+pub(crate) mod signed;
 pub(crate) mod simulator;
 pub(crate) mod tool;
 #[cfg(feature = "simulator")]

@@ -15,7 +15,8 @@ const BESIDE: [(&str, &[&str]); 2] =
 const MAY_NAME_BESIDE: [&str; 2] = ["commands::simulate", "commands::demo"];
 
 /// Libraries and the modules that may name them.
-const LIBRARIES: [(&str, &[&str]); 6] = [
+const LIBRARIES: [(&str, &[&str]); 7] = [
+    ("rusqlite", &["sim"]),
     ("sqlx", &["source", "ledger", "pg", "demo"]),
     ("prost", &["wire", "sim"]),
     ("reqwest", &["sls", "sim"]),

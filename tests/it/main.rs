@@ -8,6 +8,10 @@
 mod bad_input;
 #[cfg(feature = "simulator")]
 mod dify_writer;
+#[cfg(feature = "simulator")]
+mod epochs;
+#[cfg(feature = "simulator")]
+mod faults;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
@@ -18,6 +22,10 @@ mod layers;
 mod odd_rows;
 #[cfg(feature = "simulator")]
 mod postgres;
+#[cfg(feature = "simulator")]
+mod probe;
+#[cfg(feature = "simulator")]
+mod queries;
 #[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]

@@ -3,15 +3,20 @@
 //! SLS cuts a text field at the index's delimiters and finds words, not substrings. A key that the
 //! index does not name cannot be searched.
 
+use std::ops::{Bound, RangeBounds as _};
+
 use serde_json::Value as Json;
 
 use crate::sim::answer::{Code, Refusal};
-use crate::sim::search::query::{Query, Value};
+use crate::sim::search::query::{Number, Query, Value};
 use crate::wire::log_group::{LogGroupView, LogView};
 
 /// What cuts SLS's own fields into words, and fields whose index names no delimiters (aliyun,
 /// configure indexes: the default delimiters).
 const DELIMITERS_DEFAULT: &str = ", '\";=()[]{}?@&<>/:\n\t\r";
+
+/// How much of a value search sees (aliyun, limits of query and analysis: 512 KB).
+const VALUE_BYTES_MAX: usize = 512 * 1024;
 
 /// A query, made ready for one index.
 pub struct Matcher {
@@ -37,8 +42,8 @@ enum Wanted {
     Any,
     Prefix(String),
     Words(Vec<String>),
-    /// A field of type long or double with this value.
-    Number(f64),
+    /// A field of type long or double between these.
+    Between(Bound<Number>, Bound<Number>),
 }
 
 impl Matcher {
@@ -70,7 +75,10 @@ fn field(key: &str, value: &Value, index: &Json) -> Result<Field, Refusal> {
     let config = &index["keys"][key];
     let is_own = key == "__source__" || key == "__topic__" || key.starts_with("__tag__:");
     if config.is_null() && !is_own {
-        return Err(invalid(format!("key ({key}) is not in the index of the logstore")));
+        return Err(invalid(format!(
+            "key ({key}) is not config as key value config,if symbol : is in your log,please wrap \
+             : with quotation mark \""
+        )));
     }
     let delimiters: Vec<char> = match config["token"].as_array() {
         Some(tokens) => tokens.iter().filter_map(Json::as_str).flat_map(str::chars).collect(),
@@ -82,8 +90,13 @@ fn field(key: &str, value: &Value, index: &Json) -> Result<Field, Refusal> {
     let wanted = match value {
         Value::Any => Wanted::Any,
         Value::Words(text) if is_number => {
-            let number = text.parse();
-            Wanted::Number(number.map_err(|_| invalid(format!("{key}: {text} is not a number")))?)
+            let number = Number::parse(text);
+            let number = number.ok_or_else(|| invalid(format!("{key}: {text} is not a number")))?;
+            Wanted::Between(Bound::Included(number), Bound::Included(number))
+        }
+        Value::Between(low, high) if is_number => Wanted::Between(*low, *high),
+        Value::Between(..) => {
+            return Err(invalid(format!("{key} is a text: it cannot be compared with a number")));
         }
         Value::Prefix(_) if is_number => {
             return Err(invalid(format!("{key} is a number: it has no prefix")));
@@ -119,14 +132,17 @@ fn find<'a>(key: &str, group: &LogGroupView<'a>, log: &LogView<'a>) -> Option<&'
             None => log.contents.iter().find(|(k, _)| *k == key.as_bytes())?.1,
         },
     };
-    std::str::from_utf8(bytes).ok()
+    let text = std::str::from_utf8(bytes).ok()?;
+    Some(&text[..text.floor_char_boundary(VALUE_BYTES_MAX)])
 }
 
 impl Field {
     fn matches(&self, text: &str) -> bool {
         match &self.wanted {
             Wanted::Any => true,
-            Wanted::Number(number) => text.trim().parse() == Ok(*number),
+            Wanted::Between(low, high) => {
+                Number::parse(text.trim()).is_some_and(|number| (*low, *high).contains(&number))
+            }
             Wanted::Prefix(prefix) => self.any_word(text, |word| word.starts_with(prefix.as_str())),
             // Without a word in it, as an empty text, nothing is found.
             Wanted::Words(wanted) => {
@@ -160,6 +176,9 @@ mod tests {
         writer.field("tokens", b"12");
         writer.field("empty", b"");
         writer.field("hidden", b"x");
+        writer.field("version", b"1715000000000000001");
+        let long = format!("begin {} end", "x".repeat(VALUE_BYTES_MAX));
+        writer.field("long", long.as_bytes());
         writer.end_log();
         writer.finish(Some("top"), Some("dify"), &[("__batch__", "7/8")]);
         let group = LogGroupView::parse(writer.bytes()).unwrap();
@@ -168,6 +187,8 @@ mod tests {
             "Case": {"type": "text", "caseSensitive": true},
             "tokens": {"type": "long"},
             "empty": {"type": "text"},
+            "version": {"type": "long"},
+            "long": {"type": "text", "token": [" "]},
         }});
         for (query, wanted) in [
             ("*", true),
@@ -182,6 +203,16 @@ mod tests {
             ("tokens: 12", true),
             ("tokens: 12.0", true),
             ("tokens: 1", false),
+            ("tokens >= 12", true),
+            ("tokens > 12", false),
+            ("tokens < 12.5", true),
+            ("tokens in [1 12]", true),
+            ("tokens in (12 20]", false),
+            ("version = 1715000000000000001", true),
+            ("version = 1715000000000000000", false),
+            ("not version > -1000000", false),
+            ("long: begin", true),
+            ("long: end", false),
             ("empty: *", true),
             ("empty: \"\"", false),
             ("__source__: dify", true),
@@ -196,7 +227,7 @@ mod tests {
             let matcher = Matcher::new(&parse(query).unwrap(), &index).unwrap();
             assert_eq!(matcher.matches(&group, &group.logs[0]), wanted, "{query}");
         }
-        for query in ["hidden: x", "tokens: many", "tokens: 1*"] {
+        for query in ["hidden: x", "tokens: many", "tokens: 1*", "id > 3"] {
             let refusal = Matcher::new(&parse(query).unwrap(), &index).err().unwrap();
             assert_eq!(refusal.code, "ParameterInvalid", "{query}");
         }

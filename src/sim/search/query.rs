@@ -1,11 +1,16 @@
-//! Reads SLS's search language, the part that is imitated: `*`, `key: value`, `and`, `or`, `not`.
+//! Reads SLS's search language, the part that is imitated: conditions on keys, `and`, `or`, `not`.
 //!
 //! ```text
 //! or        = and { "or" and }
 //! and       = not { ["and"] not }
 //! not       = "not" not | "(" or ")" | "*" | condition
 //! condition = key ":" value          key may be __tag__:name; both may stand in quotes
+//!           | key (">" | ">=" | "<" | "<=" | "=") number
+//!           | key "in" ("[" | "(") number number ("]" | ")")
 //! ```
+
+use std::cmp::Ordering;
+use std::ops::Bound;
 
 use crate::sim::answer::{Code, Refusal};
 
@@ -16,7 +21,7 @@ const CONDITIONS_MAX: usize = 30;
 const DEPTH_MAX: usize = 30;
 
 /// What a log must be like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Query {
     All,
     Field { key: String, value: Value },
@@ -26,7 +31,7 @@ pub enum Query {
 }
 
 /// What a field must be like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     /// `key: *`: the field is there.
     Any,
@@ -34,9 +39,41 @@ pub enum Value {
     Prefix(String),
     /// All words of the text are there.
     Words(String),
+    /// The field is a number between these.
+    Between(Bound<Number>, Bound<Number>),
 }
 
-/// Reads `text`. SQL and what else is not imitated is refused with `ParameterInvalid`.
+/// A number as it was written: whole ones are compared to the last digit.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Number {
+    Long(i64),
+    Double(f64),
+}
+
+impl Number {
+    pub fn parse(text: &str) -> Option<Self> {
+        let double = || text.parse().ok().filter(|double: &f64| double.is_finite());
+        text.parse().ok().map(Self::Long).or_else(|| double().map(Self::Double))
+    }
+
+    fn double(self) -> f64 {
+        match self {
+            Self::Long(long) => long as f64,
+            Self::Double(double) => double,
+        }
+    }
+}
+
+impl PartialOrd for Number {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        match (self, other) {
+            (Self::Long(one), Self::Long(other)) => Some(one.cmp(other)),
+            (one, other) => one.double().partial_cmp(&other.double()),
+        }
+    }
+}
+
+/// Reads `text`. What is not imitated is refused with `ParameterInvalid`.
 pub fn parse(text: &str) -> Result<Query, Refusal> {
     let tokens = tokenise(text)?;
     if tokens.is_empty() {
@@ -57,6 +94,10 @@ enum Token {
     Colon,
     Open,
     Close,
+    OpenBracket,
+    CloseBracket,
+    /// `<`, `<=`, `>`, `>=` or `=`.
+    Compare(&'static str),
 }
 
 fn tokenise(text: &str) -> Result<Vec<Token>, Refusal> {
@@ -68,10 +109,14 @@ fn tokenise(text: &str) -> Result<Vec<Token>, Refusal> {
             ':' => Token::Colon,
             '(' => Token::Open,
             ')' => Token::Close,
-            '|' => return Err(invalid("SQL is not imitated yet: no | in a query")),
-            '<' | '>' | '=' | '[' | ']' => {
-                return Err(invalid("comparisons are not imitated: put the text in quotes"));
-            }
+            '|' => return Err(invalid("unexpected | in the query")),
+            '[' => Token::OpenBracket,
+            ']' => Token::CloseBracket,
+            '=' => Token::Compare("="),
+            '<' if chars.next_if_eq(&'=').is_some() => Token::Compare("<="),
+            '<' => Token::Compare("<"),
+            '>' if chars.next_if_eq(&'=').is_some() => Token::Compare(">="),
+            '>' => Token::Compare(">"),
             '"' => {
                 let mut quoted = String::new();
                 loop {
@@ -148,9 +193,13 @@ impl Parser<'_> {
     fn condition(&mut self) -> Result<Query, Refusal> {
         self.conditions += 1;
         if self.conditions > CONDITIONS_MAX {
-            return Err(invalid(format!("a query has at most {CONDITIONS_MAX} conditions")));
+            let count = self.conditions;
+            return Err(refused(format!("condition number {count} is more than {CONDITIONS_MAX}")));
         }
         let mut key = self.text()?;
+        if let Some(value) = self.between()? {
+            return Ok(Query::Field { key, value });
+        }
         self.colon(&key)?;
         if key == "__tag__" {
             key = format!("__tag__:{}", self.text()?);
@@ -163,6 +212,48 @@ impl Parser<'_> {
         };
         self.tokens = &self.tokens[1..];
         Ok(Query::Field { key, value })
+    }
+
+    /// A comparison or `in`, if that is what stands behind the key.
+    fn between(&mut self) -> Result<Option<Value>, Refusal> {
+        use Bound::{Excluded, Included, Unbounded};
+        if let Some((Token::Compare(operator), rest)) = self.tokens.split_first() {
+            self.tokens = rest;
+            let number = self.number()?;
+            let (low, high) = match *operator {
+                "<" => (Unbounded, Excluded(number)),
+                "<=" => (Unbounded, Included(number)),
+                ">" => (Excluded(number), Unbounded),
+                ">=" => (Included(number), Unbounded),
+                _ => (Included(number), Included(number)),
+            };
+            return Ok(Some(Value::Between(low, high)));
+        }
+        let opens = matches!(self.tokens.get(1), Some(Token::Open | Token::OpenBracket));
+        if !(opens && self.take_operator("in")) {
+            return Ok(None);
+        }
+        let includes_low = self.take(&Token::OpenBracket);
+        if !includes_low {
+            self.take(&Token::Open);
+        }
+        let (low, high) = (self.number()?, self.number()?);
+        let includes_high = self.take(&Token::CloseBracket);
+        if !includes_high && !self.take(&Token::Close) {
+            return Err(invalid("a range is not closed"));
+        }
+        let bound = |number, included| if included { Included(number) } else { Excluded(number) };
+        Ok(Some(Value::Between(bound(low, includes_low), bound(high, includes_high))))
+    }
+
+    fn number(&mut self) -> Result<Number, Refusal> {
+        let number = match self.tokens.split_first() {
+            Some((Token::Word(word), rest)) => Number::parse(word).map(|number| (number, rest)),
+            _ => None,
+        };
+        let (number, rest) = number.ok_or_else(|| invalid("a number is missing"))?;
+        self.tokens = rest;
+        Ok(number)
     }
 
     fn text(&mut self) -> Result<String, Refusal> {
@@ -205,7 +296,7 @@ fn is_operator(token: &Token, name: &str) -> bool {
 fn word_value(word: &str) -> Result<Value, Refusal> {
     let prefix = word.strip_suffix('*');
     if prefix.unwrap_or(word).contains(['*', '?']) {
-        return Err(invalid("wildcards are imitated at the end of a word only"));
+        return Err(refused("only support * or ? in the middle or end of the query"));
     }
     Ok(match prefix {
         None => Value::Words(word.to_owned()),
@@ -218,13 +309,20 @@ fn one_or(mut parts: Vec<Query>, many: impl FnOnce(Vec<Query>) -> Query) -> Quer
     if parts.len() == 1 { parts.remove(0) } else { many(parts) }
 }
 
-fn invalid(message: impl Into<String>) -> Refusal {
+/// SLS's words for a query that cannot be read (aliyun, FAQ on query and analysis errors).
+fn invalid(message: impl std::fmt::Display) -> Refusal {
+    refused(format!("ErrorType:QueryParseError.ErrorMessage:syntax error: {message}"))
+}
+
+fn refused(message: impl Into<String>) -> Refusal {
     Refusal::new(Code::ParameterInvalid, message)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Bound::{Excluded, Included, Unbounded};
+    use Number::{Double, Long};
     use proptest::prelude::*;
 
     fn words(key: &str, value: &str) -> Query {
@@ -254,6 +352,15 @@ mod tests {
             (r#""__tag__:__batch__": x"#, words("__tag__:__batch__", "x")),
             ("a: *", field("a", Value::Any)),
             ("a: x*", field("a", Value::Prefix("x".to_owned()))),
+            ("a >= 3", field("a", Value::Between(Included(Long(3)), Unbounded))),
+            ("a>3 b:2", and(&[&field("a", Value::Between(Excluded(Long(3)), Unbounded)), &b])),
+            ("a < -1.5", field("a", Value::Between(Unbounded, Excluded(Double(-1.5))))),
+            ("a<=3", field("a", Value::Between(Unbounded, Included(Long(3))))),
+            ("a = 3", field("a", Value::Between(Included(Long(3)), Included(Long(3))))),
+            ("a in [1 3]", field("a", Value::Between(Included(Long(1)), Included(Long(3))))),
+            ("a in (1 3]", field("a", Value::Between(Excluded(Long(1)), Included(Long(3))))),
+            ("a in [1 3)", field("a", Value::Between(Included(Long(1)), Excluded(Long(3))))),
+            ("in: 1", words("in", "1")),
         ] {
             assert_eq!(parse(text), Ok(wanted), "{text}");
         }
@@ -273,7 +380,12 @@ mod tests {
             "or a:1",
             "(a:1",
             "a:1)",
-            "a > 1",
+            "a > b",
+            "a >",
+            "a in [1]",
+            "a in [1 2",
+            "a in 1 2",
+            "a: [1 2]",
             "a: \"x",
             "a: x*y",
             "a: ?",
@@ -284,13 +396,22 @@ mod tests {
         ] {
             assert_eq!(parse(text).err().unwrap().code, "ParameterInvalid", "{text}");
         }
-        let sql = parse("* | select count(*)").err().unwrap();
-        assert!(sql.message.contains("SQL is not imitated yet"), "{}", sql.message);
+        let many = parse(&long).err().unwrap();
+        assert_eq!(many.message, "condition number 31 is more than 30");
+    }
+
+    #[test]
+    fn whole_numbers_are_compared_to_the_last_digit() {
+        let number = |text: &str| Number::parse(text).unwrap();
+        assert!(number("1715000000000000001") > number("1715000000000000000"));
+        assert!(number("2.5") > number("2") && number("-1e3") < number("-999"));
+        assert_eq!(Number::parse("x"), None);
+        assert_eq!(Number::parse("inf"), None);
     }
 
     proptest! {
         #[test]
-        fn no_query_panics(text in r#"( |and|or|not|[a-c:"()*\\|<]|__tag__){0,60}"#) {
+        fn no_query_panics(text in r#"( |and|or|not|in|1|[a-c:"()*\\|<>=\[\]]|__tag__){0,60}"#) {
             let _ = parse(&text);
         }
 

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
+use crate::sim::search::state::QueryState;
 use crate::sim::store::quota::ProjectQuota;
-use crate::sim::store::shard::{Scene, Shard, Write};
+use crate::sim::store::shard::{Scene, Shard, View, Write};
 use crate::sim::store::{is_name, lock};
 
 /// The most shards that CreateLogstore makes through the API (aliyun, resource limits).
@@ -18,8 +19,10 @@ const SHARDS_MAX: u64 = 100;
 /// The most shards that splitting makes (the Rust and Python SDKs: maxSplitShard is at most 256).
 const SPLIT_SHARDS_MAX: usize = 256;
 
-/// Days; 3650 means for ever.
-const TTL_DAYS_MAX: u64 = 3650;
+/// A TTL of so many days, the most that can be asked for, means for ever.
+const TTL_DAYS_FOR_EVER: i64 = 3650;
+
+const TTL_DAYS_DEFAULT: i64 = 30;
 
 pub struct Logstore {
     name: String,
@@ -32,6 +35,7 @@ pub struct Logstore {
     project_quota: Arc<ProjectQuota>,
     /// Which shard takes the next group that has no hash key.
     turn: AtomicUsize,
+    pub queries: QueryState,
 }
 
 struct Settings {
@@ -60,6 +64,8 @@ struct IndexState {
 pub enum Target {
     /// The shards take turns.
     Balanced,
+    /// This shard, by its id.
+    Shard(u32),
     /// The shard that owns the key; with a number the write is idempotent.
     Key { key: u128, sequence: Option<u64> },
 }
@@ -95,6 +101,7 @@ impl Logstore {
             shards: RwLock::new(Shard::divide(shards, moment).into_iter().map(Arc::new).collect()),
             project_quota,
             turn: AtomicUsize::new(0),
+            queries: QueryState::default(),
         })
     }
 
@@ -107,7 +114,7 @@ impl Logstore {
         let settings = lock(&self.settings);
         let mut description = json!({
             "logstoreName": self.name,
-            "ttl": 30,
+            "ttl": TTL_DAYS_DEFAULT,
             "shardCount": self.shards().iter().filter(|shard| shard.is_writable()).count(),
             "enable_tracking": false,
             "autoSplit": false,
@@ -169,6 +176,16 @@ impl Logstore {
         lock(&self.index).index.take().map(drop).ok_or_else(no_index)
     }
 
+    /// What can be pulled now: what was received within the TTL. (Search goes by the logs' times.)
+    pub fn view(&self, moment: Moment) -> View {
+        let ttl_days = lock(&self.settings).json.get("ttl").and_then(Value::as_i64);
+        let oldest_s = match ttl_days.unwrap_or(TTL_DAYS_DEFAULT) {
+            TTL_DAYS_FOR_EVER => i64::MIN,
+            days => moment.unix_s() - days * 86_400,
+        };
+        View { moment, oldest_s }
+    }
+
     /// All shards by id, those that are only read included.
     pub fn shards(&self) -> Vec<Arc<Shard>> {
         self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -207,13 +224,14 @@ impl Logstore {
         Ok(vec![merged, left, right])
     }
 
-    /// Appends `write` where `target` says; its number and index are set here.
+    /// Appends `write` where `target` says, and gives the shard's id; the write's number and index
+    /// are set here.
     pub fn append(
         &self,
         target: Target,
         mut write: Write,
         scene: Scene<'_>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<u32, Refusal> {
         let age = scene.moment.steady.saturating_duration_since(self.created.steady);
         if age < Duration::from_millis(scene.switches.new_logstore_wait_ms) {
             return Err(no_logstore(&self.name));
@@ -228,13 +246,17 @@ impl Logstore {
                 let count = writable.clone().count();
                 writable.nth(turn % count)
             }
+            Target::Shard(id) => writable.find(|shard| shard.id == id),
             Target::Key { key, sequence } => {
                 write.sequence = sequence.map(|number| (key, number));
                 writable.find(|shard| shard.owns(key))
             }
         };
-        let shard = shard.expect("the writable shards cover all keys");
-        shard.append(write, &self.project_quota, scene)
+        let Some(shard) = shard else {
+            return Err(Refusal::new(Code::LogStoreWithoutShard, "no shard can be written"));
+        };
+        shard.append(write, &self.project_quota, scene)?;
+        Ok(shard.id)
     }
 }
 
@@ -259,7 +281,8 @@ pub fn no_logstore(name: &str) -> Refusal {
 }
 
 fn check_ttl(json: &Map<String, Value>) -> Result<(), Refusal> {
-    let good = |ttl: &Value| ttl.as_u64().is_some_and(|days| (1..=TTL_DAYS_MAX).contains(&days));
+    let range = 1..=TTL_DAYS_FOR_EVER;
+    let good = |ttl: &Value| ttl.as_i64().is_some_and(|days| range.contains(&days));
     if json.get("ttl").is_none_or(good) {
         return Ok(());
     }
@@ -301,14 +324,14 @@ mod tests {
         Logstore::new(json, shards, quota, Moment::at(1)).unwrap()
     }
 
-    fn append(logstore: &Logstore, target: Target, switches: &Switches) -> Result<(), Refusal> {
+    fn append(logstore: &Logstore, target: Target, switches: &Switches) -> Result<u32, Refusal> {
         let write = Write { groups: vec![Bytes::new()], ..Write::default() };
         logstore.append(target, write, Scene { moment: Moment::at(1), switches })
     }
 
     fn groups(logstore: &Logstore) -> Vec<i64> {
-        let moment = Moment::at(1);
-        let cursor = |shard: &Shard, from| shard.cursor(from, moment);
+        let view = logstore.view(Moment::at(1));
+        let cursor = |shard: &Shard, from| shard.cursor(from, view);
         let count = |shard: &Arc<Shard>| cursor(shard, From::End) - cursor(shard, From::Begin);
         logstore.shards().iter().map(count).collect()
     }

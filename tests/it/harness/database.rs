@@ -1,11 +1,13 @@
 //! A database of a test's own, with Dify's tables in the shape of any of its versions.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::harness::cluster::{Cluster, PASSWORD, USER, binary};
+use crate::harness::poll;
 
 /// A new database, dropped with its value.
 pub(crate) struct Database {
@@ -28,6 +30,11 @@ impl Database {
     pub(crate) fn fresh_in_sql_ascii() -> Self {
         let any_bytes = "TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'";
         Self::made_in(&Cluster::shared(), any_bytes)
+    }
+
+    /// A copy of this one, with everything in it; nobody may be connected to this one.
+    pub(crate) fn copy(&self) -> Self {
+        Self::made_in(&self.cluster, &format!("TEMPLATE {}", self.name))
     }
 
     fn made_in(cluster: &Arc<Cluster>, options: &str) -> Self {
@@ -79,6 +86,58 @@ impl Database {
     }
 }
 
+/// An advisory lock of Postgres, held until it is dropped.
+pub(crate) struct HeldLock<'a> {
+    database: &'a Database,
+    key: i64,
+    session: Child,
+}
+
+impl Drop for HeldLock<'_> {
+    fn drop(&mut self) {
+        // A server that sleeps does not see that its client has gone.
+        let end = format!("SELECT pg_terminate_backend(pid) {}", granted(self.key));
+        if let Err(error) = self.database.try_psql(&end) {
+            eprintln!("{error}");
+        }
+        let _ = self.session.wait();
+    }
+}
+
+fn granted(key: i64) -> String {
+    format!("FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = {key}")
+}
+
+impl Database {
+    /// Takes an advisory lock in a session of its own.
+    #[track_caller]
+    pub(crate) fn hold_lock(&self, key: i64) -> HeldLock<'_> {
+        let sql = format!("SELECT pg_advisory_lock({key}), pg_sleep(600)");
+        let session = psql_command(self.cluster.port, &self.name, &sql)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let held = HeldLock { database: self, key, session };
+        self.wait_until(&format!("SELECT count(*) {}", granted(key)), "1");
+        held
+    }
+
+    /// Waits until a session waits for an advisory lock.
+    #[track_caller]
+    pub(crate) fn wait_for_a_waiting_lock(&self) {
+        let waiting = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' \
+                       AND NOT granted";
+        self.wait_until(waiting, "t");
+    }
+
+    /// Waits until `sql` gives `wanted`.
+    #[track_caller]
+    pub(crate) fn wait_until(&self, sql: &str, wanted: &str) {
+        poll(sql, Duration::from_secs(30), || (self.psql(sql).trim() == wanted).then_some(()));
+    }
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
@@ -88,12 +147,18 @@ impl Drop for Database {
     }
 }
 
-fn psql_in(port: u16, database: &str, sql: &str) -> Result<String, String> {
-    let output = Command::new(binary("psql"))
+fn psql_command(port: u16, database: &str, sql: &str) -> Command {
+    let mut command = Command::new(binary("psql"));
+    command
         .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1"])
         .args(["-p", &port.to_string(), "-U", USER, "-d", database, "-c", sql])
         .env("PGPASSWORD", PASSWORD)
-        .env("PGOPTIONS", "--client-min-messages=warning")
+        .env("PGOPTIONS", "--client-min-messages=warning");
+    command
+}
+
+fn psql_in(port: u16, database: &str, sql: &str) -> Result<String, String> {
+    let output = psql_command(port, database, sql)
         .output()
         .map_err(|error| format!("start psql: {error}"))?;
     match output.status.success() {

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::harness::http;
 use crate::harness::tool::{Running, Tool};
+use crate::harness::{http, signed};
 
 pub(crate) const PROJECT: &str = "dify-logs";
-const ACCESS_KEY_ID: &str = "simulator";
-const ACCESS_KEY_SECRET: &str = "simulator-secret";
+pub(crate) const ACCESS_KEY_ID: &str = "simulator";
+pub(crate) const ACCESS_KEY_SECRET: &str = "simulator-secret";
 
 /// A running simulator, killed when dropped. If the test has failed by then, its log is printed.
 pub(crate) struct Simulator {
@@ -123,6 +123,20 @@ impl Simulator {
     #[track_caller]
     pub(crate) fn stats(&self) -> serde_json::Value {
         serde_json::from_str(&self.get("/_sim/stats")).unwrap()
+    }
+
+    /// A signed call of SLS's own interface that must succeed.
+    #[track_caller]
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        query: &[(&str, &str)],
+        body: &str,
+    ) -> String {
+        let (status, answer) = signed::call(self.port, method, path, query, body);
+        assert!(status == 200, "{method} {path} {query:?}: {status} {answer}");
+        answer
     }
 
     /// All logs of a logstore of [`PROJECT`].

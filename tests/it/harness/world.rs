@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use crate::harness::database::Database;
-use crate::harness::simulator::Simulator;
+use crate::harness::simulator::{PROJECT, Simulator};
 use crate::harness::tool::Tool;
 
 pub(crate) const TABLES: [(&str, &str); 2] = [
@@ -41,8 +41,10 @@ impl World {
 
     /// Whether the ledger takes SLS to refuse a repeated number.
     pub(crate) fn set_proven(&self, proven: bool) {
+        let port = self.sls.port;
         let sql = format!(
-            "UPDATE sls_backfill.ledger SET seqid_proven = {proven}, seqid_probed_at = now()"
+            "UPDATE sls_backfill.ledger SET seqid_proven = {proven}, seqid_probed_at = now(), \
+             seqid_of = '{PROJECT} at http://127.0.0.1:{port}'"
         );
         self.database.psql(&sql);
     }
@@ -141,6 +143,31 @@ impl World {
         let action = json!({"delay_ms": delay_ms});
         let always = json!({"kind": "put", "nth": 1, "times": 1_000_000, "action": action});
         self.sls.post("/_sim/faults", &always);
+    }
+
+    /// Splits every shard of both logstores that takes writes.
+    pub(crate) fn split_shards(&self) {
+        for (_, logstore) in TABLES {
+            let path = format!("/logstores/{logstore}/shards");
+            let shards: Value =
+                serde_json::from_str(&self.sls.call("GET", &path, &[], "")).unwrap();
+            for shard in shards.as_array().unwrap() {
+                if shard["status"] == "readwrite" {
+                    let number = |name: &str| {
+                        u128::from_str_radix(shard[name].as_str().unwrap(), 16).unwrap()
+                    };
+                    let (begin, end) = (number("inclusiveBeginKey"), number("exclusiveEndKey"));
+                    let middle = format!("{:032x}", begin + (end - begin) / 2);
+                    let path = format!("{path}/{}", shard["shardID"]);
+                    self.sls.call("POST", &path, &[("action", "split"), ("key", &middle)], "");
+                }
+            }
+        }
+    }
+
+    /// Deletes a logstore with all that is in it.
+    pub(crate) fn delete_logstore(&self, logstore: &str) {
+        self.sls.call("DELETE", &format!("/logstores/{logstore}"), &[], "");
     }
 
     /// The ids of the finished rows of `table`, in order, as Postgres knows them.

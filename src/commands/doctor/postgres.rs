@@ -1,0 +1,166 @@
+//! The doctor's look at Postgres: source, tables, ledger.
+
+use crate::commands::doctor::{Check, DoctorSettings};
+use crate::commands::output::count;
+use crate::commands::setup::conversion;
+use crate::dify::fields::Fields;
+use crate::ledger::epoch::Seqid;
+use crate::ledger::look::{Look, Standing, look};
+use crate::pg::Address;
+use crate::pg::identity::Identity;
+use crate::pipeline::window::WALK_ROWS_MAX;
+use crate::record::key::KeyOrder;
+use crate::record::table::Table;
+use crate::source::catalog::Shape;
+use crate::source::{Limits, Source};
+
+/// Looks at the source; gives it, and who it is, if it can be reached.
+pub async fn check_source(
+    address: &Address,
+    checks: &mut Vec<Check>,
+    shapes: &mut Vec<Shape>,
+) -> Option<(Source, Identity)> {
+    let source = match Source::connect(address, 1, &Limits::default()).await {
+        Ok(source) => source,
+        Err(error) => {
+            checks.push(Check::error("source", &error));
+            return None;
+        }
+    };
+    let server = &source.server;
+    let at = format!("database {} at {address}, encoding {}", server.database, server.encoding);
+    checks.push(match server.encoding.as_str() {
+        "SQL_ASCII" => Check::warn(
+            "source",
+            at,
+            "rows whose texts are not UTF-8 are held `invalid`; all others are moved",
+        ),
+        _ => Check::ok("source", at),
+    });
+    for table in Table::ALL {
+        checks.push(check_table(&source, table, shapes).await);
+    }
+    match source.identity().await {
+        Ok(identity) => Some((source, identity)),
+        Err(error) => {
+            checks.push(Check::error("source", &error));
+            None
+        }
+    }
+}
+
+async fn check_table(source: &Source, table: Table, shapes: &mut Vec<Shape>) -> Check {
+    let name = format!("table {table}");
+    let shape = match source.shape(table).await {
+        Ok(Some(shape)) => shape,
+        Ok(None) => return Check::fail(&name, "is not there", "is it Dify's database?"),
+        Err(error) => return Check::error(&name, &error),
+    };
+    if let Err(unfit) = Fields::of(&conversion(&shape, true)) {
+        return Check::fail(&name, unfit.to_string(), "is it Dify's database?");
+    }
+    let order = shape.orders[0];
+    let found = format!(
+        "{} columns, about {} rows, read in the order {}",
+        shape.columns.len(),
+        count(u64::try_from(shape.rows_estimated).unwrap_or(0)),
+        order.name()
+    );
+    let is_slow = order == KeyOrder::Walk && shape.rows_estimated > WALK_ROWS_MAX;
+    shapes.push(shape);
+    match is_slow {
+        true => Check::warn(
+            &name,
+            found,
+            &format!(
+                "no index helps to find the rows of a window, so every run looks at all rows; \
+                 make one:  CREATE INDEX CONCURRENTLY ON {table} (created_at, id);"
+            ),
+        ),
+        false => Check::ok(&name, found),
+    }
+}
+
+/// Looks at the ledger; gives how it stands if there is one.
+pub async fn check_ledger(
+    settings: &DoctorSettings,
+    address: &Address,
+    source: Option<Identity>,
+    checks: &mut Vec<Check>,
+) -> Option<Standing> {
+    let look = match look(address).await {
+        Ok(look) => look,
+        Err(error) => {
+            checks.push(Check::error("ledger", &error));
+            return None;
+        }
+    };
+    checks.push(check_server(&look, settings.allow_fsync_off));
+    let standing = look.standing?;
+    checks.push(check_standing(&standing, source.as_ref()));
+    if let Ok(sls) = &settings.sls {
+        checks.push(check_seqid(&standing, &sls.place()));
+    }
+    Some(standing)
+}
+
+fn check_server(look: &Look, allow_fsync_off: bool) -> Check {
+    let name = "ledger";
+    if look.is_replica {
+        let hint = "keep the ledger on the primary, or elsewhere: --ledger-url";
+        return Check::fail(name, "its Postgres is a replica, which takes no writes", hint);
+    }
+    if !look.fsync && !allow_fsync_off {
+        let hint = "set fsync = on, or keep the ledger elsewhere with --ledger-url";
+        return Check::fail(name, "its Postgres runs with fsync = off: a crash loses it", hint);
+    }
+    match (&look.standing, look.may_write) {
+        (_, false) => Check::fail(
+            name,
+            "this user may not write it",
+            "GRANT CREATE ON DATABASE to this user, or keep the ledger elsewhere: --ledger-url",
+        ),
+        (None, true) => Check::ok(name, "none yet; `dify-sls-backfill init` makes it"),
+        (Some(standing), true) => {
+            let project = standing.project.as_deref().unwrap_or("no project yet");
+            Check::ok(name, format!("{}, for {project}", standing.id))
+        }
+    }
+}
+
+/// Whether the ledger may send.
+fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
+    let name = "epoch";
+    let hint = "`dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the \
+                stop";
+    if let Some(because) = &standing.stopped_because {
+        return Check::fail(name, because, hint);
+    }
+    if !standing.own_differences.is_empty() {
+        let differences = standing.own_differences.join("; ");
+        return Check::fail(name, format!("the ledger is not where it was: {differences}"), hint);
+    }
+    let differences =
+        source.map(|now| standing.source_then.differences(now)).unwrap_or_default().join("; ");
+    if !differences.is_empty() {
+        return Check::fail(name, format!("the source is not the one it was: {differences}"), hint);
+    }
+    let found = format!("{} processes so far, {} at work", standing.epoch, standing.alive);
+    Check::ok(name, found)
+}
+
+fn check_seqid(standing: &Standing, place: &str) -> Check {
+    let name = "seqid";
+    match &standing.seqid {
+        Some((Seqid::Proven, of, at)) if of == place => {
+            Check::ok(name, format!("proven on {of}, {at}"))
+        }
+        Some((Seqid::Ignored, of, at)) if of == place => Check::warn(
+            name,
+            format!("SLS stored a repeated number on {of}, {at}"),
+            "a batch without an answer waits 18 min before it is sent again; `doctor --probe` \
+             tries again",
+        ),
+        _ => Check::ok(name, "not tried out yet: `run` does it, or `doctor --probe`"),
+    }
+}

@@ -1,0 +1,189 @@
+//! The doctor's look at SLS: project, logstores, indexes, clocks, consumer groups.
+
+use serde_json::Value;
+
+use crate::commands::doctor::Check;
+use crate::commands::setup::{self, SlsSettings, own_now};
+use crate::dify::fields::Fields;
+use crate::dify::index::index;
+use crate::dify::index::merge::{Change, merge};
+use crate::ledger::look::Standing;
+use crate::pipeline::patience::patiently;
+use crate::pipeline::window::Clocks;
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+use crate::sls::answer::Failure;
+use crate::sls::client::Client;
+use crate::sls::groups::{GROUPS_MAX, GroupName};
+use crate::source::catalog::Shape;
+
+const INIT: &str = "`dify-sls-backfill init` makes project, logstores and indexes";
+
+/// Looks at SLS. `postgres_now`: the source's clock.
+pub async fn check_sls(
+    settings: &SlsSettings,
+    shapes: &[Shape],
+    standing: Option<&Standing>,
+    postgres_now: Option<Timestamp>,
+    checks: &mut Vec<Check>,
+) {
+    let client = match setup::client(settings) {
+        Ok(client) => client,
+        Err(error) => return checks.push(Check::error("project", &error)),
+    };
+    let project = &settings.project;
+    match patiently(|| client.has_project()).await {
+        Ok(true) => checks.push(Check::ok("project", settings.place())),
+        Ok(false) => {
+            let found = format!("there is no project {project}");
+            return checks.push(Check::fail("project", found, INIT));
+        }
+        Err(failure) => return checks.push(unreachable(&failure)),
+    }
+    checks.push(check_project(project, standing));
+    checks.push(check_clocks(&client, postgres_now));
+    for table in Table::ALL {
+        let shape = shapes.iter().find(|shape| shape.table == table);
+        check_logstore(&client, table, shape, standing, checks).await;
+    }
+}
+
+fn unreachable(failure: &Failure) -> Check {
+    Check::fail(
+        "project",
+        failure.to_string(),
+        "check ALIYUN_SLS_ENDPOINT, ALIYUN_SLS_REGION, ALIYUN_SLS_PROJECT_NAME, \
+         ALIYUN_SLS_ACCESS_KEY_ID and ALIYUN_SLS_ACCESS_KEY_SECRET, and whether a proxy stands in \
+         between",
+    )
+}
+
+fn check_project(project: &str, standing: Option<&Standing>) -> Check {
+    let name = "ledger's project";
+    match standing.and_then(|standing| standing.project.as_deref()) {
+        Some(bound) if bound != project => Check::fail(
+            name,
+            format!("its rows went to {bound}, not to {project}"),
+            "name that project, or use another ledger (--ledger-url) for another project",
+        ),
+        Some(bound) => Check::ok(name, bound),
+        None => Check::ok(name, "none yet"),
+    }
+}
+
+fn check_clocks(client: &Client, postgres_now: Option<Timestamp>) -> Check {
+    let own = own_now();
+    let postgres = postgres_now.and_then(Timestamp::unix_s).unwrap_or(own);
+    let clocks = Clocks { own, postgres, sls: Some(client.now()) };
+    match clocks.skew() {
+        Some(skew) => Check::warn("clocks", skew, "set the clock; nothing is lost meanwhile"),
+        None => Check::ok("clocks", "ours, Postgres's and SLS's agree"),
+    }
+}
+
+async fn check_logstore(
+    client: &Client,
+    table: Table,
+    shape: Option<&Shape>,
+    standing: Option<&Standing>,
+    checks: &mut Vec<Check>,
+) {
+    let logstore = table.logstore();
+    let name = format!("logstore {logstore}");
+    match patiently(|| client.logstore(logstore)).await {
+        Ok(Some(found)) => checks.push(check_settings(&name, &found)),
+        Ok(None) => return checks.push(Check::fail(&name, "is not there", INIT)),
+        Err(failure) => return checks.push(Check::fail(&name, failure.to_string(), RIGHTS)),
+    }
+    checks.push(check_index(client, table, shape).await);
+    checks.push(check_groups(client, table, standing).await);
+}
+
+const RIGHTS: &str = "does the access key have the rights on this project? README, Rights";
+
+fn check_settings(name: &str, found: &Value) -> Check {
+    if found["mode"].as_str() == Some("query") {
+        let hint = "make it anew in the mode `standard`: Dify asks it by SQL";
+        return Check::fail(name, "its mode is `query`, which knows no SQL", hint);
+    }
+    match found["ttl"].as_u64() {
+        Some(3650) => Check::ok(name, "keeps logs for ever"),
+        Some(days) => Check::warn(
+            name,
+            format!("keeps logs for {days} days"),
+            "search does not find logs whose rows finished before that: raise its TTL before older \
+             rows are moved",
+        ),
+        None => Check::warn(name, "does not tell how long it keeps logs", RIGHTS),
+    }
+}
+
+/// Whether Dify's queries would find what they ask for.
+async fn check_index(client: &Client, table: Table, shape: Option<&Shape>) -> Check {
+    let name = format!("index {}", table.logstore());
+    let found = match patiently(|| client.index(table.logstore())).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Check::fail(&name, "is not there", INIT),
+        Err(failure) => return Check::fail(&name, failure.to_string(), RIGHTS),
+    };
+    let Some(shape) = shape else {
+        return Check::ok(&name, "is there; without the table nobody knows which keys it needs");
+    };
+    let fields = match Fields::of(&setup::conversion(shape, true)) {
+        Ok(fields) => fields,
+        Err(unfit) => return Check::fail(&name, unfit.to_string(), "is it Dify's database?"),
+    };
+    let merged = merge(&found, &index(&shape.columns, &fields));
+    let changes: Vec<_> = merged.changes.iter().map(Change::to_string).collect();
+    match changes.is_empty() {
+        true => Check::ok(&name, "has all keys that Dify asks for"),
+        false => Check::warn(
+            &name,
+            format!("needs {}", changes.join(", ")),
+            "`dify-sls-backfill init` completes it, and so does Dify when it starts with LogStore \
+             switched on; logs that were written before are found only after the index is rebuilt",
+        ),
+    }
+}
+
+/// Whether others were at work on the logstore, as far as their names tell.
+async fn check_groups(client: &Client, table: Table, standing: Option<&Standing>) -> Check {
+    let name = format!("groups {}", table.logstore());
+    let groups = match patiently(|| client.groups(table.logstore())).await {
+        Ok(groups) => groups,
+        Err(failure) => return Check::fail(&name, failure.to_string(), RIGHTS),
+    };
+    let ours = standing.map(|standing| (standing.id, standing.epoch));
+    let other = groups
+        .iter()
+        .filter_map(|group| GroupName::parse(&group.name))
+        .find(|name| ours.is_none_or(|(id, epoch)| name.ledger_id != id || name.number > epoch));
+    match other {
+        Some(other) => Check::fail(
+            &name,
+            format!("another ledger, or a copy of this one, was at work: {other}"),
+            "`dify-sls-backfill audit` looks into SLS and writes down what is there",
+        ),
+        None if groups.len() >= GROUPS_MAX => Check::fail(
+            &name,
+            format!("{} of {GROUPS_MAX}: there is no room for ours", groups.len()),
+            "delete a consumer group",
+        ),
+        None => Check::ok(&name, format!("{} of {GROUPS_MAX}, none of others", groups.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::doctor::State;
+    use serde_json::json;
+
+    #[test]
+    fn a_logstore_must_know_sql_and_should_keep_what_it_gets() {
+        let state = |found: Value| check_settings("", &found).state;
+        assert_eq!(state(json!({"ttl": 3650, "mode": "standard"})), State::Ok);
+        assert_eq!(state(json!({"ttl": 365, "mode": "standard"})), State::Warn);
+        assert_eq!(state(json!({"ttl": 3650, "mode": "query"})), State::Fail);
+    }
+}

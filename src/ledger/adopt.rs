@@ -1,0 +1,382 @@
+//! Adoption: batches that an audit has found in SLS and that the ledger lacks, or has given up.
+//!
+//! A page of a shard is one transaction: the position moves, the sightings are counted, the batches
+//! are written down. So an audit can be stopped anywhere and goes on there, and a batch that is
+//! adopted is at once one that keeps its rows from being sent again.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use anyhow::Context as _;
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use crate::ledger::intent::id_number;
+use crate::ledger::tail::{prove, sum_of, verdicts};
+use crate::ledger::{Ledger, Tx};
+use crate::pg;
+use crate::record::digest::{Digest, Sum};
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+
+/// What a page holds of a batch.
+#[derive(Debug, Clone)]
+pub struct Find {
+    /// The ledger that has sent it.
+    pub ledger_id: Uuid,
+    /// What its tags tell of the whole batch; `None` when they cannot be read.
+    pub told: Option<(u64, Digest)>,
+    /// What this page holds.
+    pub sum: Sum,
+    pub raw_bytes: u64,
+    /// Id, `created_at`, `finished_at`.
+    pub rows: Vec<(Uuid, Timestamp, Timestamp)>,
+    /// Unix seconds.
+    pub log_time: u32,
+}
+
+/// A page of a shard as an audit reads it.
+#[derive(Debug, Clone)]
+pub struct AuditedPage<'a> {
+    /// The number of the audit.
+    pub audit: i64,
+    pub table: Table,
+    pub shard: u32,
+    /// Where the page begins: the position as it stands.
+    pub cursor: &'a str,
+    pub next_cursor: &'a str,
+    /// Later than any signature under which what was found can have been sent (Unix s).
+    pub signed_before: i64,
+    pub finds: &'a BTreeMap<Uuid, Find>,
+}
+
+/// What an audit has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Findings {
+    /// All batches of ours that are in SLS.
+    pub batches: u64,
+    pub rows: u64,
+    /// Of these, batches under this ledger's name that it lacked.
+    pub adopted: u64,
+    pub adopted_rows: u64,
+    /// Batches of other ledgers.
+    pub foreign: u64,
+    pub foreign_rows: u64,
+    /// Batches that the ledger had given up.
+    pub revived: u64,
+    /// Rows in an adopted batch that another one holds, too: they are in SLS twice.
+    pub doubled_rows: u64,
+    /// Batches of which SLS holds more, less or something else than their tags tell.
+    pub unequal: Vec<Uuid>,
+}
+
+/// How a batch that was found stands in the book.
+enum Known {
+    Lacking,
+    /// An audit has written it down.
+    Adopted,
+    GivenUp,
+    /// Its life goes on as any other's.
+    Live,
+}
+
+impl Ledger {
+    /// Writes down what a page holds, and moves the shard's position behind it.
+    ///
+    /// Fails when the position is not where the page begins: somebody else reads the shard.
+    pub async fn adopt_page(&self, page: &AuditedPage<'_>) -> anyhow::Result<()> {
+        let doubled = self.doubled(page).await?;
+        let mut tx = self.begin().await?;
+        let logstore = page.table.logstore();
+        let context = || format!("write down what shard {} of {logstore} holds", page.shard);
+        let moved = pg::statement(
+            "UPDATE sls_backfill.read_position SET cursor = $4, updated_at = clock_timestamp() \
+             WHERE logstore = $1 AND shard = $2 AND cursor = $3",
+        )
+        .bind(logstore)
+        .bind(i32::try_from(page.shard)?)
+        .bind(page.cursor)
+        .bind(page.next_cursor)
+        .execute(&mut *tx)
+        .await
+        .with_context(context)?;
+        anyhow::ensure!(moved.rows_affected() == 1, "somebody else reads shard {}", page.shard);
+        for (batch_id, find) in page.finds {
+            let doubled = doubled.get(batch_id).copied().unwrap_or(0);
+            let is_in_book = self
+                .adopt(&mut tx, page, *batch_id, find, doubled)
+                .await
+                .with_context(|| format!("adopt batch {batch_id}"))?;
+            if is_in_book {
+                count_anew(&mut tx, page, *batch_id, find).await.with_context(context)?;
+            }
+        }
+        prove(&mut tx, page.finds.keys().copied().collect()).await.context("prove batches")?;
+        tx.commit().await.with_context(context)
+    }
+
+    /// Which of these batches the ledger has, given up or not.
+    pub async fn known_batches(&self, ids: Vec<Uuid>) -> anyhow::Result<HashSet<Uuid>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT id FROM sls_backfill.batch \
+             WHERE id = ANY($1) AND state NOT IN ('split', 'abandoned')",
+        )
+        .bind(ids)
+        .fetch_all(&mut *tx)
+        .await
+        .context("look up batches that were found in SLS")?;
+        rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
+    }
+
+    /// How many rows of each batch that is to be adopted another batch holds, too.
+    async fn doubled(&self, page: &AuditedPage<'_>) -> anyhow::Result<BTreeMap<Uuid, u64>> {
+        let known = self.known_batches(page.finds.keys().copied().collect()).await?;
+        let (mut doubled, mut in_page) = (BTreeMap::new(), HashSet::new());
+        for (batch_id, find) in page.finds.iter().filter(|(id, _)| !known.contains(id)) {
+            let rows: Vec<_> = find.rows.iter().map(|(id, at, _)| (*id, *at)).collect();
+            let elsewhere = self.batched(page.table, &rows).await?;
+            let ids: BTreeSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
+            let count =
+                ids.iter().filter(|id| !in_page.insert(**id) || elsewhere.contains(id)).count();
+            doubled.insert(*batch_id, count as u64);
+        }
+        Ok(doubled)
+    }
+
+    /// Gives whether the book has the batch now.
+    async fn adopt(
+        &self,
+        tx: &mut Tx,
+        page: &AuditedPage<'_>,
+        batch_id: Uuid,
+        find: &Find,
+        doubled: u64,
+    ) -> anyhow::Result<bool> {
+        let row = pg::statement(
+            "SELECT state IN ('split', 'abandoned') AS given_up, \
+             adopted_by IS NOT NULL AND pass_id IS NULL AS adopted \
+             FROM sls_backfill.batch WHERE id = $1 FOR UPDATE",
+        )
+        .bind(batch_id)
+        .fetch_optional(&mut **tx)
+        .await?;
+        let known = match row {
+            None => Known::Lacking,
+            Some(row) if row.try_get("given_up")? => Known::GivenUp,
+            Some(row) if row.try_get("adopted")? => Known::Adopted,
+            Some(_) => Known::Live,
+        };
+        match known {
+            // Without a row nothing of it could be sent again.
+            Known::Lacking if find.rows.is_empty() => return Ok(false),
+            Known::Lacking => {
+                let ledger_id = (find.ledger_id != self.id).then_some(find.ledger_id);
+                insert(tx, page, batch_id, find, ledger_id, doubled).await?;
+            }
+            Known::Adopted => add_rows(tx, batch_id, find).await?,
+            // What becomes of it is decided when everything is read.
+            Known::GivenUp | Known::Live => {}
+        }
+        Ok(true)
+    }
+
+    /// What the audit of that number has found in SLS.
+    pub async fn findings(&self, audit: i64) -> anyhow::Result<Findings> {
+        let mut findings = Findings::default();
+        let mut after = Uuid::nil();
+        loop {
+            let mut tx = self.begin_relaxed().await?;
+            let rows = pg::statement(
+                "SELECT b.id, coalesce(b.adopted_by = $1, false) AS adopted, b.rows::int8 AS rows, \
+                 b.pass_id IS NOT NULL AS revived, b.ledger_id IS NOT NULL AS foreign_, \
+                 b.doubled_rows::int8 AS doubled FROM sls_backfill.batch b WHERE b.id > $2 \
+                 AND EXISTS (SELECT FROM sls_backfill.sighting s \
+                   WHERE s.batch_id = b.id AND s.audit = $1) ORDER BY b.id LIMIT 5000",
+            )
+            .bind(audit)
+            .bind(after)
+            .fetch_all(&mut *tx)
+            .await
+            .context("add up what the audit has found")?;
+            let Some(last) = rows.last() else { return Ok(findings) };
+            after = last.try_get("id")?;
+            let mut ids = Vec::new();
+            for row in &rows {
+                let number = |name| -> anyhow::Result<u64> {
+                    Ok(u64::try_from(row.try_get::<i64, _>(name)?)?)
+                };
+                ids.push(row.try_get("id")?);
+                findings.batches += 1;
+                findings.rows += number("rows")?;
+                if !row.try_get::<bool, _>("adopted")? {
+                    continue;
+                }
+                findings.doubled_rows += number("doubled")?;
+                if row.try_get("revived")? {
+                    findings.revived += 1;
+                } else if row.try_get("foreign_")? {
+                    findings.foreign += 1;
+                    findings.foreign_rows += number("rows")?;
+                } else {
+                    findings.adopted += 1;
+                    findings.adopted_rows += number("rows")?;
+                }
+            }
+            let verdicts = verdicts(&mut tx, ids).await.context("compare what was found")?;
+            findings
+                .unequal
+                .extend(verdicts.iter().filter(|found| !found.equal).map(|found| found.batch_id));
+        }
+    }
+}
+
+/// Counts what the page holds of a batch; what was counted before this audit is forgotten.
+async fn count_anew(
+    tx: &mut Tx,
+    page: &AuditedPage<'_>,
+    batch_id: Uuid,
+    find: &Find,
+) -> anyhow::Result<()> {
+    let counted = pg::statement(
+        "SELECT rows, digest, groups FROM sls_backfill.sighting \
+         WHERE batch_id = $1 AND logstore = $2 AND shard = $3 AND audit = $4 FOR UPDATE",
+    )
+    .bind(batch_id)
+    .bind(page.table.logstore())
+    .bind(i32::try_from(page.shard)?)
+    .bind(page.audit)
+    .fetch_optional(&mut **tx)
+    .await?;
+    let is_first = counted.is_none();
+    let mut sum = find.sum;
+    if let Some(row) = counted {
+        sum.add(&sum_of(&row)?);
+    }
+    pg::statement(
+        "INSERT INTO sls_backfill.sighting \
+         (batch_id, logstore, shard, rows, digest, groups, first_cursor, last_cursor, audit) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8) ON CONFLICT (batch_id, logstore, shard) \
+         DO UPDATE SET rows = excluded.rows, digest = excluded.digest, groups = excluded.groups, \
+         first_cursor = CASE WHEN $9 THEN excluded.first_cursor ELSE sighting.first_cursor END, \
+         last_cursor = excluded.last_cursor, audit = excluded.audit, seen_at = clock_timestamp()",
+    )
+    .bind(batch_id)
+    .bind(page.table.logstore())
+    .bind(i32::try_from(page.shard)?)
+    .bind(i64::try_from(sum.rows)?)
+    .bind(sum.digest.to_bytes().to_vec())
+    .bind(i32::try_from(sum.groups)?)
+    .bind(page.cursor)
+    .bind(page.audit)
+    .bind(is_first)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// First and last of what orders the rows of a find, which has at least one.
+struct Spans {
+    row_ids: Vec<u8>,
+    created: (Timestamp, Timestamp),
+    numbers: (i64, i64),
+    finished: (Timestamp, Timestamp),
+}
+
+impl Spans {
+    fn of(rows: &[(Uuid, Timestamp, Timestamp)]) -> Self {
+        fn bounds<T: Ord + Copy>(values: impl Iterator<Item = T> + Clone) -> (T, T) {
+            let least = values.clone().min().expect("there is a row");
+            (least, values.max().expect("there is a row"))
+        }
+        let ids: BTreeSet<Uuid> = rows.iter().map(|(id, ..)| *id).collect();
+        let mut created = bounds(rows.iter().map(|(_, created_at, _)| *created_at));
+        // A row of which nobody knows when it was created may be anywhere.
+        if created.0 == Timestamp::NEG_INFINITY {
+            created.1 = Timestamp::INFINITY;
+        }
+        Self {
+            row_ids: ids.iter().flat_map(|id| *id.as_bytes()).collect(),
+            created,
+            numbers: bounds(ids.iter().map(|id| id_number(*id))),
+            finished: bounds(rows.iter().map(|(.., finished_at)| *finished_at)),
+        }
+    }
+}
+
+async fn insert(
+    tx: &mut Tx,
+    page: &AuditedPage<'_>,
+    batch_id: Uuid,
+    find: &Find,
+    ledger_id: Option<Uuid>,
+    doubled: u64,
+) -> anyhow::Result<()> {
+    let spans = Spans::of(&find.rows);
+    let (rows, digest) = find.told.unwrap_or((find.sum.rows, find.sum.digest));
+    let cursors = serde_json::json!({ page.shard.to_string(): page.cursor });
+    pg::statement(
+        "INSERT INTO sls_backfill.batch (id, table_name, logstore, state, rows, raw_bytes, \
+         row_ids, digest, not_json, signed_at, cursors, ingest_time, created_span, id_span, \
+         finished_first, finished_last, stored_at, adopted_by, adopted_rows, doubled_rows, \
+         ledger_id) VALUES ($1, $2, $3, 'stored', $4, $5, $6, $7, 0, to_timestamp($8), $9, $10, \
+         tsrange($11, $12, '[]'), int8range($13, $14, '[]'), $15, $16, clock_timestamp(), $17, $4, \
+         $18, $19)",
+    )
+    .bind(batch_id)
+    .bind(page.table.name())
+    .bind(page.table.logstore())
+    .bind(i32::try_from(rows)?)
+    .bind(i64::try_from(find.raw_bytes)?)
+    .bind(spans.row_ids)
+    .bind(digest.to_bytes().to_vec())
+    .bind(page.signed_before as f64)
+    .bind(cursors)
+    .bind(i64::from(find.log_time))
+    .bind(spans.created.0)
+    .bind(spans.created.1)
+    .bind(spans.numbers.0)
+    .bind(spans.numbers.1)
+    .bind(spans.finished.0)
+    .bind(spans.finished.1)
+    .bind(page.audit)
+    .bind(i32::try_from(doubled)?)
+    .bind(ledger_id)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Adds rows of an adopted batch whose logs came in another group, as those that it has not yet.
+async fn add_rows(tx: &mut Tx, batch_id: Uuid, find: &Find) -> anyhow::Result<()> {
+    let row = pg::statement("SELECT row_ids FROM sls_backfill.batch WHERE id = $1")
+        .bind(batch_id)
+        .fetch_one(&mut **tx)
+        .await?;
+    let row_ids: &[u8] = row.try_get("row_ids")?;
+    let known: HashSet<&[u8]> = row_ids.chunks_exact(16).collect();
+    let new: Vec<_> =
+        find.rows.iter().filter(|(id, ..)| !known.contains(&id.as_bytes()[..])).copied().collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let spans = Spans::of(&new);
+    pg::statement(
+        "UPDATE sls_backfill.batch SET row_ids = row_ids || $2, raw_bytes = raw_bytes + $3, \
+         created_span = range_merge(created_span, tsrange($4, $5, '[]')), \
+         id_span = range_merge(id_span, int8range($6, $7, '[]')), \
+         finished_first = least(finished_first, $8), finished_last = greatest(finished_last, $9) \
+         WHERE id = $1",
+    )
+    .bind(batch_id)
+    .bind(spans.row_ids)
+    .bind(i64::try_from(find.raw_bytes)?)
+    .bind(spans.created.0)
+    .bind(spans.created.1)
+    .bind(spans.numbers.0)
+    .bind(spans.numbers.1)
+    .bind(spans.finished.0)
+    .bind(spans.finished.1)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! Copies of the ledger, ledgers of the past and ledgers that were dropped: each is found before it
+//! sends, and `audit` makes it fit again. The simulator's own count says that no row is there twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::harness::cluster::Cluster;
+use crate::harness::database::Database;
+use crate::harness::poll;
+use crate::harness::tool::Tool;
+use crate::harness::world::World;
+
+/// A run whose processes look every 130 ms whether others are at work.
+const RUN: &str = "run --signature-life-s 2 --late-s 1 --visible-s 1 --batch-kib 64 \
+    --workers 2";
+const AUDIT: &str = "audit --signature-life-s 2 --late-s 1 --visible-s 1";
+
+/// As a disk snapshot would keep the ledger: the same tables with what was in them.
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ; CREATE SCHEMA snapshot; DO $$ DECLARE t name; BEGIN FOR t IN \
+    SELECT tablename FROM pg_tables WHERE schemaname = 'sls_backfill' LOOP \
+    EXECUTE format('CREATE TABLE snapshot.%I AS TABLE sls_backfill.%I', t, t); END LOOP; END $$; \
+    COMMIT";
+
+/// Puts it back, while nobody is at work.
+const ROLL_BACK: &str = "SET session_replication_role = replica; DO $$ DECLARE t name; BEGIN \
+    FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'snapshot' LOOP \
+    EXECUTE format('DELETE FROM sls_backfill.%I', t); \
+    EXECUTE format('INSERT INTO sls_backfill.%I OVERRIDING SYSTEM VALUE \
+      TABLE snapshot.%I', t, t); END LOOP; END $$";
+
+/// What no disk snapshot tells: who the ledger is.
+const FORGET_WHO: &str =
+    "UPDATE sls_backfill.ledger SET own_identity = NULL, source_identity = NULL";
+
+fn in_the(database: &Database, world: &World, command: &str) -> Tool {
+    Tool::new(command.split(' ')).envs(database.env()).envs(world.sls.env())
+}
+
+/// The audit makes the ledger fit, and a run over everything doubles and loses nothing.
+#[track_caller]
+fn audited_and_finished(world: &World) {
+    world.tool(AUDIT).run().exits(0).prints("the ledger knows all that SLS holds");
+    world.tool(RUN).run().exits(0);
+    world.holds_every_finished_row_once();
+    world.tool(RUN).run().exits(0).tells("nothing new to do");
+}
+
+#[test]
+fn a_dropped_ledger_is_made_anew_from_sls() {
+    let world = World::new("dify-1.12");
+    world.fill(400, 10);
+    world.tool(RUN).arg("--max-rows=300").run().exits(75);
+    world.database.psql("DROP SCHEMA sls_backfill CASCADE");
+    for _ in 0..2 {
+        world.tool(RUN).run().exits(3).tells("another ledger (").tells("`dify-sls-backfill audit`");
+    }
+    world.tool("audit --dry-run").run().exits(0).prints("another ledger (");
+    world.tool(RUN).run().exits(3);
+    let audited = world.tool(AUDIT).arg("--output=json").run().exits(0);
+    let found: serde_json::Value = serde_json::from_str(audited.stdout.trim()).unwrap();
+    assert_eq!(found["findings"]["foreign_rows"], 300, "{found}");
+    let whose = "SELECT count(DISTINCT ledger_id), sum(rows) FROM sls_backfill.batch";
+    assert_eq!(world.database.psql(whose), "1|300", "whose they are is not forgotten");
+    world.tool(RUN).run().exits(0).tells("0 differ");
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn a_restored_schema_is_found_though_nothing_else_tells() {
+    let world = World::new("dify-1.12");
+    world.fill(400, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    world.database.psql(SNAPSHOT);
+    world.tool(RUN).arg("--max-rows=200").run().exits(75);
+    // As pg_restore does it: the tables are made anew.
+    world.database.psql("ALTER TABLE sls_backfill.ledger RENAME TO old");
+    world.database.psql(
+        "CREATE TABLE sls_backfill.ledger (LIKE sls_backfill.old INCLUDING ALL); \
+         DROP TABLE sls_backfill.old",
+    );
+    world.database.psql(ROLL_BACK);
+    world.tool(RUN).run().exits(3).tells("its tables were made anew");
+    audited_and_finished(&world);
+}
+
+#[test]
+fn a_ledger_of_yesterday_meets_the_group_of_today() {
+    let world = World::new("dify-1.12");
+    world.fill(400, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    world.database.psql(SNAPSHOT);
+    world.tool(RUN).arg("--max-rows=200").run().exits(75);
+    world.database.psql(ROLL_BACK);
+    world.tool(RUN).run().exits(3).tells("a copy of this ledger has been at work, or this ledger");
+    world.tool(RUN).run().exits(3).tells("a copy of this ledger has been at work, or this ledger");
+    audited_and_finished(&world);
+}
+
+#[test]
+fn a_ledger_that_went_back_within_one_run_meets_batches_that_it_lacks() {
+    let world = World::new("dify-1.12");
+    world.fill(600, 10);
+    world.slow_down(20);
+    let running = world.tool(RUN).spawn();
+    poll("ten batches", Duration::from_secs(30), || {
+        let batches = "SELECT count(*) FROM sls_backfill.batch WHERE state <> 'intent'";
+        let batches = world.database.try_psql(batches).ok()?.parse::<u32>().ok()?;
+        (batches >= 10).then_some(())
+    });
+    world.database.psql(SNAPSHOT);
+    running.wait().exits(0);
+    world.sls.forget_faults();
+    world.database.psql(ROLL_BACK);
+    world.tool(RUN).run().exits(3).tells("of this ledger, which the ledger lacks");
+    audited_and_finished(&world);
+}
+
+#[test]
+fn a_copy_of_the_database_knows_that_it_is_one() {
+    let world = World::new("dify-1.12");
+    world.fill(200, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    let staging = world.database.copy();
+    in_the(&staging, &world, RUN).run().exits(3).tells("it is in another database");
+    world.tool(RUN).run().exits(0);
+    world.holds_every_finished_row_once();
+    in_the(&staging, &world, RUN).run().exits(3);
+}
+
+#[test]
+fn of_two_copies_that_both_run_one_stops_and_an_audit_turns_it_round() {
+    let world = World::new("dify-1.12");
+    world.fill(400, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    let staging = world.database.copy();
+    staging.psql(FORGET_WHO);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    for _ in 0..2 {
+        let stopped = in_the(&staging, &world, RUN).run().exits(3);
+        stopped.tells("a copy of this ledger has been at work");
+    }
+    in_the(&staging, &world, AUDIT).run().exits(0).prints("100 rows");
+    in_the(&staging, &world, RUN).arg("--max-rows=100").run().exits(75);
+    world.tool(RUN).run().exits(3).tells("a copy of this ledger has been at work");
+    audited_and_finished(&world);
+    in_the(&staging, &world, RUN).run().exits(3);
+}
+
+#[test]
+fn a_run_stops_when_a_copy_is_audited_meanwhile() {
+    let world = World::new("dify-1.12");
+    world.fill(1500, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    let staging = world.database.copy();
+    staging.psql(FORGET_WHO);
+    world.slow_down(50);
+    let running = world.tool(RUN).spawn();
+    poll("a batch of the second run", Duration::from_secs(30), || {
+        let alive = "SELECT count(*) FROM sls_backfill.batch b JOIN sls_backfill.lane l \
+                     ON l.id = b.lane_id JOIN sls_backfill.process p ON p.id = l.process_id \
+                     WHERE p.ended_at IS NULL";
+        (world.database.psql(alive) != "0").then_some(())
+    });
+    let audit = in_the(&staging, &world, AUDIT).spawn();
+    running.wait().exits(3).tells("a copy of this ledger has been at work");
+    audit.wait().exits(0);
+    world.sls.forget_faults();
+    in_the(&staging, &world, RUN).run().exits(0);
+    world.tool(RUN).run().exits(3);
+    audited_and_finished(&world);
+}
+
+#[test]
+fn a_replica_that_lacks_the_last_second_is_on_another_timeline() {
+    let primary = Arc::new(Cluster::start(&[]));
+    let world = World::of(Database::fresh_in(&primary).shape("dify-1.12"));
+    world.fill(400, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    let replica = primary.start_replica();
+    let port = replica.port.to_string();
+    let on_replica = |command: &str| world.tool(command).env("DB_PORT", &port);
+    let psql = |sql: &str| {
+        let url =
+            world.database.url().replace(&format!(":{}/", primary.port), &format!(":{port}/"));
+        let psql = crate::harness::cluster::binary("psql");
+        let psql = psql.to_str().unwrap().to_owned();
+        Tool::other(&psql, ["-XAtc", sql, &url]).run().exits(0).stdout
+    };
+    let seen = "SELECT count(*) FROM sls_backfill.batch";
+    let wanted = world.database.psql(seen);
+    poll("the replica to follow", Duration::from_secs(30), || {
+        (psql(seen).trim() == wanted).then_some(())
+    });
+    psql("ALTER SYSTEM SET primary_conninfo = ''");
+    psql("SELECT pg_reload_conf()");
+    poll("the replica to stand alone", Duration::from_secs(30), || {
+        (psql("SELECT count(*) FROM pg_stat_wal_receiver").trim() == "0").then_some(())
+    });
+    world.tool(RUN).arg("--max-rows=200").run().exits(75);
+    psql("SELECT pg_promote()");
+    assert_eq!(psql(seen).trim(), wanted, "the replica lacks what came last");
+    on_replica(RUN).run().exits(3).tells("its Postgres is on another timeline");
+    on_replica(AUDIT).run().exits(0);
+    on_replica(RUN).run().exits(0);
+    world.tool(RUN).run().exits(3).tells("a copy of this ledger");
+    on_replica("status").run().exits(0);
+    world.tool(AUDIT).run().exits(0);
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn a_lost_answer_about_a_group_is_no_copy() {
+    let world = World::new("dify-1.12");
+    world.fill(100, 10);
+    // The first two calls look for the indexes.
+    let lost = json!({"kind": "admin", "nth": 3, "times": 1, "action": "cut_after"});
+    world.sls.post("/_sim/faults", &lost);
+    world.tool(RUN).run().exits(0).tells("-runs: no answer from SLS");
+    world.tool(RUN).run().exits(0);
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn a_kill_before_or_after_the_groups_are_made_costs_nothing() {
+    let world = World::new("dify-1.12");
+    world.fill(100, 10);
+    // Looks for two indexes, makes two groups, lists two, deletes two.
+    for (nth, action) in
+        [(3, "hold_before"), (4, "hold_after"), (5, "hold_before"), (7, "hold_after")]
+    {
+        let action = json!({action: {"then_cut": action == "hold_before"}});
+        world.sls.post("/_sim/faults", &json!({"kind": "admin", "nth": nth, "action": action}));
+        let running = world.tool(RUN).spawn();
+        poll("the request that is held", Duration::from_secs(30), || {
+            let faults: serde_json::Value =
+                serde_json::from_str(&world.sls.get("/_sim/faults")).unwrap();
+            (faults["held"] != json!(0)).then_some(())
+        });
+        running.kill();
+        world.sls.post("/_sim/release", &json!({}));
+        world.sls.forget_faults();
+    }
+    world.tool(RUN).run().exits(0);
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn processes_that_begin_at_once_are_no_copies_of_each_other() {
+    let world = World::new("dify-1.12");
+    world.fill(800, 10);
+    world.slow_down(30);
+    let mut first = world.tool(RUN).spawn();
+    first.wait_for("order time");
+    let join = format!("{RUN} --join");
+    let others: Vec<_> = (0..4).map(|_| world.tool(&join).spawn()).collect();
+    for running in others {
+        running.wait().exits(0);
+    }
+    first.wait().exits(0);
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn an_audit_that_was_killed_goes_on_and_a_second_one_finds_nothing_new() {
+    let world = World::new("dify-1.12");
+    world.fill(200, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    world.database.psql("DROP SCHEMA sls_backfill CASCADE");
+    let mut first = world.tool("audit --signature-life-s 20").spawn();
+    first.wait_for("until no request that was signed before");
+    first.kill();
+    world.tool(RUN).run().exits(3).tells("an audit was begun and is not finished");
+    world.tool(AUDIT).run().exits(0).tells("going on with the audit").prints(" 100 rows");
+    let again = world.tool(AUDIT).arg("--output=json").run().exits(0);
+    let found: serde_json::Value = serde_json::from_str(again.stdout.trim()).unwrap();
+    assert_eq!(found["findings"]["rows"], 100, "{found}");
+    assert_eq!(found["findings"]["foreign_rows"], 0, "{found}");
+    world.tool(RUN).run().exits(0);
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn an_audit_revives_a_batch_that_was_given_up_and_is_there() {
+    let world = World::new("dify-1.12");
+    world.fill(100, 10);
+    world.tool(RUN).run().exits(0);
+    world.database.psql(
+        "WITH given_up AS (UPDATE sls_backfill.batch SET state = 'abandoned' WHERE id = \
+           (SELECT id FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1) \
+           RETURNING id, pass_id, row_ids, rows) \
+         INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
+         SELECT 'workflow_runs', encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, \
+         pass_id, 'invalid', '', now() AT TIME ZONE 'UTC' \
+         FROM given_up, generate_series(0, rows - 1) n",
+    );
+    world.tool(AUDIT).run().exits(0).prints("given up, but there:               1 batches");
+    world.tool(RUN).run().exits(0).tells("nothing new to do");
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn an_intent_that_never_arrived_is_given_up_where_another_batch_has_its_rows() {
+    let world = World::new("dify-1.12");
+    world.fill(200, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    let staging = world.database.copy();
+    staging.psql(FORGET_WHO);
+    world.sls.order(&json!({"kind": "put", "times": 1_000_000, "action": "cut_before"}));
+    let running = world.tool(RUN).spawn();
+    let intents = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
+    poll("an intent", Duration::from_secs(30), || {
+        (world.database.psql(intents) != "0").then_some(())
+    });
+    running.kill();
+    world.sls.forget_faults();
+    in_the(&staging, &world, RUN).run().exits(3);
+    in_the(&staging, &world, AUDIT).run().exits(0);
+    in_the(&staging, &world, RUN).run().exits(0);
+    world.tool(RUN).run().exits(3);
+    audited_and_finished(&world);
+    assert_eq!(world.database.psql(intents), "0");
+}
+
+#[test]
+fn a_short_life_of_signatures_is_for_a_local_sls_only() {
+    let world = World::new("dify-1.12");
+    let far = world.tool(RUN).env("ALIYUN_SLS_ENDPOINT", "cn-hangzhou.log.aliyuncs.com");
+    far.run().exits(2).tells("they are for a local SLS only");
+}

@@ -1,0 +1,148 @@
+//! The rows of the table that are about Postgres and about processes.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::faults::Numbers::{Proven, Unproven};
+use crate::faults::{Case, SHORT, ends_well, fault};
+
+/// Kills the tool's connections to Postgres.
+const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+    WHERE datname = current_database() AND pid <> pg_backend_pid()";
+
+#[test]
+fn a_terminated_postgres_connection_at_any_moment_doubles_nothing() {
+    for (kind, action) in [("put", "hold_before"), ("put", "hold_after"), ("pull", "hold_before")] {
+        let order = fault(kind, 3, 1, json!({action: {"then_cut": false}}));
+        let case = Case { faults: vec![order], ..Case::of(Proven) };
+        let world = case.world();
+        let running = world.tool(&format!("{SHORT} --workers 2")).spawn();
+        world.sls.wait_until("held", 1);
+        world.database.psql(TERMINATE);
+        world.sls.release();
+        running.wait();
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn connections_terminated_again_and_again_double_nothing() {
+    let case = Case::of(Unproven);
+    let world = case.world();
+    world.slow_down(20);
+    for _ in 0..6 {
+        let running = world.tool(&format!("{SHORT} --workers 2")).spawn();
+        std::thread::sleep(Duration::from_millis(700));
+        world.database.psql(TERMINATE);
+        running.kill();
+    }
+    ends_well(&world);
+}
+
+/// A trigger function on the batches of the ledger, for tests only.
+fn trigger(body: &str) -> String {
+    format!(
+        "CREATE FUNCTION sls_backfill.test_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         {body} RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER test_trigger AFTER INSERT ON \
+         sls_backfill.batch DEFERRABLE INITIALLY DEFERRED FOR EACH ROW \
+         EXECUTE FUNCTION sls_backfill.test_trigger()"
+    )
+}
+
+const NO_TRIGGER: &str = "DROP TRIGGER IF EXISTS test_trigger ON sls_backfill.batch; \
+     DROP FUNCTION IF EXISTS sls_backfill.test_trigger";
+
+#[test]
+fn a_full_disk_under_the_ledger_stops_sending_and_loses_nothing() {
+    let world = Case::of(Proven).world();
+    world.database.psql(&trigger(
+        "IF (SELECT count(*) FROM sls_backfill.batch) > 3 THEN \
+         RAISE EXCEPTION 'could not extend file: No space left on device' \
+         USING ERRCODE = 'disk_full'; END IF;",
+    ));
+    world.tool(SHORT).run().exits(70).tells("No space left on device").tells("hint: ");
+    let intents = "SELECT count(*) FROM sls_backfill.batch";
+    let sent = world.sls.stats()["put_ok"].as_u64().unwrap();
+    let known: u64 = world.database.psql(intents).trim().parse().unwrap();
+    assert!(sent <= known, "{sent} requests were stored, the ledger knows {known}");
+    world.database.psql(NO_TRIGGER);
+    ends_well(&world);
+}
+
+#[test]
+fn a_process_killed_while_its_commit_hangs_sends_nothing_that_the_ledger_lacks() {
+    for numbers in [Proven, Unproven] {
+        let world = Case::of(numbers).world();
+        // The third intent's COMMIT waits for a lock that this test holds.
+        world.database.psql(&trigger(
+            "IF (SELECT count(*) FROM sls_backfill.batch) = 3 THEN \
+             PERFORM pg_advisory_xact_lock(4711); END IF;",
+        ));
+        let lock = world.database.hold_lock(4711);
+        let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+        world.database.wait_for_a_waiting_lock();
+        running.kill();
+        drop(lock);
+        world.database.psql(NO_TRIGGER);
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_looked_up() {
+    let world = Case::of(Proven).world();
+    // The third intent's COMMIT waits; its connection ends while it does, and another's too.
+    world.database.psql(&trigger(
+        "IF (SELECT count(*) FROM sls_backfill.batch) = 3 THEN \
+         PERFORM pg_advisory_xact_lock(4711); END IF;",
+    ));
+    let lock = world.database.hold_lock(4711);
+    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+    world.database.wait_for_a_waiting_lock();
+    world.database.psql(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' \
+         AND NOT granted AND objid = 4711",
+    );
+    drop(lock);
+    running.wait().exits(0);
+    ends_well(&world);
+}
+
+#[test]
+fn a_process_stopped_past_its_lease_in_the_middle_of_a_request_doubles_nothing() {
+    for numbers in [Proven, Unproven] {
+        let order = fault("put", 3, 1, json!({"hold_before": {}}));
+        let world = Case { faults: vec![order], ..Case::of(numbers) }.world();
+        let first = world.tool(&format!("{SHORT} --workers 1")).spawn();
+        world.sls.wait_until("held", 1);
+        first.signal("STOP");
+        world.sls.forget_faults();
+        // As if a minute had gone by; its intents and ranges fall to the next run.
+        world.database.psql(
+            "UPDATE sls_backfill.process SET lease_until = now() - interval '1 second'; \
+             UPDATE sls_backfill.range SET lease_until = now() - interval '1 second' \
+             WHERE owner IS NOT NULL",
+        );
+        world.tool(SHORT).run().exits(0);
+        world.holds_every_finished_row_once();
+        // What it had on the wire arrives now, its signature long over, and it wakes up.
+        world.sls.release();
+        first.signal("CONT");
+        first.wait();
+        world.holds_every_finished_row_once();
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn two_hosts_that_start_together_share_nothing_unasked() {
+    let world = Case::of(Proven).world();
+    world.slow_down(20);
+    let both = [(); 2].map(|()| world.tool(SHORT).spawn());
+    let mut codes: Vec<_> =
+        both.into_iter().map(|running| running.wait().status.code().expect("no signal")).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [0, 6]);
+    world.holds_every_finished_row_once();
+}

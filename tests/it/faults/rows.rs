@@ -1,0 +1,127 @@
+//! The rows of the table that are about rows: what changes, vanishes, finishes late, or is looked
+//! at by two.
+
+use serde_json::json;
+
+use crate::faults::Numbers::{Proven, Unproven};
+use crate::faults::{Case, SHORT, ends_well, fault};
+
+/// A run that left two batches open that never arrived.
+fn with_open_batches(numbers: crate::faults::Numbers) -> crate::harness::world::World {
+    let world =
+        Case { faults: vec![fault("put", 3, 100_000, json!("cut_before"))], ..Case::of(numbers) }
+            .world();
+    let mut running = world.tool(&format!("{SHORT} --workers 2")).spawn();
+    running.wait_for("no answer from SLS");
+    let running = running;
+    running.kill();
+    world.sls.forget_faults();
+    let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
+    assert_ne!(world.database.psql(open).trim(), "0");
+    world
+}
+
+/// Rows of the open batches.
+const OPEN_ROWS: &str = "SELECT encode(substring(row_ids FROM 16 * n + 1 FOR 16), 'hex')::uuid \
+    FROM sls_backfill.batch, generate_series(0, rows - 1) n WHERE state = 'intent'";
+
+#[test]
+fn rows_that_change_between_intent_and_recovery_are_sent_as_they_are_now() {
+    for numbers in [Proven, Unproven] {
+        let world = with_open_batches(numbers);
+        world.database.psql(&format!(
+            "UPDATE workflow_runs SET outputs = '{{\"a\": \"changed\"}}' WHERE id IN ({OPEN_ROWS})"
+        ));
+        world.tool(SHORT).run().exits(0).tells(" read anew");
+        let changed = world
+            .sls
+            .logs("workflow_execution")
+            .iter()
+            .filter(|log| log.field("outputs").contains("changed"))
+            .count();
+        assert_ne!(changed, 0);
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn rows_that_vanish_between_intent_and_recovery_are_gone_and_accounted_for() {
+    for numbers in [Proven, Unproven] {
+        let world = with_open_batches(numbers);
+        // The first row of every open batch, and its nodes.
+        world.database.psql(&format!(
+            "CREATE TEMP TABLE victims AS SELECT encode(substring(row_ids FROM 1 FOR 16), \
+             'hex')::uuid AS id FROM sls_backfill.batch WHERE state = 'intent'; \
+             DELETE FROM workflow_runs WHERE id IN (SELECT id FROM victims); \
+             DELETE FROM workflow_node_executions WHERE id IN (SELECT id FROM victims)"
+        ));
+        world.tool(SHORT).run().exits(0).tells(" read anew");
+        let gone = "SELECT sum(rows_gone) FROM sls_backfill.range";
+        assert_ne!(world.database.psql(gone).trim(), "0");
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn a_column_that_vanishes_between_intent_and_recovery_is_lived_with() {
+    let world = with_open_batches(Unproven);
+    world.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
+    world.tool(&format!("{SHORT} --new-conversion")).run().exits(0).tells(" read anew");
+    ends_well(&world);
+}
+
+#[test]
+fn rows_that_finish_later_are_sent_by_a_later_run() {
+    let world = Case::of(Proven).world();
+    world.tool(SHORT).run().exits(0);
+    world.database.psql(
+        "UPDATE workflow_runs SET status = 'succeeded', finished_at = created_at \
+         + interval '2 seconds' WHERE status = 'running'; \
+         UPDATE workflow_node_executions SET status = 'failed', finished_at = created_at \
+         + interval '2 seconds' WHERE status = 'running'",
+    );
+    world.tool(SHORT).run().exits(0);
+    assert!(world.held("workflow_runs").is_empty());
+    ends_well(&world);
+}
+
+#[test]
+fn holds_are_tried_by_one_process_at_a_time() {
+    let world = Case::of(Proven).world();
+    world.tool(SHORT).run().exits(0);
+    world.database.psql(
+        "UPDATE workflow_runs SET status = 'succeeded', finished_at = created_at \
+         + interval '2 seconds' WHERE status = 'running'",
+    );
+    world.sls.order(&fault("put", 1, 1, json!("hold")));
+    let first = world.tool(SHORT).spawn();
+    world.sls.wait_until("held", 1);
+    // It finds the range of holds taken, and nothing else to do.
+    let second = world.tool(&format!("{SHORT} --join")).spawn();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    world.sls.release();
+    first.wait().exits(0);
+    second.wait().exits(0);
+    ends_well(&world);
+}
+
+#[test]
+fn overlapping_windows_and_filters_send_every_row_once() {
+    let world = Case::of(Proven).world();
+    let day = |days: u32| {
+        let sql = format!("SELECT to_char(now() - interval '{days} days', 'YYYY-MM-DD')");
+        world.database.psql(&sql).trim().to_owned()
+    };
+    let tenant = world.database.psql("SELECT tenant_id FROM workflow_runs LIMIT 1");
+    for arguments in [
+        format!("--since {} --until {}", day(10), day(5)),
+        format!("--since {} --until {}", day(20), day(7)),
+        format!("--tenant {}", tenant.trim()),
+        format!("--since {}", day(12)),
+        String::new(),
+        format!("--since {}", day(400)),
+    ] {
+        world.tool(format!("{SHORT} {arguments}").trim()).run().exits(0);
+    }
+    ends_well(&world);
+}

@@ -1,0 +1,245 @@
+//! The rows of the table that are about SLS.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::faults::Numbers::{Proven, Unproven};
+use crate::faults::{Case, SHORT, ends_well, fault, refuse};
+
+/// `name: Case { … }`: the test of that name, and one in each world.
+macro_rules! cases {
+    ($($name:ident in $numbers:expr => $changed:tt)*) => {$(
+        #[test]
+        fn $name() {
+            for numbers in $numbers {
+                cases!(@of numbers $changed).holds();
+            }
+        }
+    )*};
+    (@of $numbers:ident { $($field:ident: $value:expr),* $(,)? }) => {
+        Case { $($field: $value,)* ..Case::of($numbers) }
+    };
+}
+
+cases! {
+    an_answer_lost_after_storing_is_found_and_not_doubled in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 2, json!("cut_after"))],
+        exits: &[0],
+    }
+    an_answer_cut_in_the_middle_is_found_and_not_doubled in [Proven, Unproven] => {
+        faults: vec![fault("put", 2, 2, json!("cut_middle"))],
+        exits: &[0],
+    }
+    a_request_lost_before_storing_is_sent_again in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 2, json!("cut_before"))],
+        exits: &[0],
+    }
+    a_server_error_without_storing_is_sent_again in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 2, refuse(500, "InternalServerError", "oops"))],
+        exits: &[0],
+    }
+    a_server_error_although_it_stored_a_second_later_is_not_doubled in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 2, json!({"store_late_ms": {
+            "after_ms": 1000, "answer": {"status": 503, "code": "ServerBusy"}}}))],
+        exits: &[0],
+    }
+    a_cut_although_it_stored_seconds_later_is_not_doubled in [Proven, Unproven] => {
+        faults: vec![fault("put", 2, 1, json!({"store_late_ms": {
+            "after_ms": 2000, "answer": "cut"}}))],
+        exits: &[0],
+    }
+    html_with_status_200_is_not_believed in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 1, json!("html"))],
+        tells: &["not from SLS"],
+    }
+    an_answer_without_a_request_id_is_not_believed in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 1, json!("no_request_id"))],
+        tells: &["not from SLS"],
+    }
+    a_quota_is_waited_for_and_the_number_used_again in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 3, refuse(403, "ShardWriteQuotaExceed", "wait"))],
+    }
+    a_number_recorded_before_the_quota_refused_it_is_replaced in [Proven, Unproven] => {
+        switches: json!({"number_recorded": "before_quota", "shard_writes_per_s": 2}),
+    }
+    an_old_signature_is_renewed in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 1, json!({"delay_ms": 5000}))],
+    }
+    a_signature_that_is_refused_is_renewed in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 1, refuse(400, "RequestTimeExpired", "late"))],
+    }
+    an_older_spelling_of_it_is_understood in [Proven, Unproven] => {
+        switches: json!({"older_spelling": true}),
+        faults: vec![fault("put", 1, 1, json!({"delay_ms": 5000}))],
+    }
+    a_request_past_the_deadline_that_is_stored_later_is_not_doubled in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 1, json!({"delay_ms": 2500}))],
+        arguments: "--deadline-s 1",
+    }
+    what_is_stored_but_not_yet_visible_is_waited_for in [Proven, Unproven] => {
+        switches: json!({"receive_lag_ms": 800}),
+        faults: vec![fault("put", 1, 2, json!("cut_after"))],
+    }
+    a_group_whose_halves_appear_one_after_the_other_is_whole_in_the_end in [Proven, Unproven] => {
+        switches: json!({"split_groups_ms": 500}),
+        faults: vec![fault("put", 1, 2, json!("cut_after"))],
+    }
+    numbers_that_are_not_kept_double_nothing in [Unproven] => {
+        switches: json!({"seqid": "ignored"}),
+        faults: vec![
+            fault("put", 1, 2, json!("cut_after")),
+            fault("put", 2, 2, json!("cut_before")),
+            fault("put", 6, 1, refuse(500, "InternalServerError", "oops")),
+        ],
+    }
+    numbers_that_are_forgotten_double_nothing in [Unproven] => {
+        switches: json!({"numbers_kept_max": 1}),
+        faults: vec![fault("put", 1, 3, json!("cut_after"))],
+    }
+    a_clock_apart_from_ours_decides_about_signatures in [Proven, Unproven] => {
+        switches: json!({"clock_offset_s": 1200}),
+        faults: vec![fault("put", 1, 1, json!("cut_after"))],
+        tells: &["SLS's clock is 1200 s ahead"],
+    }
+    a_clock_two_days_ahead_loses_and_doubles_nothing in [Proven] => {
+        switches: json!({"clock_offset_s": 172_800}),
+    }
+    errors_of_reading_are_waited_for in [Proven, Unproven] => {
+        faults: vec![
+            fault("pull", 1, 3, json!("cut_middle")),
+            fault("cursor", 2, 2, refuse(500, "InternalServerError", "oops")),
+            fault("shards", 2, 2, json!("html")),
+            fault("pull", 6, 2, refuse(403, "ShardReadQuotaExceed", "wait")),
+        ],
+    }
+    a_batch_that_is_never_answered_is_halved in [Proven] => {
+        faults: vec![fault("put", 1, 10, refuse(500, "InternalServerError", "poison"))],
+        arguments: "--workers 1 --max-rows 100",
+        exits: &[75],
+        tells: &["1 halved"],
+    }
+    content_that_is_refused_is_halved_and_goes_through in [Proven, Unproven] => {
+        faults: vec![fault("put", 1, 3, refuse(400, "PostBodyInvalid", "cannot be parsed"))],
+        tells: &[" halved"],
+    }
+}
+
+#[test]
+fn a_refused_row_is_held_alone_and_the_rest_goes_through() {
+    for numbers in [Proven, Unproven] {
+        let case = Case::of(numbers);
+        let world = case.world();
+        // A value of over 1 MB, which this SLS refuses.
+        world.database.psql(
+            "UPDATE workflow_runs SET outputs = '{\"a\": \"' || repeat('x', 1200000) || '\"}' \
+             WHERE id = (SELECT id FROM workflow_runs WHERE status = 'succeeded' \
+             ORDER BY created_at LIMIT 1)",
+        );
+        world.sls.switch(&json!({"big_values": "refuse"}));
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("rejects.jsonl");
+        let run = format!("{SHORT} --rejects {}", file.display());
+        world.tool(&run).run().exits(5).tells("SLS refuses 1 rows");
+        let held = world.held("workflow_runs");
+        let (id, reason) = held.iter().find(|(_, reason)| *reason != "running").unwrap();
+        assert_eq!(reason, "refused");
+        let stored = world.stored("workflow_execution");
+        let missing: Vec<_> = world
+            .finished("workflow_runs")
+            .into_iter()
+            .filter(|finished| !stored.contains(finished))
+            .collect();
+        assert_eq!(missing, [id.as_str()]);
+        world.tool("status").run().exits(0).prints(&format!("{id} refused: SLS says Post"));
+        // It is not tried again by itself.
+        world.tool(SHORT).run().exits(5);
+        let lines = std::fs::read_to_string(&file).unwrap();
+        assert!(lines.contains(id) && lines.lines().count() == 1, "{lines}");
+        // Once the cause is gone, the file is fed again.
+        world.sls.switch(&json!({"big_values": "store"}));
+        let retry = format!("{SHORT} --retry {}", file.display());
+        world.tool(&retry).run().exits(0).tells("1 held rows of");
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn a_shard_that_splits_in_mid_run_doubles_nothing() {
+    for forgets in [false, true] {
+        let case = Case {
+            switches: json!({"child_forgets_numbers": forgets}),
+            faults: vec![
+                fault("put", 3, 2, json!("cut_after")),
+                fault("put", 8, 2, json!({"hold_after": {}})),
+            ],
+            ..Case::of(Proven)
+        };
+        let world = case.world();
+        let running = world.tool(&format!("{SHORT} --workers 2")).spawn();
+        world.sls.wait_until("held", 2);
+        world.split_shards();
+        world.sls.order(&fault("put", 1, 2, json!("cut_after")));
+        world.sls.release();
+        running.wait();
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn a_logstore_deleted_in_mid_run_is_told_and_nothing_is_sent_into_the_new_one_unasked() {
+    let case = Case { faults: vec![fault("put", 4, 1, json!("hold"))], ..Case::of(Proven) };
+    let world = case.world();
+    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+    world.sls.wait_until("held", 1);
+    world.delete_logstore("workflow_execution");
+    world.sls.release();
+    let outcome = running.wait();
+    assert!(outcome.status.code().is_some_and(|code| code == 70 || code == 3), "{outcome}");
+    outcome.tells("LogStoreNotExist");
+}
+
+#[test]
+fn credentials_that_expire_in_mid_run_stop_it_and_the_next_run_goes_on() {
+    for numbers in [Proven, Unproven] {
+        let expired = refuse(401, "SecurityTokenExpired", "the token has expired");
+        let case = Case {
+            faults: vec![fault("put", 4, 1000, expired)],
+            exits: &[70],
+            tells: &["SecurityTokenExpired", "hint: "],
+            ..Case::of(numbers)
+        };
+        case.holds();
+    }
+}
+
+#[test]
+fn a_run_without_an_answer_for_its_last_batch_ends_with_75_and_says_until_when() {
+    let case = Case::of(Unproven);
+    let world = case.world();
+    world.sls.switch(&json!({"signature_life_s": 900}));
+    world.sls.order(&fault("put", 2, 1, json!("cut_before")));
+    let outcome = world.tool("run --batch-kib 64 --visible-s 1").run();
+    outcome.exits(75).tells("may still be on its way to SLS").tells("1 still open");
+    let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
+    assert_eq!(world.database.psql(open).trim(), "1");
+    // As if its signature's life were over.
+    world.database.psql(
+        "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '20 minutes' \
+         WHERE state = 'intent'",
+    );
+    world.tool("run --visible-s 1").run().exits(0).tells("1 sent again");
+    world.holds_every_finished_row_once();
+}
+
+#[test]
+fn short_windows_are_for_a_local_sls_only() {
+    let world = crate::harness::world::World::new("dify-1.12");
+    world
+        .tool(SHORT)
+        .env("ALIYUN_SLS_ENDPOINT", "https://cn-hangzhou.log.aliyuncs.com")
+        .deadline(Duration::from_secs(20))
+        .run()
+        .exits(2)
+        .tells("could double rows");
+}
