@@ -19,11 +19,13 @@ use crate::told::told;
 /// Reads the command line, runs the command, and tells how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let screen = logging::start(&cli.global);
+    let environment = Environment::read(&cli.global.env_files);
+    let screen =
+        logging::start(&cli.global, environment.as_ref().is_ok_and(Environment::wants_echo));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(dispatch(cli, screen));
+            let ended = runtime.block_on(dispatch(cli, screen, environment));
             // What still runs is not waited for: the ledger knows all that matters.
             runtime.shutdown_background();
             ended
@@ -39,8 +41,16 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn dispatch(cli: Cli, screen: Screen) -> Result<Exit, Ended> {
-    let environment = Environment::of_process();
+async fn dispatch(
+    cli: Cli,
+    screen: Screen,
+    environment: anyhow::Result<Environment>,
+) -> Result<Exit, Ended> {
+    let environment = environment.or_exit(Exit::Usage)?;
+    tracing::debug!("dify-sls-backfill {}", env!("SLS_BACKFILL_VERSION"));
+    for warning in &environment.warnings {
+        tracing::warn!("{warning}");
+    }
     let format = cli.global.format();
     match cli.command {
         Command::Init(args) => init::init(&args.settings(&environment).or_exit(Exit::Usage)?).await,
@@ -72,7 +82,8 @@ async fn dispatch(cli: Cli, screen: Screen) -> Result<Exit, Ended> {
         }
         #[cfg(feature = "simulator")]
         Command::Demo(args) => {
-            let settings = args.settings(&environment).or_exit(Exit::Usage)?;
+            let files = &cli.global.env_files;
+            let settings = args.settings(&environment, files).or_exit(Exit::Usage)?;
             crate::commands::demo::demo(&settings).await
         }
     }

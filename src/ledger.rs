@@ -64,16 +64,17 @@ impl Ledger {
         connections_max: u32,
         allow_fsync_off: bool,
     ) -> anyhow::Result<Self> {
-        let pool = pg::connect(address, connections_max)
-            .await
-            .with_context(|| format!("connect to the ledger at {address}"))
-            .map_err(|error| {
-                hinted(
-                    &error,
-                    "check --ledger-url, or, without it, DB_HOST, DB_PORT, DB_USERNAME, \
-                     DB_PASSWORD and DB_DATABASE",
-                )
-            })?;
+        let pool = pg::connect(address, connections_max).await.map_err(|error| {
+            let hint = address.hint(&error);
+            let error = anyhow::Error::from(error);
+            let error = error.context(format!("connect to the ledger at {address}"));
+            hinted(
+                &error,
+                &format!(
+                    "{hint}; the ledger is where --ledger-url says, else beside Dify's tables"
+                ),
+            )
+        })?;
         let mut tx = pool.begin().await.context("begin a transaction in the ledger")?;
         let server = pg::statement(
             "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica",
@@ -94,7 +95,11 @@ impl Ledger {
         migrated.map_err(|error| match lacks_a_right(&error) {
             true => hinted(
                 &error,
-                "GRANT CREATE ON DATABASE to this user, or keep the ledger elsewhere: --ledger-url",
+                &format!(
+                    "GRANT CREATE ON DATABASE {} TO {}, or keep the ledger elsewhere: --ledger-url",
+                    pg::quote(&address.login().database),
+                    pg::quote(&address.login().user),
+                ),
             ),
             false => error,
         })?;
@@ -156,7 +161,7 @@ impl Ledger {
 
 /// The error with the chain of its causes, and what to do about it in the last line.
 fn hinted(error: &anyhow::Error, hint: &str) -> anyhow::Error {
-    anyhow::anyhow!("{}\nhint: {hint}", told(error))
+    anyhow::anyhow!("{}\nno log was sent\nhint: {hint}", told(error))
 }
 
 /// Whether Postgres has refused a statement for want of a right (SQLSTATE 42501).

@@ -67,13 +67,10 @@ impl Source {
     /// Connects with at most `readers` connections, and asks the server who it is.
     pub async fn connect(address: &Address, readers: u32, limits: &Limits) -> anyhow::Result<Self> {
         let pool = pg::connect(address, readers).await.map_err(|error| {
+            let hint = address.hint(&error);
             let error =
                 anyhow::Error::from(error).context(format!("connect to Postgres at {address}"));
-            anyhow::anyhow!(
-                "{}\nhint: check DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD and DB_DATABASE; a \
-                 DB_HOST such as db_postgres is known only inside Dify's docker network",
-                told(&error)
-            )
+            anyhow::anyhow!("{}\nnothing was done\nhint: {hint}", told(&error))
         })?;
         let server = describe_server(&pool).await.context("ask the Postgres server who it is")?;
         anyhow::ensure!(

@@ -27,14 +27,17 @@ use crate::pipeline::worker::RANGE_ROWS;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
+use crate::sls::admin::NewLogstore;
 
 /// Moves Dify's workflow history from Postgres to Aliyun SLS, proves it, and loses nothing.
 ///
 /// Postgres and SLS are named by the environment variables that Dify itself uses: DB_HOST, DB_PORT,
-/// DB_USERNAME, DB_PASSWORD, DB_DATABASE (or DATABASE_URL), ALIYUN_SLS_ENDPOINT, ALIYUN_SLS_REGION,
-/// ALIYUN_SLS_PROJECT_NAME, ALIYUN_SLS_ACCESS_KEY_ID, ALIYUN_SLS_ACCESS_KEY_SECRET.
+/// DB_USERNAME, DB_PASSWORD, DB_DATABASE, DB_EXTRAS (or DATABASE_URL), ALIYUN_SLS_ENDPOINT,
+/// ALIYUN_SLS_REGION, ALIYUN_SLS_PROJECT_NAME, ALIYUN_SLS_ACCESS_KEY_ID,
+/// ALIYUN_SLS_ACCESS_KEY_SECRET. They may stand in Dify's own .env (--env-file), secrets also in
+/// files (DB_PASSWORD_FILE, …).
 #[derive(Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version = env!("SLS_BACKFILL_VERSION"), max_term_width = 100)]
 pub struct Cli {
     #[command(flatten)]
     pub global: GlobalArgs,
@@ -44,13 +47,17 @@ pub struct Cli {
 
 #[derive(Args)]
 pub struct GlobalArgs {
+    /// Take settings from this file, such as Dify's .env; a later file, and the environment, are
+    /// stronger
+    #[arg(long = "env-file", global = true, value_name = "FILE")]
+    pub env_files: Vec<PathBuf>,
     /// Form of results on standard output
     #[arg(long, global = true, value_enum, default_value = "text")]
     output: OutputFormat,
     /// Form of messages on standard error
     #[arg(long, global = true, value_enum, default_value = "text")]
     pub log_format: LogFormat,
-    /// Tell more; twice for everything
+    /// Tell more, as with SQLALCHEMY_ECHO=true; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Tell only what is odd or wrong
@@ -103,6 +110,7 @@ pub enum Command {
 #[derive(Args)]
 struct LedgerArgs {
     /// Keep the ledger in another database than the source (for a source that is a replica)
+    /// [default: SLS_BACKFILL_LEDGER_URL, where nobody else sees its password]
     #[arg(long, value_name = "URL")]
     ledger_url: Option<String>,
     /// Keep the ledger on a server with fsync = off: a crash of it may then lose what was sent
@@ -120,17 +128,41 @@ pub struct InitArgs {
     /// Shards of new logstores; each takes about 5 MB/s
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     shards: u32,
+    /// Whether SLS may divide shards of new logstores that have too much to do
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    auto_split: bool,
+    /// How many shards a new logstore may have then
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
+    shards_max: u32,
+    /// Seconds to wait after making an index until SLS uses it [default: 60; 0 on this machine]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
+    index_wait_s: Option<u64>,
 }
 
 impl InitArgs {
     pub fn settings(&self, environment: &Environment) -> anyhow::Result<InitSettings> {
-        let default = environment.number("ALIYUN_SLS_LOGSTORE_TTL", 365)?;
+        let ttl_days = match self.ttl_days {
+            Some(days) => days,
+            None => environment.number("ALIYUN_SLS_LOGSTORE_TTL", 365)?,
+        };
+        anyhow::ensure!(
+            (1..=3650).contains(&ttl_days),
+            "ALIYUN_SLS_LOGSTORE_TTL is {ttl_days}, not 1 to 3650 days"
+        );
+        let sls = environment.sls(30)?;
+        // The vendor's own tools wait a minute before they write.
+        let index_wait_s = if sls.endpoint.is_loopback { 0 } else { 60 };
         Ok(InitSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
-            sls: environment.sls(30)?,
-            ttl_days: self.ttl_days.unwrap_or(default),
-            shards: self.shards,
+            logstores: NewLogstore {
+                ttl_days,
+                shards: self.shards,
+                auto_split: self.auto_split,
+                shards_max: self.shards_max,
+            },
+            index_wait: Duration::from_secs(self.index_wait_s.unwrap_or(index_wait_s)),
             allow_fsync_off: self.ledger.allow_fsync_off,
+            sls,
         })
     }
 }
@@ -536,6 +568,7 @@ impl DemoArgs {
     pub fn settings(
         &self,
         environment: &Environment,
+        env_files: &[PathBuf],
     ) -> anyhow::Result<crate::commands::demo::DemoSettings> {
         Ok(crate::commands::demo::DemoSettings {
             postgres: environment.postgres(None)?,
@@ -544,6 +577,7 @@ impl DemoArgs {
             days: self.days,
             for_measuring: matches!(self.profile, ProfileArg::Bench),
             fill_only: self.fill_only,
+            env_files: env_files.to_vec(),
         })
     }
 }

@@ -12,10 +12,11 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::cli::args::{GlobalArgs, LogFormat};
 use crate::pipeline::progress::screen::Screen;
 
-/// Starts logging to standard error; gives how progress is to be shown there.
-pub fn start(args: &GlobalArgs) -> Screen {
+/// Starts logging to standard error; gives how progress is to be shown there. `is_echo_wanted`:
+/// Dify's settings ask for what `-v` does.
+pub fn start(args: &GlobalArgs, is_echo_wanted: bool) -> Screen {
     let screen = screen(args);
-    let level = match (args.quiet, args.verbose) {
+    let level = match (args.quiet, args.verbose.max(u8::from(is_echo_wanted))) {
         (true, _) => Level::WARN,
         (false, 0) => Level::INFO,
         (false, 1) => Level::DEBUG,
@@ -24,7 +25,12 @@ pub fn start(args: &GlobalArgs) -> Screen {
     let color = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     // Libraries tell of their own affairs only when everything is asked for.
     let others = if args.verbose > 1 { Level::DEBUG } else { Level::WARN };
-    let targets = Targets::new().with_default(others).with_target(env!("CARGO_CRATE_NAME"), level);
+    let mut targets = Targets::new().with_default(others);
+    if args.verbose < 2 {
+        // It warns of cut connections, of which we tell ourselves, and what it means for the work.
+        targets = targets.with_target("sqlx", Level::ERROR);
+    }
+    let targets = targets.with_target(env!("CARGO_CRATE_NAME"), level);
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(writer(screen.clone()))
         .with_target(args.verbose > 1)

@@ -1,6 +1,7 @@
 //! `demo`: the whole way of a backfill on this machine, with the commands that an operator types.
 
 use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,14 @@ const PROJECT: &str = "dify-logs";
 const REGION: &str = "cn-hangzhou";
 const ACCESS_KEY_ID: &str = "demo";
 const ACCESS_KEY_SECRET: &str = "demo-secret";
+const SECURITY_TOKEN: &str = "demo-token";
+
+/// The key of the local SLS, over whatever the operator's settings say.
+const KEY: [(&str, &str); 3] = [
+    ("ALIYUN_SLS_ACCESS_KEY_ID", ACCESS_KEY_ID),
+    ("ALIYUN_SLS_ACCESS_KEY_SECRET", ACCESS_KEY_SECRET),
+    ("ALIYUN_SLS_SECURITY_TOKEN", SECURITY_TOKEN),
+];
 
 /// `run` reads rows that finished at least so long ago.
 const SETTLE_S: i64 = 3600;
@@ -41,6 +50,8 @@ pub struct DemoSettings {
     /// Rows as benchmarks want them: node executions of 4 KB, without the long tail of megabytes.
     pub for_measuring: bool,
     pub fill_only: bool,
+    /// Where the settings of Postgres come from, for the processes that the demo starts.
+    pub env_files: Vec<PathBuf>,
 }
 
 /// Fills the database and shows the way; touches no database that holds anything of Dify's.
@@ -103,10 +114,8 @@ async fn show(
         ("ALIYUN_SLS_ENDPOINT", format!("http://{address}")),
         ("ALIYUN_SLS_REGION", REGION.to_owned()),
         ("ALIYUN_SLS_PROJECT_NAME", PROJECT.to_owned()),
-        ("ALIYUN_SLS_ACCESS_KEY_ID", ACCESS_KEY_ID.to_owned()),
-        ("ALIYUN_SLS_ACCESS_KEY_SECRET", ACCESS_KEY_SECRET.to_owned()),
     ];
-    let tool = Tool { environment: &environment };
+    let tool = Tool { environment: &environment, env_files: &settings.env_files };
     say("The local SLS is where Dify's own .env points. First, what Dify does when it starts:");
     tool.succeed(&["init"]).await?;
     say("What would a run do? It can be tried without a way to write:");
@@ -128,10 +137,11 @@ async fn show(
         credentials: Credentials {
             access_key_id: ACCESS_KEY_ID.to_owned(),
             access_key_secret: Secret::new(ACCESS_KEY_SECRET),
-            security_token: None,
+            security_token: Some(Secret::new(SECURITY_TOKEN)),
         },
         signature: SignatureVersion::V4,
         deadline: Duration::from_secs(60),
+        ca_certificates: Vec::new(),
     })?;
     for table in Table::ALL {
         // A row may become old enough between the beginning of the demo and its last run.
@@ -147,14 +157,15 @@ async fn show(
 /// The tool itself, as a process of its own.
 struct Tool<'a> {
     environment: &'a [(&'static str, String)],
+    env_files: &'a [PathBuf],
 }
 
 impl Tool<'_> {
     fn spawn(&self, arguments: &[&str]) -> anyhow::Result<Child> {
         output::line(&format!("\n$ dify-sls-backfill {}", arguments.join(" ")));
-        let own = std::env::current_exe().context("find the own binary")?;
-        Command::new(own)
+        own_command()?
             .args(arguments)
+            .args(self.env_files.iter().flat_map(|file| [Path::new("--env-file"), file]))
             .envs(self.environment.iter().map(|(name, value)| (*name, value)))
             .kill_on_drop(true)
             .spawn()
@@ -242,12 +253,9 @@ struct Simulator {
 
 impl Simulator {
     async fn start() -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("find the own binary")?;
         output::line("\n$ dify-sls-backfill simulate --listen 127.0.0.1:0 &");
-        let mut child = Command::new(own)
+        let mut child = own_command()?
             .args(["--quiet", "simulate", "--listen", "127.0.0.1:0"])
-            .env("ALIYUN_SLS_ACCESS_KEY_ID", ACCESS_KEY_ID)
-            .env("ALIYUN_SLS_ACCESS_KEY_SECRET", ACCESS_KEY_SECRET)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -259,6 +267,16 @@ impl Simulator {
         let address = line.strip_prefix("listening on ").context("the local SLS did not start")?;
         Ok(Self { child, address: address.to_owned() })
     }
+}
+
+/// This program, with the key of the local SLS.
+fn own_command() -> anyhow::Result<Command> {
+    let own = std::env::current_exe().context("find the own binary")?;
+    let mut command = Command::new(own);
+    for (name, value) in KEY {
+        command.env(name, value).env_remove(format!("{name}_FILE"));
+    }
+    Ok(command)
 }
 
 fn say(text: &str) {

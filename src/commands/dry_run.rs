@@ -8,6 +8,7 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, bytes, count};
 use crate::commands::run::RunSettings;
 use crate::commands::setup;
+use crate::commands::status::held_line;
 use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::dry::{DryRun, Estimate};
 use crate::pipeline::feed::FeedSettings;
@@ -89,7 +90,7 @@ fn print(estimates: &[(Table, Estimate)], format: Format) -> anyhow::Result<()> 
             count(estimate.held.values().sum()),
         ));
         for (reason, rows) in &estimate.held {
-            output::line(&format!("    held, {reason}: {}", count(*rows)));
+            output::line(&format!("    {}", held_line(reason, *rows)));
         }
     }
     output::line("dry run: nothing was written, neither to Postgres nor to SLS");

@@ -1,7 +1,8 @@
 //! Rejects files: rows that something is wrong with, as JSON lines that can be fed again.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -20,7 +21,10 @@ pub async fn write(ledger: &Ledger, tables: &[Table], path: &Path) -> anyhow::Re
     let context = || format!("write the rejects file {}", path.display());
     let mut options = std::fs::OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(path);
-    let mut file = BufWriter::new(file.with_context(context)?);
+    let file = file.with_context(context)?;
+    // The mode above counts only for a file that is new.
+    file.set_permissions(Permissions::from_mode(0o600)).with_context(context)?;
+    let mut file = BufWriter::new(file);
     let mut rows = 0;
     for table in tables {
         let mut after = Uuid::nil();

@@ -22,6 +22,7 @@ use crate::ledger::hold::HeldPass;
 use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
 use crate::ledger::tail::{Difference, Judgement};
+use crate::pg;
 use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::canary::{Canaries, CanarySettings, Unkept};
 use crate::pipeline::cut::BatchLimits;
@@ -41,6 +42,7 @@ use crate::pipeline::worker::{Recount, Shared, Worker};
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
+use crate::sls::answer::{Failure, Next};
 use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::catalog::Shape;
@@ -171,7 +173,7 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
         sls: Some(client.now()),
     };
     if let Some(skew) = clocks.skew() {
-        tracing::warn!("{skew}");
+        tracing::warn!("{skew}; nothing is lost by it\nhint: let NTP set the clocks");
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
     let world = World { proven: false, windows: settings.windows };
@@ -214,18 +216,32 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
     Ok(exit)
 }
 
-/// Says where a run stands that has failed.
+/// Says where a run stands that has failed, or from which something has gone away.
 fn in_the_middle(ended: Ended) -> Ended {
     // Whose text ends with what to do needs no more of it.
     if ended.exit != Exit::Failed || ended.error.is::<Unkept>() {
         return ended;
     }
+    let is_sls_gone = |cause: &(dyn std::error::Error + 'static)| {
+        let failure = cause.downcast_ref::<Failure>();
+        failure.is_some_and(|failure| matches!(failure.next, Next::Later | Next::Unknown))
+    };
+    let (exit, hint) = if pg::is_gone(&ended.error) {
+        let hint = "when Postgres is back, run the same command again: it goes on where this one \
+                    has stopped";
+        (Exit::Unfinished, hint)
+    } else if ended.error.chain().any(is_sls_gone) {
+        let hint = "when SLS answers again, run the same command again: it goes on where this one \
+                    has stopped";
+        (Exit::Unfinished, hint)
+    } else {
+        (Exit::Failed, "run the same command again: it goes on where this one has stopped")
+    };
+    let told = told(&ended.error);
     let error = anyhow::anyhow!(
-        "{}\neverything that was sent is in the ledger\n\
-         hint: run the same command again: it goes on where this one has stopped",
-        told(&ended.error)
+        "{told}\nnothing is lost: everything that was sent is in the ledger\nhint: {hint}"
     );
-    Ended { error, ..ended }
+    Ended { exit, error }
 }
 
 /// Keeps the lease; ends when it is lost. Without the ledger nothing may be sent, so the run ends

@@ -1,5 +1,7 @@
 //! Opens what several commands need: the source, the ledger, the SLS client.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,7 +12,7 @@ use crate::dify::fields::Fields;
 use crate::pg::Address;
 use crate::pipeline::patience::patiently;
 use crate::record::table::Table;
-use crate::sls::answer::Next;
+use crate::sls::answer::{Failure, Next};
 use crate::sls::client::{Client, ClientSettings};
 use crate::sls::endpoint::Endpoint;
 use crate::source::catalog::Shape;
@@ -26,6 +28,8 @@ pub struct SlsSettings {
     pub credentials: Credentials,
     pub signature: SignatureVersion,
     pub deadline: Duration,
+    /// Certificates, in DER, that are trusted beside the system's.
+    pub ca_certificates: Vec<Vec<u8>>,
 }
 
 impl SlsSettings {
@@ -36,7 +40,7 @@ impl SlsSettings {
 }
 
 /// How Postgres is reached.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct PostgresSettings {
     pub source: Address,
     pub ledger: Address,
@@ -50,6 +54,7 @@ pub fn client(settings: &SlsSettings) -> anyhow::Result<Client> {
         credentials: settings.credentials.clone(),
         signature: settings.signature,
         deadline: settings.deadline,
+        ca_certificates: settings.ca_certificates.clone(),
     })
 }
 
@@ -67,14 +72,16 @@ pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, End
         let database = &source.server.database;
         let shape = shape.with_context(|| {
             format!(
-                "database {database} has no table {table}\nhint: is it Dify's database? check \
-                 DB_DATABASE"
+                "database {database} has no table {table} in schema public\nnothing was done\n\
+                 hint: is it Dify's database? check DB_DATABASE"
             )
         });
         let shape = shape.or_exit(Exit::Preflight)?;
         // Neither `graph` nor the log time decides anything about the columns.
         Fields::of(&conversion(&shape, true, LogTime::FinishedAt))
-            .map_err(|unfit| anyhow::anyhow!("{unfit}\nhint: is it Dify's database?"))
+            .map_err(|unfit| {
+                anyhow::anyhow!("{unfit}\nnothing was done\nhint: is it Dify's database?")
+            })
             .or_exit(Exit::Preflight)?;
         shapes.push(shape);
     }
@@ -100,21 +107,8 @@ pub async fn check_logstores(
 ) -> Result<(), Ended> {
     for table in tables {
         let logstore = table.logstore();
-        let index = patiently(|| client.index(logstore)).await.map_err(|failure| {
-            let hint = match failure.next {
-                Next::Stop if failure.is("LogStoreNotExist") || failure.is("ProjectNotExist") => {
-                    "`dify-sls-backfill init` makes project, logstores and indexes"
-                }
-                Next::Stop => {
-                    "check ALIYUN_SLS_ENDPOINT, ALIYUN_SLS_REGION, ALIYUN_SLS_PROJECT_NAME, \
-                     ALIYUN_SLS_ACCESS_KEY_ID and ALIYUN_SLS_ACCESS_KEY_SECRET"
-                }
-                _ => "check ALIYUN_SLS_ENDPOINT, and whether a proxy stands in between",
-            };
-            anyhow::anyhow!(
-                "look up logstore {logstore} of project {project}: {failure}\n\
-                 nothing was written\nhint: {hint}"
-            )
+        let index = look(|| client.index(logstore)).await.map_err(|failure| {
+            sls_error(&format!("look up logstore {logstore} of project {project}"), &failure)
         });
         let index = index.or_exit(Exit::Preflight)?.with_context(|| {
             format!(
@@ -125,6 +119,62 @@ pub async fn check_logstores(
         index.or_exit(Exit::Preflight)?;
     }
     Ok(())
+}
+
+/// After so many answers in a row that are not from SLS there is no SLS.
+const FOREIGN_ANSWERS_MAX: u32 = 3;
+
+/// Repeats a call before anything has begun, as [`patiently`]; but against a web server that is no
+/// SLS only a few times.
+pub async fn look<T, F: Future<Output = Result<T, Failure>>>(
+    mut call: impl FnMut() -> F,
+) -> Result<T, Failure> {
+    let foreign = Cell::new(0);
+    patiently(|| {
+        let (answer, foreign) = (call(), &foreign);
+        async move {
+            answer.await.map_err(|failure| {
+                foreign.set(if failure.is_not_from_sls() { foreign.get() + 1 } else { 0 });
+                let is_no_sls = foreign.get() == FOREIGN_ANSWERS_MAX;
+                Failure { next: if is_no_sls { Next::Stop } else { failure.next }, ..failure }
+            })
+        }
+    })
+    .await
+}
+
+/// What failed before anything was sent, and what to do about it.
+pub fn sls_error(what: &str, failure: &Failure) -> anyhow::Error {
+    anyhow::anyhow!("{what}: {failure}\nno log was sent\nhint: {}", sls_hint(failure))
+}
+
+fn sls_hint(failure: &Failure) -> &'static str {
+    let code = failure.code.to_ascii_lowercase();
+    match code.as_str() {
+        _ if failure.is_about_absence() => {
+            "`dify-sls-backfill init` makes project, logstores and indexes; if they are there, \
+             check ALIYUN_SLS_ENDPOINT and ALIYUN_SLS_PROJECT_NAME"
+        }
+        "invalidaccesskeyid" => {
+            "check ALIYUN_SLS_ACCESS_KEY_ID: SLS knows no such key, or it is switched off"
+        }
+        "signaturenotmatch" => {
+            "check ALIYUN_SLS_ACCESS_KEY_SECRET and ALIYUN_SLS_REGION: they sign every request"
+        }
+        "unauthorized" => {
+            "the key is right, but it may not do this: give its user AliyunLogFullAccess, or a \
+             policy for this project"
+        }
+        "projectquotaexceed" => "this account may not make more of it: raise its quota in SLS",
+        _ if failure.is_not_from_sls() => {
+            "check ALIYUN_SLS_ENDPOINT: what answers there is no SLS, but a proxy or a web server"
+        }
+        _ if failure.next == Next::Stop => {
+            "check ALIYUN_SLS_ENDPOINT, ALIYUN_SLS_REGION, ALIYUN_SLS_PROJECT_NAME, \
+             ALIYUN_SLS_ACCESS_KEY_ID and ALIYUN_SLS_ACCESS_KEY_SECRET"
+        }
+        _ => "check ALIYUN_SLS_ENDPOINT, the network, and whether a proxy stands in between",
+    }
 }
 
 /// This machine's clock, Unix seconds.

@@ -10,6 +10,7 @@ use crate::commands::setup::PostgresSettings;
 use crate::ledger::Ledger;
 use crate::ledger::account::Account;
 use crate::ledger::hold::Reject;
+use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 
 /// So many rejected rows are listed.
@@ -89,6 +90,13 @@ pub fn print(accounts: &[(Table, Account)], format: Format) -> anyhow::Result<()
     Ok(())
 }
 
+/// How many rows are held for that reason, and what becomes of them.
+pub fn held_line(reason: &str, rows: u64) -> String {
+    let outlook = HoldReason::from_name(reason).map(HoldReason::outlook);
+    let outlook = outlook.map(|outlook| format!(" ({outlook})")).unwrap_or_default();
+    format!("held, {reason}: {}{outlook}", count(rows))
+}
+
 fn text(table: Table, account: &Account) -> String {
     let air = match account.in_the_air {
         0 => String::new(),
@@ -116,7 +124,7 @@ fn text(table: Table, account: &Account) -> String {
         None => "\n    covered: no pass from the beginning is done yet".to_owned(),
     };
     for (reason, rows) in &account.held {
-        text += &format!("\n    held, {reason}: {}", count(*rows));
+        text += &format!("\n    {}", held_line(reason, *rows));
     }
     if account.not_json > 0 {
         let columns = count(account.not_json);

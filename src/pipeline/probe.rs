@@ -11,6 +11,7 @@ use rand::RngExt as _;
 use crate::ledger::epoch::Seqid;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::stop::Stop;
+use crate::sls::admin::NewLogstore;
 use crate::sls::answer::{Failure, Next};
 use crate::sls::client::Client;
 use crate::sls::put::Put;
@@ -38,7 +39,8 @@ pub enum Probed {
 
 /// Makes the scratch logstore, writes number 1 twice and number 2 once, and deletes the logstore.
 pub async fn probe(client: &Client, stop: &mut Stop) -> Probed {
-    let made = client.create_logstore(LOGSTORE, 1, 1, false).await;
+    let new = NewLogstore { ttl_days: 1, shards: 1, auto_split: false, shards_max: 1 };
+    let made = client.create_logstore(LOGSTORE, &new).await;
     if let Err(failure) = made.or_else(|failure| match failure.is("LogStoreAlreadyExist") {
         true => Ok(()),
         false => Err(failure),

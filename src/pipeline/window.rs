@@ -51,8 +51,8 @@ impl Clocks {
             .find(|(_, now)| (now - self.own).abs() > SKEW_TOLD_S)
             .map(|(name, now)| {
                 let (by, way) =
-                    ((now - self.own).abs(), if now > self.own { "ahead" } else { "behind" });
-                format!("{name}'s clock is {by} s {way} of ours; the earliest one counts")
+                    ((now - self.own).abs(), if now > self.own { "ahead of" } else { "behind" });
+                format!("{name}'s clock is {by} s {way} ours; the earliest one counts")
             })
     }
 }

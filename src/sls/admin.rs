@@ -8,6 +8,19 @@ use crate::sls::answer::Failure;
 use crate::sls::client::{Call, Client};
 use crate::sls::tail::parse;
 
+/// How a logstore is made.
+#[derive(Debug, Clone)]
+pub struct NewLogstore {
+    /// 1 to 3650, which means for ever.
+    pub ttl_days: u32,
+    /// 1 to 100.
+    pub shards: u32,
+    /// Whether SLS divides a shard that has too much to do.
+    pub auto_split: bool,
+    /// How many shards there may be then: 1 to 256.
+    pub shards_max: u32,
+}
+
 impl Client {
     /// Whether the project exists.
     pub async fn has_project(&self) -> Result<bool, Failure> {
@@ -25,22 +38,18 @@ impl Client {
         self.get(format!("/logstores/{logstore}"), "LogStoreNotExist").await
     }
 
-    /// Makes a logstore. `ttl_days`: 1 to 3650, which means for ever.
-    pub async fn create_logstore(
-        &self,
-        logstore: &str,
-        ttl_days: u32,
-        shards: u32,
-        auto_split: bool,
-    ) -> Result<(), Failure> {
-        let body = json!({
+    /// Makes a logstore.
+    pub async fn create_logstore(&self, logstore: &str, new: &NewLogstore) -> Result<(), Failure> {
+        let mut body = json!({
             "logstoreName": logstore,
-            "ttl": ttl_days,
-            "shardCount": shards,
-            "autoSplit": auto_split,
-            "maxSplitShard": 64,
+            "ttl": new.ttl_days,
+            "shardCount": new.shards,
+            "autoSplit": new.auto_split,
             "enable_tracking": false,
         });
+        if new.auto_split {
+            body["maxSplitShard"] = json!(new.shards_max);
+        }
         self.send(Method::POST, "/logstores", &body).await
     }
 
@@ -58,6 +67,11 @@ impl Client {
     /// Makes a logstore's index.
     pub async fn create_index(&self, logstore: &str, index: &Value) -> Result<(), Failure> {
         self.send(Method::POST, &format!("/logstores/{logstore}/index"), index).await
+    }
+
+    /// Replaces a logstore's index, whole.
+    pub async fn update_index(&self, logstore: &str, index: &Value) -> Result<(), Failure> {
+        self.send(Method::PUT, &format!("/logstores/{logstore}/index"), index).await
     }
 
     async fn get(&self, path: String, absent_code: &str) -> Result<Option<Value>, Failure> {

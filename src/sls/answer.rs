@@ -21,6 +21,8 @@ pub enum Next {
     Stop,
 }
 
+const NOT_FROM_SLS: &str = "that is not from SLS (no x-log-requestid)";
+
 /// A call that did not succeed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
@@ -51,6 +53,18 @@ impl Failure {
             || self.code.to_ascii_lowercase().ends_with("quotaexceed")
     }
 
+    /// Whether something answered that is not SLS: a proxy, a web server.
+    pub fn is_not_from_sls(&self) -> bool {
+        self.what.contains(NOT_FROM_SLS)
+    }
+
+    /// Whether SLS says that it knows no such project or logstore. The documents spell these codes
+    /// with an s at the end, too.
+    pub fn is_about_absence(&self) -> bool {
+        let code = self.code.to_ascii_lowercase();
+        matches!(code.trim_end_matches('s'), "projectnotexist" | "logstorenotexist")
+    }
+
     /// Whether this is SLS's error `code`, whatever its case.
     pub fn is(&self, code: &str) -> bool {
         self.code.eq_ignore_ascii_case(code)
@@ -70,7 +84,7 @@ pub struct Answer<'a> {
 pub fn classify(answer: Answer<'_>) -> Result<(), Failure> {
     let Some(request_id) = answer.request_id else {
         return Err(Failure::unknown(format!(
-            "an answer with status {} that is not from SLS (no x-log-requestid)",
+            "an answer with status {} {NOT_FROM_SLS}",
             answer.status
         )));
     };
@@ -180,6 +194,18 @@ mod tests {
     }
 
     #[test]
+    fn absence_is_told_in_several_spellings() {
+        let failure = |code: &str| Failure { code: code.to_owned(), ..Failure::unknown("") };
+        for code in ["ProjectNotExist", "ProjectNotExists", "LogStoreNotExist", "LogstoreNotExist"]
+        {
+            assert!(failure(code).is_about_absence(), "{code}");
+        }
+        for code in ["IndexConfigNotExist", "ShardNotExist", "Unauthorized", ""] {
+            assert!(!failure(code).is_about_absence(), "{code}");
+        }
+    }
+
+    #[test]
     fn only_an_answer_of_sls_is_a_success() {
         let answer = |status, request_id, body| classify(Answer { status, request_id, body });
         assert_eq!(answer(200, Some("r"), b"".as_slice()), Ok(()));
@@ -191,7 +217,9 @@ mod tests {
             (403, Some("r"), b"<html>".as_slice()),
             (502, Some("r"), b"".as_slice()),
         ] {
-            assert_eq!(answer(status, request_id, body).unwrap_err().next, Next::Unknown);
+            let failure = answer(status, request_id, body).unwrap_err();
+            assert_eq!(failure.next, Next::Unknown);
+            assert_eq!(failure.is_not_from_sls(), request_id.is_none());
         }
     }
 }

@@ -68,7 +68,7 @@ impl Source {
         anyhow::ensure!(
             row.try_get::<bool, _>("readable")?,
             "this user may not read table {table}, or workflow_node_execution_offload\n\
-             hint: GRANT SELECT ON workflow_runs, workflow_node_executions, \
+             nothing was done\nhint: GRANT SELECT ON workflow_runs, workflow_node_executions, \
              workflow_node_execution_offload"
         );
         Ok(Some(Shape {

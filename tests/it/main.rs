@@ -7,6 +7,8 @@
 #[cfg(feature = "simulator")]
 mod age;
 #[cfg(feature = "simulator")]
+mod bad_input;
+#[cfg(feature = "simulator")]
 mod dify_writer;
 #[cfg(feature = "simulator")]
 mod epochs;
@@ -15,6 +17,8 @@ mod faults;
 mod harness;
 #[cfg(feature = "simulator")]
 mod history;
+#[cfg(feature = "simulator")]
+mod init;
 mod layers;
 #[cfg(feature = "simulator")]
 mod odd_rows;
@@ -34,5 +38,7 @@ mod resume;
 mod run;
 #[cfg(feature = "simulator")]
 mod service;
+#[cfg(feature = "simulator")]
+mod settings;
 #[cfg(feature = "simulator")]
 mod shapes;

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::database::Database;
 use crate::harness::simulator::StoredLog;
 use crate::harness::tool::Running;
 use crate::harness::world::World;
@@ -232,19 +231,6 @@ fn ten_thousand_rows_of_one_moment_are_paged_without_loss() {
 }
 
 #[test]
-fn one_row_is_enough() {
-    let world = World::new("dify-0.15");
-    world.insert(RUNS, json!({"id": id(1), "sequence_number": 1}));
-    world.insert(NODES, json!({"id": id(1)}));
-    world.tool("run --workers 64 --max-rows 1").run().exits(75);
-    assert_eq!(world.stored("workflow_execution"), [id(1)]);
-    // The budget is spent before anybody has looked whether there is more.
-    world.tool("run --workers 64 --max-rows 1").run().exits(75);
-    world.tool("run --workers 64 --max-rows 1").run().exits(0).tells("nothing new to do");
-    world.holds_every_finished_row_once();
-}
-
-#[test]
 fn five_thousand_nodes_of_one_run_are_read_page_by_page() {
     let world = World::new("dify-1.12");
     world.fill(20, 5);
@@ -316,29 +302,6 @@ fn rows_deleted_between_two_runs_are_not_missed() {
     expected.sort_unstable();
     expected.dedup();
     assert_eq!(world.stored("workflow_execution"), expected);
-}
-
-#[test]
-fn bytes_that_are_no_utf_8_hold_their_row_alone() {
-    let world = World::of(Database::fresh_in_sql_ascii().shape("dify-1.12"));
-    for n in 1..=4 {
-        world.insert(NODES, json!({"id": id(n), "title": "标题"}));
-        world.insert(RUNS, json!({"id": id(n)}));
-    }
-    world.database.psql(&format!(
-        r"UPDATE {NODES} SET inputs = E'{{\x22a\x22: \x22\xff\xfe\x22}}' WHERE id = '{}';
-          UPDATE {NODES} SET title = E'\xc4\xe3' WHERE id = '{}';
-          UPDATE {NODES} SET status = E'\xc4' WHERE id = '{}'",
-        id(1),
-        id(2),
-        id(3),
-    ));
-    world.tool("run").run().exits(0).tells("0 differ").prints("held, invalid: 3");
-    let invalid = [1, 2, 3].map(|n| (id(n), "invalid".to_owned()));
-    assert_eq!(world.held(NODES).into_iter().collect::<Vec<_>>(), invalid);
-    let logs = logs(&world, "workflow_node_execution");
-    assert_eq!(logs.keys().collect::<Vec<_>>(), [&id(4)]);
-    assert_eq!(logs[&id(4)].field("title"), "标题");
 }
 
 #[test]

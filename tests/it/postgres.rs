@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::harness::bouncer::Bouncer;
-use crate::harness::cluster::{Cluster, PASSWORD};
+use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::poll;
 use crate::harness::simulator::Simulator;
-use crate::harness::tool::Tool;
 use crate::harness::world::World;
 
 /// A world where nothing was done yet: not even the ledger is there.
@@ -78,133 +77,6 @@ fn a_replica_is_read_with_its_ledger_on_the_primary() {
     world.holds_every_finished_row_once();
     on_replica("status").arg("--ledger-url").arg(&ledger).run().exits(0);
     on_replica("run --dry-run").run().exits(0).prints("workflow_runs: 200 rows: 196 would go");
-}
-
-#[test]
-fn a_restart_of_postgres_loses_and_doubles_nothing() {
-    let cluster = Arc::new(Cluster::start(&[]));
-    let world = untouched(&cluster);
-    world.tool("init").run().exits(0);
-    world.fill(3000, 30);
-    world.slow_down(20);
-    let mut running = world.tool("run --workers 2 --batch-kib 64").spawn();
-    running.wait_for("order time");
-    poll("some batches to be stored", Duration::from_secs(10), || {
-        (world.stored("workflow_execution").len() > 300).then_some(())
-    });
-    cluster.restart();
-    let interrupted = running.wait();
-    assert!(
-        matches!(interrupted.status.code(), Some(0 | 70)),
-        "it goes on, or says what is wrong\n{interrupted}"
-    );
-    if interrupted.status.code() == Some(70) {
-        let interrupted = interrupted
-            .tells("ERROR")
-            .tells("everything that was sent is in the ledger")
-            .tells("hint: run the same command again");
-        assert!(!interrupted.stderr.contains("panicked"), "{interrupted}");
-    }
-    world.sls.forget_faults();
-    world.tool("run").run().exits(0).tells("0 differ");
-    world.holds_every_finished_row_once();
-}
-
-#[test]
-fn a_wrong_password_is_told_without_telling_it() {
-    let world = World::new("dify-1.12");
-    let secret = "hush-and-wrong";
-    for command in ["init", "run", "run --dry-run"] {
-        let outcome = world.tool(command).env("DB_PASSWORD", secret).run().exits(3);
-        let outcome = outcome
-            .tells("password authentication failed")
-            .tells("hint: check DB_HOST, DB_PORT, DB_USERNAME, DB_PASSWORD");
-        assert!(!outcome.stderr.contains(secret) && !outcome.stdout.contains(secret), "{outcome}");
-    }
-    let url = world.database.url().replace(PASSWORD, secret);
-    let by_url = world.tool("run -vv").env("DATABASE_URL", &url).run().exits(3);
-    assert!(!by_url.stderr.contains(secret), "{by_url}");
-    let ledger = world.tool("run -vv").arg("--ledger-url").arg(&url).run().exits(3);
-    let ledger = ledger.tells("connect to the ledger").tells("hint: ").tells("--ledger-url");
-    assert!(!ledger.stderr.contains(secret), "{ledger}");
-}
-
-#[test]
-fn nobody_listening_is_told() {
-    let world = World::new("dify-1.12");
-    // Port 1 (tcpmux) is reserved; nobody has it.
-    world
-        .tool("run")
-        .env("DB_PORT", "1")
-        .run()
-        .exits(3)
-        .tells("connect to Postgres at 127.0.0.1:1")
-        .tells("hint: check DB_HOST");
-}
-
-#[test]
-fn a_database_without_difys_tables_is_refused() {
-    let world = World { database: Database::fresh(), sls: Simulator::start() };
-    for command in ["init", "run", "run --dry-run"] {
-        world
-            .tool(command)
-            .run()
-            .exits(3)
-            .tells("has no table workflow_runs")
-            .tells("hint: is it Dify's database? check DB_DATABASE");
-    }
-    world.database.psql("CREATE TABLE workflow_runs (id uuid PRIMARY KEY, what text)");
-    world.database.psql("CREATE TABLE workflow_node_executions (LIKE workflow_runs)");
-    for command in ["init", "run", "run --dry-run"] {
-        world
-            .tool(command)
-            .run()
-            .exits(3)
-            .tells("table workflow_runs cannot be converted: column tenant_id is missing")
-            .tells("hint: is it Dify's database?");
-    }
-    let schemas =
-        world.database.psql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sls%'");
-    assert_eq!(schemas, "0", "nothing was made");
-}
-
-#[test]
-fn a_user_that_may_not_make_the_ledger_is_told_what_to_grant() {
-    let world = untouched(&Cluster::shared());
-    world.fill(50, 5);
-    let role = format!("reader_{}", world.database.name);
-    world.database.psql(&format!(
-        "CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public \
-         TO {role}"
-    ));
-    let as_reader =
-        |tool: Tool| tool.env("DB_USERNAME", role.as_str()).env("DB_PASSWORD", "reader");
-    as_reader(world.tool("init"))
-        .run()
-        .exits(3)
-        .tells("make the schema sls_backfill")
-        .tells("permission denied")
-        .tells("hint: ")
-        .tells("--ledger-url");
-    world.database.psql(&format!("GRANT CREATE ON DATABASE {} TO {role}", world.database.name));
-    as_reader(world.tool("init")).run().exits(0);
-    as_reader(world.tool("run")).run().exits(0).tells("0 differ");
-    let sent = world.stored("workflow_node_execution").len();
-    assert_eq!(sent, 196);
-    // Who may not read all of a table is told before anything begins.
-    world.database.psql(&format!(
-        "REVOKE SELECT ON workflow_runs FROM {role}; GRANT SELECT (id, status) ON workflow_runs \
-         TO {role}"
-    ));
-    let passes = || world.database.psql("SELECT count(*) FROM sls_backfill.pass");
-    let before = passes();
-    as_reader(world.tool("run"))
-        .run()
-        .exits(3)
-        .tells("this user may not read table workflow_runs")
-        .tells("hint: GRANT SELECT ON workflow_runs");
-    assert_eq!(passes(), before);
-    world.database.psql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 /// The plans that Postgres logged for statements that contain `mark`.

@@ -4,7 +4,10 @@ use serde_json::Value;
 
 use crate::commands::doctor::Check;
 use crate::commands::setup::{self, SlsSettings, own_now};
+use crate::dify::conversion::LogTime;
+use crate::dify::fields::Fields;
 use crate::dify::index::index;
+use crate::dify::index::merge::{Change, merge};
 use crate::ledger::look::Standing;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::window::Clocks;
@@ -127,31 +130,21 @@ async fn check_index(client: &Client, table: Table, shape: Option<&Shape>) -> Ch
     let Some(shape) = shape else {
         return Check::ok(&name, "is there; without the table nobody knows which keys it needs");
     };
-    let wanted = index(table, &shape.columns);
-    let differences = index_differences(&wanted, &found);
-    match differences.is_empty() {
+    let fields = match Fields::of(&setup::conversion(shape, true, LogTime::FinishedAt)) {
+        Ok(fields) => fields,
+        Err(unfit) => return Check::fail(&name, unfit.to_string(), "is it Dify's database?"),
+    };
+    let merged = merge(&found, &index(&shape.columns, &fields));
+    let changes: Vec<_> = merged.changes.iter().map(Change::to_string).collect();
+    match changes.is_empty() {
         true => Check::ok(&name, "has all keys that Dify asks for"),
         false => Check::warn(
             &name,
-            differences.join(", "),
-            "Dify adds them to its index when it starts with LogStore switched on; logs that were \
-             written before are found only after the index is rebuilt",
+            format!("needs {}", changes.join(", ")),
+            "`dify-sls-backfill init` completes it, and so does Dify when it starts with LogStore \
+             switched on; logs that were written before are found only after the index is rebuilt",
         ),
     }
-}
-
-/// Keys that are missing in `found`, or have another type than in `wanted`.
-fn index_differences(wanted: &Value, found: &Value) -> Vec<String> {
-    let Some(keys) = wanted["keys"].as_object() else { return Vec::new() };
-    keys.iter()
-        .filter_map(|(key, wanted)| match found["keys"][key]["type"].as_str() {
-            None => Some(format!("no key {key}")),
-            Some(kind) if Some(kind) != wanted["type"].as_str() => {
-                Some(format!("key {key} is {kind}"))
-            }
-            Some(_) => None,
-        })
-        .collect()
 }
 
 /// Whether others were at work on the logstore, as far as their names tell.
@@ -186,14 +179,6 @@ mod tests {
     use super::*;
     use crate::commands::doctor::State;
     use serde_json::json;
-
-    #[test]
-    fn an_index_is_compared_key_by_key() {
-        let wanted = json!({"keys": {"id": {"type": "text"}, "n": {"type": "long"}}});
-        assert_eq!(index_differences(&wanted, &wanted), Vec::<String>::new());
-        let found = json!({"keys": {"n": {"type": "text"}, "more": {"type": "text"}}});
-        assert_eq!(index_differences(&wanted, &found), ["no key id", "key n is text"]);
-    }
 
     #[test]
     fn a_logstore_must_know_sql_and_should_keep_what_it_gets() {

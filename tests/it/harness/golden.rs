@@ -1,4 +1,4 @@
-//! Compares what the tool says with files under tests/it/golden; `UPDATE=1` writes them anew.
+//! Compares what the tool says with files under tests/it/goldens; `UPDATE=1` writes them anew.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// (ports, times, ids) before.
 #[track_caller]
 pub(crate) fn check(file: &str, actual: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/golden").join(file);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/goldens").join(file);
     if std::env::var_os("UPDATE").is_some_and(|update| update == "1") {
         std::fs::create_dir_all(path.parent().expect("the file is in a folder")).unwrap();
         std::fs::write(&path, actual).unwrap();
