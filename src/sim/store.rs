@@ -92,6 +92,9 @@ impl Project {
             "status": "Normal",
             "owner": "",
             "region": "local",
+            "dataRedundancyType": "LRS",
+            "resourceGroupId": "",
+            "recycleBinEnabled": false,
             "createTime": self.created_s.to_string(),
             "lastModifyTime": self.created_s.to_string(),
         })

@@ -36,6 +36,8 @@ async fn only_the_signer_is_served() {
 async fn things_are_set_up_and_looked_at() {
     let sim = Sim::with_logstore(SignatureVersion::V4).await;
     assert_eq!(sim.get("/").await.json()["projectName"], "dify");
+    // The Rust SDK cannot read a project without it.
+    assert_eq!(sim.get("/").await.json()["dataRedundancyType"], "LRS");
     let project = json!({"projectName": "dify"}).to_string();
     let got = sim.send("POST", "/", &[], project.as_bytes()).await;
     assert_eq!(got.error(), (400, "ProjectAlreadyExist".to_owned()));
