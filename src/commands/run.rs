@@ -1,44 +1,37 @@
 //! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
 
+mod passes;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use tokio::task::JoinHandle;
 
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
-use crate::commands::output::{Format, bytes, count};
+use crate::commands::output::{Format, count};
 use crate::commands::retention;
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::commands::{rejects, status};
-use crate::dify::conversion::{Conversion, LogTime};
+use crate::dify::conversion::LogTime;
 use crate::ledger::Ledger;
 use crate::ledger::epoch::Seqid;
-use crate::ledger::hold::HeldPass;
-use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
-use crate::ledger::tail::{Difference, Judgement};
 use crate::pg;
 use crate::pipeline::budget::{MemoryBudget, RowBudget};
-use crate::pipeline::canary::{Canaries, CanarySettings, Unkept};
+use crate::pipeline::canary::{CanarySettings, Unkept};
 use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::epoch::Epoch;
-use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::health::HealthGate;
 use crate::pipeline::pace::{Pace, Rates};
 use crate::pipeline::probe::{self, Probed, probe};
-use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::settle::{Windows, World};
-use crate::pipeline::settler::{Settled, Settler, SettlerParts};
-use crate::pipeline::stop::{Stop, channel};
-use crate::pipeline::window::{Clocks, Wish, can_go_on, plan, scope};
-use crate::pipeline::worker::{Recount, Shared, Worker};
+use crate::pipeline::stop::Stop;
+use crate::pipeline::window::{Clocks, Wish};
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -116,16 +109,6 @@ struct Run<'a> {
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
     stop: Stop,
-}
-
-/// A pass to work on.
-struct Job {
-    pass_id: i64,
-    conversion_id: i64,
-    /// The conversion's JSON.
-    conversion: serde_json::Value,
-    /// Whether only its holds are to be tried.
-    only_holds: bool,
 }
 
 /// What came of one table.
@@ -363,308 +346,4 @@ impl Run<'_> {
         }
         Exit::Done
     }
-
-    async fn table(&mut self, shape: &Shape) -> Result<Outcome, Ended> {
-        let table = shape.table;
-        let pass = self.pass(shape).await?;
-        let mut follower = Follower::begin(&self.client, &self.ledger, table).await?;
-        let (tail_stopper, tail_stop) = channel();
-        let mut tail = match self.settings.verify {
-            Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop.clone()))),
-            Verify::None => None,
-        };
-        // Before the first ANALYZE the planner guesses without knowing anything.
-        let rows_estimated = match shape.rows_estimated {
-            0 => 0,
-            _ => self.source.rows_estimated(&scope(&pass.plan)).await?,
-        };
-        let rows_left = rows_estimated.saturating_sub(self.ledger.rows_seen(&pass).await?);
-        let progress = Progress::new(table, rows_left);
-        let settler = self.settler(shape, &pass, &follower, &progress)?;
-        let settler = tokio::spawn(settler.settle(tail_stop));
-        let report =
-            Arc::clone(&progress).report(self.screen.clone(), self.settings.progress_every);
-        let reporter = tokio::spawn(report);
-        let worked = tokio::select! {
-            worked = self.work(shape, &pass, &progress) => worked,
-            // Who cannot read what is sent need not send on for hours.
-            error = died(&mut tail) => Err(error),
-        };
-        reporter.abort();
-        // The reporter's bar must be gone before anything else is written.
-        let _ = reporter.await;
-        tail_stopper.stop();
-        let settler = settler.await.context("settle what is open")?;
-        worked?;
-        if let Some(tail) = tail {
-            tail.await.context("follow the upload")??;
-        }
-        let settled = settler?.finish().await?;
-        self.tell(table, &progress);
-        tell_settled(table, &settled);
-
-        let is_closed = self.ledger.close_pass(pass.id).await?;
-        let sent = progress.sent.load(Ordering::Relaxed) + settled.sent_rows;
-        let mut outcome = Outcome { sent, differences: settled.differ, ..Outcome::default() };
-        if self.settings.verify == Verify::Tags {
-            let judgement = follower.finish(&self.stop).await?;
-            // Who was asked to stop has not read to the end, and cannot tell what is missing.
-            if !self.stop.is_asked() {
-                outcome.differences += tell_judgement(table, &judgement);
-            }
-        }
-        let open = self.ledger.intents(&self.process, table).await?;
-        if open > 0 {
-            tracing::warn!(
-                "{table}: {open} batches may or may not be in SLS; the next run looks again"
-            );
-        }
-        outcome.is_complete = is_closed && open == 0;
-        Ok(outcome)
-    }
-
-    fn settler(
-        &self,
-        shape: &Shape,
-        pass: &Pass,
-        follower: &Follower,
-        progress: &Arc<Progress>,
-    ) -> anyhow::Result<Settler> {
-        let conversion = serde_json::from_value(pass.conversion.clone())
-            .context("read the pass's conversion from the ledger")?;
-        let parts = SettlerParts {
-            source: self.source.clone(),
-            ledger: self.ledger.clone(),
-            client: self.client.clone(),
-            process: self.process.clone(),
-            table: shape.table,
-            follower: follower.clone(),
-            world: self.world,
-            memory: self.memory.clone(),
-            progress: Arc::clone(progress),
-            pace: Arc::clone(&self.pace),
-            conversion_id: pass.conversion_id,
-            conversion,
-            settled_before: self.settled_before,
-            nth: self.settings.workers as usize,
-        };
-        Settler::new(parts, self.stop.clone())
-    }
-
-    fn tell(&self, table: Table, progress: &Progress) {
-        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let seconds = progress.elapsed().as_secs_f64().max(0.001);
-        let raw = get(&progress.raw_bytes);
-        let ledger = Duration::from_nanos(get(&progress.ledger_ns)).as_secs_f64();
-        let ledger_share = 100.0 * ledger / seconds / f64::from(self.settings.workers);
-        tracing::info!(
-            "{table}: looked at {} rows, sent {} ({}, {} compressed) in {seconds:.1} s, {}/s; \
-             {ledger_share:.1} % of the time was spent on the ledger",
-            count(get(&progress.seen)),
-            count(get(&progress.sent)),
-            bytes(raw),
-            bytes(get(&progress.body_bytes)),
-            bytes((raw as f64 / seconds) as u64),
-        );
-    }
-
-    /// The open pass of the table, or a new one.
-    async fn pass(&self, shape: &Shape) -> Result<Pass, Ended> {
-        let conversion = setup::conversion(shape, self.settings.put_graph, self.settings.log_time);
-        if let Some(open) = self.open_pass(shape.table, &conversion).await? {
-            return Ok(open);
-        }
-        let covered = self.ledger.covered_until(shape.table).await?;
-        let plan = plan(&self.settings.wish, shape, covered, self.settled_before)?;
-        let body = serde_json::to_value(&conversion).context("write down the conversion")?;
-        let Some(pass) = self.ledger.begin_pass(&plan, &body).await? else {
-            let open = self.open_pass(shape.table, &conversion).await?;
-            let gone = || anyhow::anyhow!("the pass of {} came and went", shape.table);
-            return open.ok_or_else(|| gone().into());
-        };
-        let since = plan.since.map_or("the beginning".to_owned(), |since| since.to_string());
-        tracing::info!(
-            "{}: pass {}, rows created from {since} to {}, order {}",
-            shape.table,
-            pass.id,
-            plan.until,
-            plan.order.name()
-        );
-        Ok(pass)
-    }
-
-    /// The open pass, if there is one and it can go on.
-    async fn open_pass(
-        &self,
-        table: Table,
-        conversion: &Conversion,
-    ) -> Result<Option<Pass>, Ended> {
-        let Some(mut open) = self.ledger.open_pass(table).await? else { return Ok(None) };
-        let mut begun_with: Conversion = serde_json::from_value(open.conversion.clone())
-            .context("read the open pass's conversion from the ledger")?;
-        if self.settings.new_conversion && begun_with != *conversion {
-            let body = serde_json::to_value(conversion).context("write down the conversion")?;
-            self.ledger.convert_anew(&mut open, body).await?;
-            tracing::info!(
-                "{table}: from now on {}",
-                begun_with.differences(conversion).join(", and ")
-            );
-            begun_with = conversion.clone();
-        }
-        let wish = &self.settings.wish;
-        if can_go_on(&open.plan, open.begun, &begun_with, wish, conversion)? {
-            tracing::info!("{table}: going on with pass {}", open.id);
-            return Ok(Some(open));
-        }
-        self.ledger.drop_pass(&open).await?;
-        Ok(None)
-    }
-
-    /// Tries held rows again, then moves the pass.
-    async fn work(
-        &self,
-        shape: &Shape,
-        pass: &Pass,
-        progress: &Arc<Progress>,
-    ) -> anyhow::Result<()> {
-        if !self.settings.join {
-            let current: Conversion = serde_json::from_value(pass.conversion.clone())
-                .context("read the pass's conversion from the ledger")?;
-            for held in self.ledger.held_passes(shape.table, self.abandoned_before).await? {
-                self.ledger.add_holds_range(held.pass_id).await?;
-                // The holds of the open pass are one of its ranges.
-                if held.pass_id != pass.id {
-                    let HeldPass { pass_id, conversion_id, conversion } = held;
-                    let plan = pass.plan.clone();
-                    let mut held =
-                        Pass { id: pass_id, plan, conversion_id, conversion, begun: true };
-                    let begun_with: Conversion = serde_json::from_value(held.conversion.clone())
-                        .context("read a pass's conversion from the ledger")?;
-                    // Nobody can go on by rules or columns that are no more.
-                    let is_over = !begun_with.can_be_repeated(&current);
-                    if is_over || self.settings.new_conversion && held.conversion != pass.conversion
-                    {
-                        self.ledger.convert_anew(&mut held, pass.conversion.clone()).await?;
-                    }
-                    let Pass { conversion_id, conversion, .. } = held;
-                    let job = Job { pass_id, conversion_id, conversion, only_holds: true };
-                    self.workers(shape, job, &pass.plan, progress).await?;
-                }
-            }
-        }
-        let job = Job {
-            pass_id: pass.id,
-            conversion_id: pass.conversion_id,
-            conversion: pass.conversion.clone(),
-            only_holds: false,
-        };
-        self.workers(shape, job, &pass.plan, progress).await
-    }
-
-    /// The canaries of the table; none if nothing is to be checked.
-    async fn canaries(&self, table: Table) -> anyhow::Result<Option<Arc<Canaries>>> {
-        if self.settings.verify == Verify::None {
-            return Ok(None);
-        }
-        let Self { client, ledger, settings, .. } = self;
-        Ok(Some(Arc::new(Canaries::new(client, ledger, table, settings.canary).await?)))
-    }
-
-    async fn workers(
-        &self,
-        shape: &Shape,
-        job: Job,
-        plan: &PassPlan,
-        progress: &Arc<Progress>,
-    ) -> anyhow::Result<()> {
-        let conversion: Conversion = serde_json::from_value(job.conversion)
-            .context("read a pass's conversion from the ledger")?;
-        let settings = self.settings;
-        let shared = Arc::new(Shared {
-            feed: FeedSettings {
-                source: self.source.clone(),
-                ledger: Some(self.ledger.clone()),
-                shape: shape.clone(),
-                limits: settings.limits.clone(),
-                settled_before: self.settled_before,
-                abandoned_before: self.abandoned_before,
-                kept_since: self
-                    .kept
-                    .get(&shape.table)
-                    .copied()
-                    .filter(|_| conversion.log_time == LogTime::FinishedAt),
-            },
-            ledger: self.ledger.clone(),
-            client: self.client.clone(),
-            world: self.world,
-            process: self.process.clone(),
-            pass_id: job.pass_id,
-            conversion_id: job.conversion_id,
-            conversion,
-            scope: scope(plan),
-            range_rows: settings.range_rows,
-            recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
-            memory: self.memory.clone(),
-            rows: self.rows.clone(),
-            pace: Arc::clone(&self.pace),
-            health: Arc::clone(&self.health),
-            canaries: self.canaries(shape.table).await?,
-            progress: Arc::clone(progress),
-            only_holds: job.only_holds,
-        });
-        let mut workers = tokio::task::JoinSet::new();
-        for nth in 0..settings.workers as usize {
-            workers.spawn(Worker::new(Arc::clone(&shared), self.stop.clone(), nth)?.work());
-        }
-        // The first error ends all: dropping the set aborts the others, and their intents are in
-        // the ledger.
-        while let Some(ended) = workers.join_next().await {
-            ended.context("a worker ended badly")??;
-        }
-        Ok(())
-    }
-}
-
-/// Waits for the tail reader to fail; for ever if there is none, or if it does not fail.
-async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
-    let Some(running) = tail.as_mut() else { return std::future::pending().await };
-    let ended = running.await.context("follow the upload").and_then(|ended| ended);
-    *tail = None;
-    match ended {
-        Err(error) => error,
-        Ok(()) => std::future::pending().await,
-    }
-}
-
-/// Tells what became of batches whose fate was open.
-fn tell_settled(table: Table, settled: &Settled) {
-    let Settled { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = settled;
-    if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
-        tracing::info!(
-            "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, \
-             {halved} halved, {abandoned} read anew, {open} still open"
-        );
-    }
-    if *refused_rows > 0 {
-        tracing::warn!("{table}: SLS refuses {refused_rows} rows; they are held");
-    }
-    if let Some(at) = next_at.filter(|_| *open > 0) {
-        let at = Timestamp::from_unix_s(at);
-        tracing::info!("{table}: until {at} (UTC) a request may still be on its way to SLS");
-    }
-}
-
-/// Tells what the comparison of the ledger with SLS gave; gives the number of differences.
-fn tell_judgement(table: Table, judgement: &Judgement) -> u64 {
-    let differences = judgement.differences.len() as u64;
-    tracing::info!(
-        "{table}: pulled back and compared: {} batches with {} rows are equal, {} differ",
-        count(judgement.batches_equal),
-        count(judgement.rows_equal),
-        count(differences),
-    );
-    for Difference { batch_id, rows, found } in judgement.differences.iter().take(20) {
-        tracing::error!("batch {batch_id}: SLS should hold {rows} rows of it, it holds {found}");
-    }
-    differences
 }

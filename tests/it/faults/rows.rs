@@ -49,12 +49,12 @@ fn rows_that_vanish_between_intent_and_recovery_are_gone_and_accounted_for() {
     for numbers in [Proven, Unproven] {
         let world = with_open_batches(numbers);
         // The first row of every open batch, and its nodes.
-        world.database.psql(&format!(
+        world.database.psql(
             "CREATE TEMP TABLE victims AS SELECT encode(substring(row_ids FROM 1 FOR 16), \
              'hex')::uuid AS id FROM sls_backfill.batch WHERE state = 'intent'; \
              DELETE FROM workflow_runs WHERE id IN (SELECT id FROM victims); \
-             DELETE FROM workflow_node_executions WHERE id IN (SELECT id FROM victims)"
-        ));
+             DELETE FROM workflow_node_executions WHERE id IN (SELECT id FROM victims)",
+        );
         world.tool(SHORT).run().exits(0).tells(" read anew");
         let gone = "SELECT sum(rows_gone) FROM sls_backfill.range";
         assert_ne!(world.database.psql(gone).trim(), "0");
