@@ -29,7 +29,7 @@
 //!    delete the lower's group before the lower has listed it, so nobody asks for its own.
 //! 7. Two copies that begin at once: both make a group before they list, so at least one sees the
 //!    other; if only one does, it stops before it has sent. Whoever is at work looks again all the
-//!    time ([`watch`]), so one that was missed ends what was begun before.
+//!    time ([`Epoch::watch`]), so one that was missed ends what was begun before.
 
 use std::collections::BTreeMap;
 
