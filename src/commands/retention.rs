@@ -76,7 +76,7 @@ fn too_short(
     match settings.beyond_ttl {
         true => format!(
             "{what}: they are sent (--beyond-ttl), but SLS may drop them, and its search may not \
-             find them\nhint: the search for the oldest rows is left out with --no-canary-search"
+             find them"
         ),
         false => format!(
             "{what}: these are held `expired`\n\

@@ -214,8 +214,8 @@ fn a_replica_that_lacks_the_last_second_is_on_another_timeline() {
 fn a_lost_answer_about_a_group_is_no_copy() {
     let world = World::new("dify-1.12");
     world.fill(100, 10);
-    // The first two calls look for the indexes.
-    let lost = json!({"kind": "admin", "nth": 3, "times": 1, "action": "cut_after"});
+    // The first four calls look for the indexes, and how long logs are kept.
+    let lost = json!({"kind": "admin", "nth": 5, "times": 1, "action": "cut_after"});
     world.sls.post("/_sim/faults", &lost);
     world.tool(RUN).run().exits(0).tells("-runs: no answer from SLS");
     world.tool(RUN).run().exits(0);

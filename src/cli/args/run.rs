@@ -64,7 +64,8 @@ pub struct RunArgs {
     /// an SLS that refuses old times
     #[arg(long, value_enum, default_value = "finished-at")]
     log_time: LogTimeArg,
-    /// Send also rows that are older than their logstore keeps logs
+    /// Send also rows that are older than their logstore keeps logs; SLS's search is then not asked
+    /// for the oldest rows
     #[arg(long)]
     beyond_ttl: bool,
     /// How long SLS may take to give back the oldest rows (seconds)
@@ -245,7 +246,8 @@ impl RunArgs {
             beyond_ttl: self.beyond_ttl,
             canary: CanarySettings {
                 pull_wait: Duration::from_secs(self.pull_wait_s),
-                search_wait: (!self.no_canary_search)
+                // What the TTL is over for is not found, by definition.
+                search_wait: (!self.no_canary_search && !self.beyond_ttl)
                     .then(|| Duration::from_secs(self.search_wait_s)),
             },
             new_conversion: self.new_conversion,
