@@ -17,8 +17,8 @@ die() {
     exit 1
 }
 
-# need_packages PART...: installs what of `postgres`, `pgbouncer`, `cc`, `python`, `time` is not
-# there.
+# need_packages PART...: installs what of `postgres`, `pgbouncer`, `cc`, `python`, `time`, `openssl`,
+# `script`, `pkill` is not there.
 need_packages() {
     local part missing=()
     for part in "$@"; do
@@ -31,6 +31,10 @@ need_packages() {
         cc) command -v cc >/dev/null || missing+=(gcc libc6-dev) ;;
         python) python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv) ;;
         time) [[ -x /usr/bin/time ]] || missing+=(time) ;;
+        openssl) command -v openssl >/dev/null || missing+=(openssl) ;;
+        # A terminal for the bars, and how to interrupt what runs in it.
+        script) command -v script >/dev/null || missing+=(bsdutils) ;;
+        pkill) command -v pkill >/dev/null || missing+=(procps) ;;
         *) die "need_packages: $part?" ;;
         esac
     done
