@@ -45,6 +45,19 @@ fn rows_that_change_between_intent_and_recovery_are_sent_as_they_are_now() {
 }
 
 #[test]
+fn a_batch_that_was_never_answered_is_halved_and_goes_through() {
+    for numbers in [Proven, Unproven] {
+        let world = with_open_batches(numbers);
+        world.database.psql("UPDATE sls_backfill.batch SET unknowns = 10 WHERE state = 'intent'");
+        world.tool(SHORT).run().exits(0).tells(" halved, 0 read anew, 0 still open");
+        let halves = "SELECT count(*) > 0 FROM sls_backfill.batch WHERE parent_id IS NOT NULL \
+                      AND state = 'proved'";
+        assert_eq!(world.database.psql(halves).trim(), "t");
+        ends_well(&world);
+    }
+}
+
+#[test]
 fn rows_that_vanish_between_intent_and_recovery_are_gone_and_accounted_for() {
     for numbers in [Proven, Unproven] {
         let world = with_open_batches(numbers);

@@ -61,7 +61,7 @@ cases! {
         faults: vec![fault("put", 1, 3, refuse(403, "ShardWriteQuotaExceed", "wait"))],
     }
     a_number_recorded_before_the_quota_refused_it_is_replaced in [Proven, Unproven] => {
-        switches: json!({"number_recorded": "before_quota", "shard_writes_per_s": 2}),
+        switches: json!({"number_recorded": "before_quota", "shard_writes_per_s": 8}),
     }
     an_old_signature_is_renewed in [Proven, Unproven] => {
         faults: vec![fault("put", 1, 1, json!({"delay_ms": 5000}))],
@@ -112,12 +112,6 @@ cases! {
             fault("shards", 2, 2, json!("html")),
             fault("pull", 6, 2, refuse(403, "ShardReadQuotaExceed", "wait")),
         ],
-    }
-    a_batch_that_is_never_answered_is_halved in [Proven] => {
-        faults: vec![fault("put", 1, 10, refuse(500, "InternalServerError", "poison"))],
-        arguments: "--workers 1 --max-rows 100",
-        exits: &[75],
-        tells: &["1 halved"],
     }
     content_that_is_refused_is_halved_and_goes_through in [Proven, Unproven] => {
         faults: vec![fault("put", 1, 3, refuse(400, "PostBodyInvalid", "cannot be parsed"))],
@@ -171,13 +165,13 @@ fn a_shard_that_splits_in_mid_run_doubles_nothing() {
             switches: json!({"child_forgets_numbers": forgets}),
             faults: vec![
                 fault("put", 3, 2, json!("cut_after")),
-                fault("put", 8, 2, json!({"hold_after": {}})),
+                fault("put", 8, 1, json!({"hold_after": {}})),
             ],
             ..Case::of(Proven)
         };
         let world = case.world();
         let running = world.tool(&format!("{SHORT} --workers 2")).spawn();
-        world.sls.wait_until("held", 2);
+        world.sls.wait_until("held", 1);
         world.split_shards();
         world.sls.order(&fault("put", 1, 2, json!("cut_after")));
         world.sls.release();
