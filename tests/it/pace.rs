@@ -97,7 +97,7 @@ fn reading_waits_for_a_replica_that_is_too_far_behind() {
         (on_replica(sql) == "t").then_some(())
     });
     let mut running = world
-        .tool("run --replica-lag-max-s 1")
+        .tool("run --no-probe --replica-lag-max-s 1")
         .env("DB_PORT", replica.port.to_string())
         .arg("--ledger-url")
         .arg(&ledger)

@@ -71,8 +71,9 @@ fn a_run_that_may_not_probe_leaves_it_open() {
 fn a_run_without_the_right_to_make_a_logstore_goes_on_unproven() {
     let world = unproven();
     let refuse = json!({"refuse": {"status": 403, "code": "Unauthorized", "message": "denied"}});
-    // It looks for two indexes, makes two groups and lists them; then it makes the logstore.
-    world.sls.order(&json!({"kind": "admin", "nth": 7, "action": refuse}));
+    // It looks for two indexes and how long logs are kept, makes two groups and lists them; then
+    // it makes the logstore.
+    world.sls.order(&json!({"kind": "admin", "nth": 9, "action": refuse}));
     world.tool("run").run().exits(0).tells("dify-sls-backfill-probe cannot be made: Unauthorized");
     assert_eq!(world.database.psql(PROBED), "");
     world.holds_every_finished_row_once();
@@ -102,6 +103,10 @@ fn lost_answers_and_a_logstore_that_is_not_ready_do_not_mislead_the_probe() {
 #[test]
 fn the_doctor_finds_a_fit_world_fit_and_writes_nothing() {
     let world = unproven();
+    let settings = world.sls.call("GET", "/logstores/workflow_execution", &[], "");
+    let shorter = settings.replace("\"ttl\":3650", "\"ttl\":365");
+    assert_ne!(settings, shorter);
+    world.sls.call("PUT", "/logstores/workflow_execution", &[], &shorter);
     let dump = "SELECT ledger::text FROM sls_backfill.ledger";
     let before = world.database.psql(dump);
     let found = checks(&world, "doctor", 0);
