@@ -139,6 +139,8 @@ start_local_sls() {
     # As the tests are built, so that nothing is built twice.
     (cd "$ROOT" && cargo build --locked --bins --tests >&2)
     export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
+    # The background process makes it only when it runs.
+    : >"$work/out"
     "$target/debug/dify-sls-backfill" simulate --listen 127.0.0.1:0 >"$work/out" 2>"$work/err" &
     SIM_PID=$!
     for ((attempt = 0; attempt < 600; attempt++)); do
