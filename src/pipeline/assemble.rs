@@ -1,5 +1,6 @@
 //! Reads the rows of a batch, converts them into a log group, and packs it for the wire.
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -91,6 +92,13 @@ impl Assembler {
 
     /// Ends the group with what describes it, and compresses it.
     pub fn pack(&mut self, ledger_id: Uuid, batch_id: Uuid, assembled: &Assembled) -> Packed {
+        let raw_size = self.finish(ledger_id, batch_id, assembled);
+        let body = self.lz4.compress(self.group.bytes());
+        Packed { body, raw_size }
+    }
+
+    /// Ends the group with what describes it; gives its bytes before compression.
+    pub fn finish(&mut self, ledger_id: Uuid, batch_id: Uuid, assembled: &Assembled) -> usize {
         let batch = format!("{ledger_id}/{batch_id}");
         let (rows, digest) = (assembled.rows.len().to_string(), assembled.digest.to_string());
         let tags = [
@@ -100,8 +108,21 @@ impl Assembler {
             ("__digest__", &digest),
         ];
         self.group.finish(Some(""), Some(LOG_SOURCE), &tags);
-        let body = self.lz4.compress(self.group.bytes());
-        Packed { body, raw_size: self.group.bytes().len() }
+        self.group.bytes().len()
+    }
+
+    /// Compresses the finished group on a thread of its own.
+    pub async fn compress(&mut self) -> anyhow::Result<Packed> {
+        let mut lz4 = std::mem::take(&mut self.lz4);
+        let group = std::mem::take(&mut self.group);
+        let compressed = tokio::task::spawn_blocking(move || {
+            let body = lz4.compress(group.bytes());
+            (lz4, group, body)
+        });
+        let (lz4, group, body) = compressed.await.context("compress a batch")?;
+        let packed = Packed { body, raw_size: group.bytes().len() };
+        (self.lz4, self.group) = (lz4, group);
+        Ok(packed)
     }
 }
 

@@ -97,6 +97,21 @@ impl Progress {
         self.waits().now.iter().map(|(reason, workers)| (reason.clone(), *workers)).collect()
     }
 
+    /// Runs a write to the ledger beside other work, and counts the time that it takes longer.
+    pub async fn timed_beside<T, U>(
+        &self,
+        write: impl Future<Output = T>,
+        work: impl Future<Output = U>,
+    ) -> (T, U) {
+        let work = async { (work.await, Instant::now()) };
+        let write = async { (write.await, Instant::now()) };
+        let ((result, written_at), (worked, worked_at)) = tokio::join!(write, work);
+        let waited = written_at.saturating_duration_since(worked_at);
+        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.ledger_ns.fetch_add(nanos, Ordering::Relaxed);
+        (result, worked)
+    }
+
     /// Runs a write to the ledger and counts the time.
     pub async fn timed<T>(&self, write: impl Future<Output = T>) -> T {
         let begun = Instant::now();

@@ -262,14 +262,14 @@ impl Worker {
     ) -> anyhow::Result<Progressed> {
         let shared = Arc::clone(&self.shared);
         let batch_id = Uuid::now_v7();
-        let packed = self.assembler.pack(shared.ledger.id, batch_id, &assembled);
+        let raw_size = self.assembler.finish(shared.ledger.id, batch_id, &assembled);
         let span = LogSpan::of(&assembled.rows, shared.conversion.log_time, ingest_time);
         let clearance = match &shared.canaries {
             Some(canaries) => canaries.admit(span, &shared.progress, &mut self.stop).await?,
             None => Some(Clearance::default()),
         };
         let Some(clearance) = clearance else { return Ok(Progressed::Halted) };
-        let load = Load { rows: assembled.rows.len() as u64, raw_bytes: packed.raw_size as u64 };
+        let load = Load { rows: assembled.rows.len() as u64, raw_bytes: raw_size as u64 };
         if shared.pace.admit(load, &shared.progress, &mut self.stop).await.is_none() {
             return Ok(Progressed::Halted);
         }
@@ -280,7 +280,7 @@ impl Worker {
         step.batch = Some(NewBatch {
             id: batch_id,
             rows: assembled.rows,
-            raw_bytes: packed.raw_size as u64,
+            raw_bytes: raw_size as u64,
             digest: assembled.digest,
             not_json: assembled.not_json,
             conversion_id: shared.conversion_id,
@@ -294,7 +294,14 @@ impl Worker {
             ingest_time,
         });
         step.stored.clone_from(&self.stored);
-        shared.progress.timed(shared.ledger.record(lease, &step)).await?;
+        // The ledger writes while the processor compresses; only what is left is waited for.
+        let (recorded, packed) = {
+            let record = shared.ledger.record(lease, &step);
+            let compress = self.assembler.compress();
+            shared.progress.timed_beside(record, compress).await
+        };
+        recorded?;
+        let packed = packed?;
         self.stored.clear();
         self.lane.used(&ticket);
         let Shared { client, ledger, process, progress, pace, world, .. } = &*shared;
