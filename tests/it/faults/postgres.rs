@@ -50,6 +50,10 @@ fn trigger(body: &str) -> String {
     )
 }
 
+/// The third intent's COMMIT waits for a lock that a test holds.
+const THIRD_HANGS: &str = "IF (SELECT count(*) FROM sls_backfill.batch) = 3 THEN \
+    PERFORM pg_advisory_xact_lock(4711); END IF;";
+
 const NO_TRIGGER: &str = "DROP TRIGGER IF EXISTS test_trigger ON sls_backfill.batch; \
      DROP FUNCTION IF EXISTS sls_backfill.test_trigger";
 
@@ -74,11 +78,7 @@ fn a_full_disk_under_the_ledger_stops_sending_and_loses_nothing() {
 fn a_process_killed_while_its_commit_hangs_sends_nothing_that_the_ledger_lacks() {
     for numbers in [Proven, Unproven] {
         let world = Case::of(numbers).world();
-        // The third intent's COMMIT waits for a lock that this test holds.
-        world.database.psql(&trigger(
-            "IF (SELECT count(*) FROM sls_backfill.batch) = 3 THEN \
-             PERFORM pg_advisory_xact_lock(4711); END IF;",
-        ));
+        world.database.psql(&trigger(THIRD_HANGS));
         let lock = world.database.hold_lock(4711);
         let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
         world.database.wait_for_a_waiting_lock();
@@ -92,11 +92,8 @@ fn a_process_killed_while_its_commit_hangs_sends_nothing_that_the_ledger_lacks()
 #[test]
 fn a_commit_whose_answer_is_lost_is_looked_up() {
     let world = Case::of(Proven).world();
-    // The third intent's COMMIT waits; its connection ends while it does, and another's too.
-    world.database.psql(&trigger(
-        "IF (SELECT count(*) FROM sls_backfill.batch) = 3 THEN \
-         PERFORM pg_advisory_xact_lock(4711); END IF;",
-    ));
+    // Its connection ends while it waits, so Postgres takes it back.
+    world.database.psql(&trigger(THIRD_HANGS));
     let lock = world.database.hold_lock(4711);
     let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
     world.database.wait_for_a_waiting_lock();

@@ -16,6 +16,11 @@ pub(crate) fn request(port: u16, method: &str, path: &str, body: &str) -> (u16, 
          Content-Length: {length}\r\n\r\n{body}"
     )
     .unwrap();
+    answer(stream)
+}
+
+/// Status and body of what comes until the connection ends.
+pub(crate) fn answer(mut stream: TcpStream) -> (u16, String) {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let answer = String::from_utf8(answer).unwrap();

@@ -1,12 +1,13 @@
 //! A signed call of SLS's own interface, for what the tool itself never asks.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::{Duration, SystemTime};
 
 use dify_sls_backfill::secret::Secret;
 use dify_sls_backfill::wire::sign::{Credentials, SignatureVersion, SignedParts, sign};
 
+use crate::harness::http;
 use crate::harness::simulator::{ACCESS_KEY_ID, ACCESS_KEY_SECRET, PROJECT};
 
 /// Sends a call about [`PROJECT`] with a JSON body or none; gives status and body.
@@ -47,10 +48,5 @@ pub(crate) fn call(
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(text.as_bytes()).unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    let answer = String::from_utf8(answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer has a head");
-    let status = head.split(' ').nth(1).expect("an HTTP answer has a status");
-    (status.parse().unwrap(), body.to_owned())
+    http::answer(stream)
 }
