@@ -4,6 +4,7 @@ pub mod args;
 pub mod environment;
 pub mod logging;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -22,7 +23,10 @@ pub fn main() -> ExitCode {
     let environment = Environment::read(&cli.global.env_files);
     let screen =
         logging::start(&cli.global, environment.as_ref().is_ok_and(Environment::wants_echo));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    // Twice the processors: while some threads convert rows, others answer Postgres and SLS.
+    let threads = 2 * std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
     let ended = match runtime {
         Ok(runtime) => {
             let ended = runtime.block_on(dispatch(cli, screen, environment));

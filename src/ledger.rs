@@ -136,18 +136,24 @@ impl Ledger {
 
     /// A transaction whose commit is on disk when it is answered.
     pub(in crate::ledger) async fn begin(&self) -> anyhow::Result<Tx> {
-        self.begin_with("on").await
+        self.begin_with("BEGIN; SET LOCAL synchronous_commit = on").await
     }
 
     /// A transaction that may be lost in a crash of Postgres, for what can be found out again.
     pub(in crate::ledger) async fn begin_relaxed(&self) -> anyhow::Result<Tx> {
-        self.begin_with("off").await
+        self.begin_with("BEGIN; SET LOCAL synchronous_commit = off").await
     }
 
-    async fn begin_with(&self, synchronous_commit: &str) -> anyhow::Result<Tx> {
+    /// A transaction whose statements all see the same, and find it by indexes: a table that grew
+    /// since its last ANALYZE seems small enough to be read as a whole.
+    pub(in crate::ledger) async fn begin_snapshot(&self) -> anyhow::Result<Tx> {
+        self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ; SET LOCAL enable_seqscan = off")
+            .await
+    }
+
+    async fn begin_with(&self, begin: &str) -> anyhow::Result<Tx> {
         let begin = format!(
-            "BEGIN; SET LOCAL synchronous_commit = {synchronous_commit}; \
-             SET LOCAL statement_timeout = {}; \
+            "{begin}; SET LOCAL statement_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL jit = off",
             STATEMENT_TIMEOUT.as_millis(),
             IDLE_TIMEOUT.as_millis(),

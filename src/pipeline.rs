@@ -1,15 +1,17 @@
 //! The upload: rows → logs → batches → lanes → ledger, and the tail reader beside it.
 //!
 //! ```text
-//! worker:  claim a range ─► look at the next rows ─► cut a batch ─► read, convert, pack
-//!             ▲                                                          │
-//!             └── range done ◄── acknowledge ◄── PutLogs ◄── intent in the ledger
+//! worker:  look:    claim a range ─► look at the next rows ─► cut a batch
+//!                      ▼
+//!          prepare: read, convert, pack
+//!                      ▼
+//!          upload:  intent in the ledger ─► PutLogs ─► acknowledge
 //! tail:    pull what is stored ─► sum up by tag ─► compare with the ledger ─► proved
 //! settler: what became of it is not known ─► wait, look, send again · halve · replace
 //! ```
 //!
-//! A worker does one thing after the other, with one request in flight; several of them keep
-//! Postgres, the processor and SLS busy at once, and bound the memory.
+//! The stages of a worker go on beside each other, with one request in flight; several workers keep
+//! Postgres, the processor and SLS busy at once. Channels with limits and a budget bound the memory.
 
 pub mod age;
 pub mod assemble;
@@ -24,6 +26,7 @@ pub mod feed;
 pub mod follow;
 pub mod health;
 pub mod lane;
+pub mod lookout;
 pub mod pace;
 pub mod patience;
 pub mod probe;

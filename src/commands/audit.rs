@@ -1,5 +1,7 @@
 //! `audit`: looks into SLS, writes down what the ledger lacks, and lets it go on.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use serde_json::json;
 
@@ -11,6 +13,7 @@ use crate::ledger::Ledger;
 use crate::ledger::adopt::Findings;
 use crate::pipeline::audit::{Audited, Preview, audit, highest_number, preview};
 use crate::pipeline::epoch::Epoch;
+use crate::pipeline::lookout::Lookout;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::settle::Windows;
 use crate::pipeline::stop::Stop;
@@ -49,7 +52,8 @@ pub async fn run(settings: &AuditSettings, mut stop: Stop) -> Result<Exit, Ended
             anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
         Ended { error, ..ended }
     })?;
-    let epoch = Epoch { client, ledger: ledger.clone(), process: process.clone(), tables };
+    let lookout = Arc::new(Lookout::new(settings.windows));
+    let epoch = Epoch { client, ledger: ledger.clone(), process: process.clone(), tables, lookout };
     let audited = tokio::select! {
         audited = on_source(&epoch, &source, settings.windows, &mut stop) => audited,
         lost = beat(&ledger, &process) => Err(lost),

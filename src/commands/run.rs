@@ -26,6 +26,7 @@ use crate::pipeline::cut::BatchLimits;
 use crate::pipeline::epoch::Epoch;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::health::HealthGate;
+use crate::pipeline::lookout::Lookout;
 use crate::pipeline::pace::{Pace, Rates};
 use crate::pipeline::probe::{self, Probed, probe};
 use crate::pipeline::progress::screen::Screen;
@@ -98,6 +99,7 @@ struct Run<'a> {
     source: Source,
     ledger: Ledger,
     client: Client,
+    lookout: Arc<Lookout>,
     world: World,
     memory: MemoryBudget,
     process: Process,
@@ -131,8 +133,8 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
     setup::check_logstores(&client, &sls.project, &settings.tables).await?;
-    // Each worker, the tail reader, the settler and the heartbeat may write at the same time.
-    let connections = settings.workers + 3;
+    // Two stages of each worker, the tail reader, the settler and the heartbeat may write at the same time.
+    let connections = 2 * settings.workers + 3;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
@@ -164,8 +166,10 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
     let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
     health.look(&source).await?;
     let watched = source.clone();
+    let lookout = Arc::new(Lookout::new(settings.windows));
     let run = Run {
         settings,
+        lookout: Arc::clone(&lookout),
         screen,
         health: Arc::clone(&health),
         source,
@@ -182,6 +186,7 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
         stop,
     };
     let epoch = Epoch {
+        lookout,
         client: run.client.clone(),
         ledger: ledger.clone(),
         process: process.clone(),

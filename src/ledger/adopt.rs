@@ -134,7 +134,7 @@ impl Ledger {
         let (mut doubled, mut in_page) = (BTreeMap::new(), HashSet::new());
         for (batch_id, find) in page.finds.iter().filter(|(id, _)| !known.contains(id)) {
             let rows: Vec<_> = find.rows.iter().map(|(id, at, _)| (*id, *at)).collect();
-            let elsewhere = self.batched(page.table, &rows).await?;
+            let elsewhere = self.known(page.table, &rows, false).await?;
             let ids: BTreeSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
             let count =
                 ids.iter().filter(|id| !in_page.insert(**id) || elsewhere.contains(id)).count();

@@ -17,7 +17,10 @@ use crate::record::timestamp::Timestamp;
 
 /// So many batches that overlap a page as a whole are read; with more, each row is looked up by
 /// itself, which costs more but reads only batches that can hold it.
-const OVERLAPS_MAX: i64 = 64;
+const BATCHES_MAX: i64 = 64;
+
+/// The same for holds of the time of a page.
+const HOLDS_MAX: i64 = 1024;
 
 /// SLS remembers the last numbers of 10,000 keys a shard (facts of LoongCollector's exactly-once
 /// writes); old ones must not be pushed out while their batches are open.
@@ -67,37 +70,48 @@ impl Ledger {
         rows: &[(Uuid, Timestamp)],
         know_held: bool,
     ) -> anyhow::Result<HashSet<Uuid>> {
-        let mut tx = self.begin_relaxed().await?;
-        sqlx::raw_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            .execute(&mut *tx)
-            .await
-            .context("look for known rows")?;
-        let mut known = batched(&mut tx, table, rows).await?;
-        if know_held && !rows.is_empty() {
-            let held = pg::statement(
-                "SELECT row_id FROM sls_backfill.hold WHERE table_name = $1 AND row_id = ANY($2) \
-                 AND state = 'open'",
-            )
-            .bind(table.name())
-            .bind(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>())
-            .fetch_all(&mut *tx)
-            .await
-            .context("look for held rows")?;
-            for row in &held {
-                known.insert(row.try_get("row_id")?);
+        let mut known = HashSet::new();
+        if rows.is_empty() {
+            return Ok(known);
+        }
+        let mut tx = self.begin_snapshot().await?;
+        let wanted: HashSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
+        let numbers = rows.iter().map(|(id, _)| id_number(*id));
+        let times = rows.iter().map(|(_, at)| *at);
+        let overlaps = pg::statement(
+            "(SELECT false AS held, row_ids AS ids FROM sls_backfill.batch WHERE table_name = $1 \
+              AND state NOT IN ('split', 'abandoned') \
+              AND created_span && tsrange($2, $3, '[]') AND id_span && int8range($4, $5, '[]') \
+              LIMIT $6) \
+             UNION ALL \
+             (SELECT true, uuid_send(row_id) FROM sls_backfill.hold WHERE table_name = $1 \
+              AND state = 'open' AND created_at BETWEEN $2 AND $3 LIMIT $7)",
+        )
+        .bind(table.name())
+        .bind(times.clone().min())
+        .bind(times.max())
+        .bind(numbers.clone().min())
+        .bind(numbers.max())
+        .bind(BATCHES_MAX + 1)
+        .bind(if know_held { HOLDS_MAX + 1 } else { 0 })
+        .fetch_all(&mut *tx)
+        .await
+        .context("look for known rows")?;
+        let (mut batches, mut holds) = (0, 0);
+        for row in &overlaps {
+            match row.try_get("held")? {
+                true => holds += 1,
+                false => batches += 1,
             }
+            add_known(row, &wanted, &mut known)?;
+        }
+        if batches > BATCHES_MAX {
+            add_batched(&mut tx, table, rows, &wanted, &mut known).await?;
+        }
+        if holds > HOLDS_MAX {
+            add_held(&mut tx, table, rows, &wanted, &mut known).await?;
         }
         Ok(known)
-    }
-
-    /// Which of these rows are in a live batch. Each row with its `created_at`.
-    pub async fn batched(
-        &self,
-        table: Table,
-        rows: &[(Uuid, Timestamp)],
-    ) -> anyhow::Result<HashSet<Uuid>> {
-        let mut tx = self.begin_relaxed().await?;
-        batched(&mut tx, table, rows).await
     }
 
     /// How many batches of the table may or may not be in SLS, but for those that another process
@@ -119,57 +133,54 @@ impl Ledger {
     }
 }
 
-async fn batched(
+/// Looks up each row by itself in the live batches.
+async fn add_batched(
     tx: &mut Tx,
     table: Table,
     rows: &[(Uuid, Timestamp)],
-) -> anyhow::Result<HashSet<Uuid>> {
-    let mut known = HashSet::new();
-    if rows.is_empty() {
-        return Ok(known);
-    }
-    let wanted: HashSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
-    let numbers: Vec<i64> = rows.iter().map(|(id, _)| id_number(*id)).collect();
-    let times: Vec<Timestamp> = rows.iter().map(|(_, at)| *at).collect();
-    let overlaps = pg::statement(
-        "SELECT row_ids FROM sls_backfill.batch WHERE table_name = $1 \
-         AND state NOT IN ('split', 'abandoned') \
-         AND created_span && tsrange($2, $3, '[]') AND id_span && int8range($4, $5, '[]') \
-         LIMIT $6",
-    )
-    .bind(table.name())
-    .bind(times.iter().min().copied())
-    .bind(times.iter().max().copied())
-    .bind(numbers.iter().min().copied())
-    .bind(numbers.iter().max().copied())
-    .bind(OVERLAPS_MAX + 1)
-    .fetch_all(&mut **tx)
-    .await
-    .context("look for batches of these rows")?;
-    if i64::try_from(overlaps.len())? <= OVERLAPS_MAX {
-        for row in &overlaps {
-            add_known(row, &wanted, &mut known)?;
-        }
-        return Ok(known);
-    }
+    wanted: &HashSet<Uuid>,
+    known: &mut HashSet<Uuid>,
+) -> anyhow::Result<()> {
     let mut batches = pg::statement(
-        "SELECT row_ids FROM sls_backfill.batch WHERE id IN (SELECT b.id \
+        "SELECT row_ids AS ids FROM sls_backfill.batch WHERE id IN (SELECT b.id \
          FROM unnest($2::timestamp[], $3::int8[]) AS h(at, number) \
          JOIN sls_backfill.batch b ON b.created_span @> h.at AND b.id_span @> h.number \
          WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned'))",
     )
     .bind(table.name())
-    .bind(times)
-    .bind(numbers)
+    .bind(rows.iter().map(|(_, at)| *at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|(id, _)| id_number(*id)).collect::<Vec<_>>())
     .fetch(&mut **tx);
     while let Some(row) = batches.try_next().await.context("look for batches of these rows")? {
-        add_known(&row, &wanted, &mut known)?;
+        add_known(&row, wanted, known)?;
     }
-    Ok(known)
+    Ok(())
+}
+
+/// Looks up each row by itself in the open holds.
+async fn add_held(
+    tx: &mut Tx,
+    table: Table,
+    rows: &[(Uuid, Timestamp)],
+    wanted: &HashSet<Uuid>,
+    known: &mut HashSet<Uuid>,
+) -> anyhow::Result<()> {
+    // A plain array would be looked at id by id when the statement is planned, and where nothing
+    // is known of the table yet, the plan would be to read all holds.
+    let held = pg::statement(
+        "SELECT uuid_send(row_id) AS ids FROM sls_backfill.hold WHERE table_name = $1 \
+         AND row_id = ANY(ARRAY(SELECT unnest($2::uuid[]))) AND state = 'open'",
+    )
+    .bind(table.name())
+    .bind(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    .fetch_all(&mut **tx)
+    .await
+    .context("look for held rows")?;
+    held.iter().try_for_each(|row| add_known(row, wanted, known))
 }
 
 fn add_known(row: &PgRow, wanted: &HashSet<Uuid>, known: &mut HashSet<Uuid>) -> anyhow::Result<()> {
-    known.extend(ids(row.try_get("row_ids")?).filter(|id| wanted.contains(id)));
+    known.extend(ids(row.try_get("ids")?).filter(|id| wanted.contains(id)));
     Ok(())
 }
 

@@ -4,8 +4,10 @@ use anyhow::Context as _;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
+use crate::ledger::intent::Acknowledgement;
 use crate::ledger::process::{LEASE, Process};
-use crate::ledger::{LeaseLost, Ledger, Tx};
+use crate::ledger::settle::acknowledge;
+use crate::ledger::{LeaseLost, Ledger};
 use crate::pg;
 use crate::record::key::{Key, KeyOrder};
 
@@ -33,24 +35,32 @@ pub struct Lease {
     pub token: i64,
 }
 
-/// Where the cutting of a pass stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cutting {
-    /// The next range begins behind this key of this order.
-    At(KeyOrder, Key),
-    /// Everything is cut, or what is left must wait for open ranges.
-    Waits,
-    /// Everything is cut and done.
+/// What there is to do of a pass.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// This range, which is the caller's now.
+    Range(Lease),
+    /// The next range is to be cut, behind this key of this order.
+    Cut(KeyOrder, Key),
+    /// Everything is cut, or what is left must wait for open ranges of others.
+    Wait,
+    /// Nothing: everything is cut and done.
     Done,
 }
 
+/// What a lease is read from.
+const LEASED: &str = "id, pass_id, kind, after, upto, position, token";
+
 impl Ledger {
-    /// Takes an open range of the pass that nobody owns, or whose owner's lease has run out.
-    pub async fn claim(&self, pass_id: i64, process: &Process) -> anyhow::Result<Option<Lease>> {
+    /// Claims an open range of the pass that nobody owns, or whose owner's lease has run out; tells
+    /// what else there is to do if there is none. The rows that no run reaches come last: only when
+    /// all nodes that runs do reach are in the book can a row not be taken for both.
+    pub async fn work(&self, pass_id: i64, process: &Process) -> anyhow::Result<Work> {
+        let context = || format!("claim a range of pass {pass_id}");
         let mut tx = self.begin().await?;
         // The process's row is locked, so that one that leaves just now either frees this range or
         // does not get it.
-        let row = pg::statement(
+        let claimed = pg::made_statement(&format!(
             "UPDATE sls_backfill.range SET owner = $2, token = token + 1, \
              lease_until = clock_timestamp() + make_interval(secs => $3) \
              WHERE id = (SELECT id FROM sls_backfill.range WHERE pass_id = $1 AND state = 'open' \
@@ -58,22 +68,18 @@ impl Ledger {
                ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) \
              AND EXISTS \
                (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL FOR SHARE) \
-             RETURNING id, pass_id, kind, after, upto, position, token",
-        )
+             RETURNING {LEASED}"
+        ))
         .bind(pass_id)
         .bind(process.id)
         .bind(LEASE.as_secs_f64())
         .fetch_optional(&mut *tx)
         .await
-        .with_context(|| format!("claim a range of pass {pass_id}"))?;
-        tx.commit().await.context("claim a range")?;
-        row.map(|row| lease(&row)).transpose()
-    }
-
-    /// Where the cutting of the pass stands. The rows that no run reaches come last: only when all
-    /// nodes that runs do reach are in the book can a row not be taken for both.
-    pub async fn cutting(&self, pass_id: i64) -> anyhow::Result<Cutting> {
-        let mut tx = self.begin().await?;
+        .with_context(context)?;
+        if let Some(row) = claimed {
+            tx.commit().await.with_context(context)?;
+            return Ok(Work::Range(lease(&row)?));
+        }
         let row = pg::statement(
             "SELECT cut_order, cut_after, cut_done, EXISTS (SELECT FROM \
              sls_backfill.range r WHERE r.pass_id = p.id AND r.state = 'open') AS open, \
@@ -88,25 +94,27 @@ impl Ledger {
         let open: bool = row.try_get("open")?;
         let order: &str = row.try_get("cut_order")?;
         Ok(match (row.try_get("cut_done")?, open) {
-            (true, true) => Cutting::Waits,
-            (true, false) => Cutting::Done,
-            (false, _) if row.try_get("early")? => Cutting::Waits,
-            (false, _) => Cutting::At(
+            (true, true) => Work::Wait,
+            (true, false) => Work::Done,
+            (false, _) if row.try_get("early")? => Work::Wait,
+            (false, _) => Work::Cut(
                 KeyOrder::from_name(order).context("the ledger names an unknown key order")?,
                 serde_json::from_value(row.try_get("cut_after")?)?,
             ),
         })
     }
 
-    /// Adds the range behind `after`, up to `upto` (`None`: the rest of the order). Does nothing
-    /// when another process has cut there meanwhile.
-    pub async fn add_range(
+    /// Adds the range behind `after`, up to `upto` (`None`: the rest of the order), and claims it.
+    /// Gives `None`, and adds nothing, when another process has cut there meanwhile or took this
+    /// one for dead.
+    pub async fn cut_range(
         &self,
         pass_id: i64,
+        process: &Process,
         order: KeyOrder,
         after: Key,
         upto: Option<Key>,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Option<Lease>> {
         let context = || format!("cut a range of pass {pass_id}");
         let (next_order, next_after, done) = match (upto, order) {
             (Some(upto), _) => (order, upto, false),
@@ -114,24 +122,30 @@ impl Ledger {
             (None, _) => (order, after, true),
         };
         let mut tx = self.begin().await?;
-        let cut = pg::statement(
-            "UPDATE sls_backfill.pass SET cut_order = $4, cut_after = $5, cut_done = $6 \
-             WHERE id = $1 AND cut_order = $2 AND cut_after = $3 AND NOT cut_done",
-        )
+        let row = pg::made_statement(&format!(
+            "WITH cut AS (UPDATE sls_backfill.pass SET cut_order = $4, cut_after = $5, \
+               cut_done = $6 WHERE id = $1 AND cut_order = $2 AND cut_after = $3 AND NOT cut_done \
+               AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $8 AND ended_at IS NULL \
+                 FOR SHARE) RETURNING id) \
+             INSERT INTO sls_backfill.range \
+               (pass_id, kind, after, upto, position, owner, token, lease_until) \
+             SELECT id, $2, $3, $7, $3, $8, 1, clock_timestamp() + make_interval(secs => $9) \
+             FROM cut RETURNING {LEASED}"
+        ))
         .bind(pass_id)
         .bind(order.name())
         .bind(serde_json::to_value(after)?)
         .bind(next_order.name())
         .bind(serde_json::to_value(next_after)?)
         .bind(done)
-        .execute(&mut *tx)
+        .bind(upto.map(serde_json::to_value).transpose()?)
+        .bind(process.id)
+        .bind(LEASE.as_secs_f64())
+        .fetch_optional(&mut *tx)
         .await
         .with_context(context)?;
-        if cut.rows_affected() == 1 {
-            let upto = upto.map(serde_json::to_value).transpose()?;
-            insert_range(&mut tx, pass_id, order.name(), after, upto).await?;
-        }
-        tx.commit().await.with_context(context)
+        tx.commit().await.with_context(context)?;
+        row.map(|row| lease(&row)).transpose()
     }
 
     /// Adds a range for the open holds of the pass, unless there is an open one.
@@ -146,7 +160,15 @@ impl Ledger {
         .await
         .context("look for a range of holds")?;
         if open.is_none() {
-            insert_range(&mut tx, pass_id, "holds", Key::START, None).await?;
+            pg::statement(
+                "INSERT INTO sls_backfill.range (pass_id, kind, after, position) \
+                 VALUES ($1, 'holds', $2, $2)",
+            )
+            .bind(pass_id)
+            .bind(serde_json::to_value(Key::START)?)
+            .execute(&mut *tx)
+            .await
+            .context("add a range of holds")?;
         }
         tx.commit().await.context("add a range of holds")
     }
@@ -167,11 +189,13 @@ impl Ledger {
         tx.commit().await.context("give back a range")
     }
 
-    /// Ends a range whose every row is accounted for. `rows_counted`: rows in it by one count.
+    /// Ends a range whose every row is accounted for. `rows_counted`: rows in it by one count;
+    /// `stored`: batches that are in SLS, as SLS said.
     pub async fn finish_range(
         &self,
         lease: &Lease,
         rows_counted: Option<u64>,
+        stored: &[Acknowledgement],
     ) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         let done = pg::statement(
@@ -188,6 +212,7 @@ impl Ledger {
         if done.rows_affected() != 1 {
             return Err(LeaseLost { range_id: lease.range_id }.into());
         }
+        acknowledge(&mut tx, stored).await?;
         tx.commit().await.context("end a range")
     }
 
@@ -211,27 +236,6 @@ impl Ledger {
         tx.commit().await.context("close a pass")?;
         Ok(state.try_get("done")?)
     }
-}
-
-async fn insert_range(
-    tx: &mut Tx,
-    pass_id: i64,
-    kind: &str,
-    after: Key,
-    upto: Option<serde_json::Value>,
-) -> anyhow::Result<()> {
-    pg::statement(
-        "INSERT INTO sls_backfill.range (pass_id, kind, after, upto, position) \
-         VALUES ($1, $2, $3, $4, $3)",
-    )
-    .bind(pass_id)
-    .bind(kind)
-    .bind(serde_json::to_value(after)?)
-    .bind(upto)
-    .execute(&mut **tx)
-    .await
-    .context("add a range")?;
-    Ok(())
 }
 
 fn lease(row: &PgRow) -> anyhow::Result<Lease> {

@@ -9,6 +9,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use sqlx::Postgres;
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
 use uuid::Uuid;
 
 use crate::ledger::claim::{Lease, RangeKind};
@@ -107,7 +110,8 @@ impl Step {
         }
     }
 
-    fn rows_seen(&self) -> usize {
+    /// How many rows it accounts for.
+    pub fn rows_seen(&self) -> usize {
         let batched = self.batch.as_ref().map_or(0, |batch| batch.rows.len());
         batched + self.holds.len() + self.already.len() + self.gone.len()
     }
@@ -178,37 +182,51 @@ impl Ledger {
     }
 }
 
+/// Parts of a statement: what is stored is told, the range moves on. `after`: how many parameters
+/// come before its own nine.
+fn moved(after: u32) -> String {
+    let [id, token, from, to, seen, already, gone, stored, request_ids] =
+        std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
+    format!(
+        "acknowledged AS (UPDATE sls_backfill.batch b SET state = 'stored', \
+           request_id = a.request_id, stored_at = clock_timestamp() \
+           FROM unnest({stored}::uuid[], {request_ids}::text[]) AS a(id, request_id) \
+           WHERE b.id = a.id AND b.state = 'intent'), \
+         moved AS (UPDATE sls_backfill.range SET position = {to}, rows_seen = rows_seen + {seen}, \
+           rows_already = rows_already + {already}, rows_gone = rows_gone + {gone} \
+           WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
+           RETURNING id)"
+    )
+}
+
 async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> anyhow::Result<()> {
     let context = || format!("write a step of range {}", lease.range_id);
     // The rows of a hold were counted as seen by the pass that held them.
     let seen = if lease.kind == RangeKind::Holds { 0 } else { step.rows_seen() };
-    let moved = pg::statement(
-        "WITH acknowledged AS (UPDATE sls_backfill.batch b SET state = 'stored', \
-           request_id = a.request_id, stored_at = clock_timestamp() \
-           FROM unnest($8::uuid[], $9::text[]) AS a(id, request_id) \
-           WHERE b.id = a.id AND b.state = 'intent') \
-         UPDATE sls_backfill.range SET position = $4, rows_seen = rows_seen + $5, \
-         rows_already = rows_already + $6, rows_gone = rows_gone + $7 \
-         WHERE id = $1 AND token = $2 AND position = $3 AND state = 'open'",
-    )
-    .bind(lease.range_id)
-    .bind(lease.token)
-    .bind(serde_json::to_value(lease.position)?)
-    .bind(serde_json::to_value(position)?)
-    .bind(i64::try_from(seen)?)
-    .bind(i64::try_from(step.already.len())?)
-    .bind(i64::try_from(step.gone.len())?)
-    .bind(step.stored.iter().map(|stored| stored.batch_id).collect::<Vec<_>>())
-    .bind(step.stored.iter().map(|stored| stored.request_id.clone()).collect::<Vec<_>>())
-    .execute(&mut **tx)
-    .await
-    .with_context(context)?;
+    // One statement for all: each is two ways to Postgres and back.
+    let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
+    let statement = match &step.batch {
+        None => pg::made_statement(&format!("WITH {} SELECT FROM moved", moved(0))),
+        Some(batch) => {
+            let sql = format!("WITH {}, {INSERT_BATCH} FROM moved", moved(BATCH_PARAMETERS));
+            bind_batch(pg::made_statement(&sql), place, step.table, batch)?
+        }
+    };
+    let moved = statement
+        .bind(lease.range_id)
+        .bind(lease.token)
+        .bind(serde_json::to_value(lease.position)?)
+        .bind(serde_json::to_value(position)?)
+        .bind(i64::try_from(seen)?)
+        .bind(i64::try_from(step.already.len())?)
+        .bind(i64::try_from(step.gone.len())?)
+        .bind(step.stored.iter().map(|stored| stored.batch_id).collect::<Vec<_>>())
+        .bind(step.stored.iter().map(|stored| stored.request_id.clone()).collect::<Vec<_>>())
+        .execute(&mut **tx)
+        .await
+        .with_context(context)?;
     if moved.rows_affected() != 1 {
         return Err(LeaseLost { range_id: lease.range_id }.into());
-    }
-    if let Some(batch) = &step.batch {
-        let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
-        insert_batch(tx, place, step.table, batch).await.with_context(context)?;
     }
     if !step.holds.is_empty() {
         insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
@@ -240,6 +258,34 @@ pub(in crate::ledger) async fn insert_batch(
     table: Table,
     batch: &NewBatch,
 ) -> anyhow::Result<()> {
+    bind_batch(pg::made_statement(&format!("WITH {INSERT_BATCH}")), place, table, batch)?
+        .execute(&mut **tx)
+        .await
+        .with_context(|| format!("intend batch {}", batch.id))?;
+    Ok(())
+}
+
+/// The last parts of a statement that adds a batch; a FROM may follow. [`bind_batch`] binds its
+/// parameters.
+const INSERT_BATCH: &str = "numbered AS (UPDATE sls_backfill.lane SET last_number = $14 \
+      WHERE id = $13 AND last_number < $14) \
+    INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, table_name, logstore, \
+      state, rows, raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, \
+      signed_at, cursors, owner, attempts, ingest_time, created_span, id_span, finished_first, \
+      finished_last) \
+    SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
+      to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
+      int8range($22, $23, '[]'), $24, $25";
+
+/// How many parameters [`INSERT_BATCH`] has.
+const BATCH_PARAMETERS: u32 = 25;
+
+fn bind_batch(
+    statement: Query<'static, Postgres, PgArguments>,
+    place: Place,
+    table: Table,
+    batch: &NewBatch,
+) -> anyhow::Result<Query<'static, Postgres, PgArguments>> {
     let bounds = |time: fn(&BatchRow) -> Timestamp| {
         let times = batch.rows.iter().map(time);
         (times.clone().min(), times.max())
@@ -249,46 +295,32 @@ pub(in crate::ledger) async fn insert_batch(
     let ids = batch.rows.iter().map(|row| id_number(row.id));
     let row_ids: Vec<u8> = batch.rows.iter().flat_map(|row| *row.id.as_bytes()).collect();
     let sending = batch.sending.as_ref();
-    pg::statement(
-        "WITH numbered AS (UPDATE sls_backfill.lane SET last_number = $14 \
-           WHERE id = $13 AND last_number < $14) \
-         INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, table_name, logstore, \
-         state, rows, raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, \
-         signed_at, cursors, owner, attempts, ingest_time, created_span, id_span, finished_first, \
-         finished_last) \
-         VALUES ($1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
-         to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
-         int8range($22, $23, '[]'), $24, $25)",
-    )
-    .bind(batch.id)
-    .bind(place.pass_id)
-    .bind(place.range_id)
-    .bind(place.parent_id)
-    .bind(table.name())
-    .bind(table.logstore())
-    .bind(i32::try_from(batch.rows.len())?)
-    .bind(i64::try_from(batch.raw_bytes)?)
-    .bind(row_ids)
-    .bind(batch.digest.to_bytes().to_vec())
-    .bind(i32::try_from(batch.not_json)?)
-    .bind(batch.conversion_id)
-    .bind(sending.map(|sending| sending.lane_id))
-    .bind(sending.map(|sending| i64::try_from(sending.number)).transpose()?)
-    .bind(sending.map(|sending| sending.signed_at as f64))
-    .bind(cursors_json(sending)?)
-    .bind(sending.map(|sending| sending.owner))
-    .bind(i32::from(sending.is_some()))
-    .bind(i64::from(batch.ingest_time))
-    .bind(created_first)
-    .bind(created_last)
-    .bind(ids.clone().min())
-    .bind(ids.max())
-    .bind(finished_first)
-    .bind(finished_last)
-    .execute(&mut **tx)
-    .await
-    .with_context(|| format!("intend batch {}", batch.id))?;
-    Ok(())
+    Ok(statement
+        .bind(batch.id)
+        .bind(place.pass_id)
+        .bind(place.range_id)
+        .bind(place.parent_id)
+        .bind(table.name())
+        .bind(table.logstore())
+        .bind(i32::try_from(batch.rows.len())?)
+        .bind(i64::try_from(batch.raw_bytes)?)
+        .bind(row_ids)
+        .bind(batch.digest.to_bytes().to_vec())
+        .bind(i32::try_from(batch.not_json)?)
+        .bind(batch.conversion_id)
+        .bind(sending.map(|sending| sending.lane_id))
+        .bind(sending.map(|sending| i64::try_from(sending.number)).transpose()?)
+        .bind(sending.map(|sending| sending.signed_at as f64))
+        .bind(cursors_json(sending)?)
+        .bind(sending.map(|sending| sending.owner))
+        .bind(i32::from(sending.is_some()))
+        .bind(i64::from(batch.ingest_time))
+        .bind(created_first)
+        .bind(created_last)
+        .bind(ids.clone().min())
+        .bind(ids.max())
+        .bind(finished_first)
+        .bind(finished_last))
 }
 
 /// The cursors as the book keeps them: `{"shard": "cursor"}`.

@@ -217,7 +217,8 @@ async fn bury_the_dead(tx: &mut Tx, own: &Identity) -> anyhow::Result<Option<Alr
 
 async fn end(tx: &mut Tx, process_id: Uuid) -> anyhow::Result<()> {
     for sql in [
-        "UPDATE sls_backfill.process SET ended_at = clock_timestamp() WHERE id = $1",
+        "UPDATE sls_backfill.process SET ended_at = coalesce(ended_at, clock_timestamp()) \
+         WHERE id = $1",
         "UPDATE sls_backfill.range SET lease_until = clock_timestamp(), owner = NULL, \
          token = token + 1 WHERE owner = $1 AND state = 'open'",
         "UPDATE sls_backfill.lane SET closed_at = clock_timestamp() \

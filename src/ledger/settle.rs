@@ -105,21 +105,15 @@ pub enum Reason {
 }
 
 impl Ledger {
-    /// A batch is in SLS: SLS said so.
-    pub async fn stored(&self, stored: &Acknowledgement) -> anyhow::Result<()> {
-        // If a crash of Postgres loses this, the batch is settled like an unknown attempt.
+    /// These batches are in SLS: SLS said so.
+    pub async fn stored(&self, stored: &[Acknowledgement]) -> anyhow::Result<()> {
+        if stored.is_empty() {
+            return Ok(());
+        }
+        // If a crash of Postgres loses this, the batches are settled like unknown attempts.
         let mut tx = self.begin_relaxed().await?;
-        let context = || format!("acknowledge batch {}", stored.batch_id);
-        pg::statement(
-            "UPDATE sls_backfill.batch SET state = 'stored', request_id = $2, \
-             stored_at = clock_timestamp() WHERE id = $1 AND state = 'intent'",
-        )
-        .bind(stored.batch_id)
-        .bind(&stored.request_id)
-        .execute(&mut *tx)
-        .await
-        .with_context(context)?;
-        tx.commit().await.with_context(context)
+        acknowledge(&mut tx, stored).await?;
+        tx.commit().await.context("acknowledge batches")
     }
 
     /// A batch is about to be signed anew; the date is on disk before it is on the wire. Gives
@@ -318,6 +312,26 @@ impl Ledger {
         tx.commit().await.with_context(context)?;
         Ok(true)
     }
+}
+
+pub(in crate::ledger) async fn acknowledge(
+    tx: &mut Tx,
+    stored: &[Acknowledgement],
+) -> anyhow::Result<()> {
+    if stored.is_empty() {
+        return Ok(());
+    }
+    pg::statement(
+        "UPDATE sls_backfill.batch b SET state = 'stored', request_id = a.request_id, \
+         stored_at = clock_timestamp() FROM unnest($1::uuid[], $2::text[]) AS a(id, request_id) \
+         WHERE b.id = a.id AND b.state = 'intent'",
+    )
+    .bind(stored.iter().map(|stored| stored.batch_id).collect::<Vec<_>>())
+    .bind(stored.iter().map(|stored| stored.request_id.clone()).collect::<Vec<_>>())
+    .execute(&mut **tx)
+    .await
+    .context("acknowledge batches")?;
+    Ok(())
 }
 
 async fn is_intent(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<bool> {

@@ -2,8 +2,9 @@
 //!
 //! 1. Fence. A number above all that SLS knows, and a consumer group with it: whoever else begins
 //!    to send from now on, or is at work and looks, finds a group that it does not know and stops.
-//! 2. Wait until everybody has looked, and until every signature made before that is over and what
-//!    it brought is visible. Meanwhile reading has begun.
+//! 2. Wait until nobody can date a signature any more who has not looked since (see
+//!    [`crate::pipeline::lookout`]), and until every signature of before is over and what it brought
+//!    is visible. Meanwhile reading has begun.
 //! 3. Read every shard, read-only ones too, from the first group that SLS keeps to the end, and
 //!    adopt what the ledger lacks, page by page.
 //! 4. An intent that is not there now never will be. If its rows came in another batch meanwhile, it
@@ -73,8 +74,8 @@ pub async fn audit(
     stop: &mut Stop,
 ) -> anyhow::Result<Audited> {
     let audit = fence(epoch).await?;
-    let looked_s = i64::try_from(windows.look_every().as_secs())? + 1;
-    let over_at = audit.fenced_at + looked_s + windows.storable_s() + windows.look_after_s();
+    let signed_s = windows.look_life_s();
+    let over_at = audit.fenced_at + signed_s + windows.storable_s() + windows.look_after_s();
     let mut is_told = false;
     loop {
         // Whatever is stored by now is read by what follows.

@@ -8,6 +8,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A batch passes through Postgres's buffer, the group and its compressed form.
 const COPIES: u64 = 3;
 
+/// Memory taken from a budget, to which it goes back when dropped.
+#[derive(Debug)]
+pub struct TakenMemory(OwnedSemaphorePermit);
+
+impl TakenMemory {
+    /// Takes a part out for what is kept of a batch: `bytes` of it, or all there is.
+    pub fn split_off(&mut self, bytes: usize) -> Self {
+        let all = self.0.num_permits();
+        let part = self.0.split((bytes / 1024 + 1).min(all));
+        Self(part.expect("there are as many"))
+    }
+}
+
 /// How much memory batches in the making may take together.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget {
@@ -23,13 +36,11 @@ impl MemoryBudget {
     }
 
     /// Waits until a batch of `batch_bytes` fits. One that would never fit waits to be alone.
-    pub async fn take(&self, batch_bytes: u64) -> OwnedSemaphorePermit {
+    pub async fn take(&self, batch_bytes: u64) -> TakenMemory {
         let kib = u32::try_from(batch_bytes * COPIES / 1024).unwrap_or(u32::MAX);
         let semaphore = Arc::clone(&self.semaphore);
-        semaphore
-            .acquire_many_owned(kib.clamp(1, self.kib_max))
-            .await
-            .expect("nobody closes the semaphore")
+        let taken = semaphore.acquire_many_owned(kib.clamp(1, self.kib_max)).await;
+        TakenMemory(taken.expect("nobody closes the semaphore"))
     }
 }
 
@@ -43,22 +54,57 @@ impl RowBudget {
         Self(Arc::new(AtomicU64::new(rows_max.unwrap_or(u64::MAX))))
     }
 
-    /// Takes up to `wanted` rows; 0 when the budget is spent.
-    pub fn take(&self, wanted: u64) -> u64 {
+    /// Takes up to `wanted` rows; none when the budget is spent.
+    pub fn take(&self, wanted: u64) -> TakenRows {
         let take = |left: u64| Some(left - left.min(wanted));
-        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
-            Ok(left) | Err(left) => left.min(wanted),
-        }
-    }
-
-    /// Gives back rows that were taken and not used.
-    pub fn give_back(&self, rows: u64) {
-        self.0.fetch_add(rows, Ordering::Relaxed);
+        let left = match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+            Ok(left) | Err(left) => left,
+        };
+        TakenRows { budget: self.clone(), rows: left.min(wanted) }
     }
 
     /// Whether nothing is left.
     pub fn is_spent(&self) -> bool {
         self.0.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Rows taken from a budget; those that are not spent go back to it.
+#[derive(Debug)]
+pub struct TakenRows {
+    budget: RowBudget,
+    rows: u64,
+}
+
+impl TakenRows {
+    /// How many they are.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Gives all but `rows` of them back.
+    pub fn keep(&mut self, rows: u64) {
+        let back = self.rows.saturating_sub(rows);
+        self.rows -= back;
+        self.budget.0.fetch_add(back, Ordering::Relaxed);
+    }
+
+    /// Takes `rows` of them, or all, out.
+    pub fn split_off(&mut self, rows: u64) -> Self {
+        let rows = self.rows.min(rows);
+        self.rows -= rows;
+        Self { budget: self.budget.clone(), rows }
+    }
+
+    /// They are used up.
+    pub fn spend(mut self) {
+        self.rows = 0;
+    }
+}
+
+impl Drop for TakenRows {
+    fn drop(&mut self) {
+        self.keep(0);
     }
 }
 
@@ -71,11 +117,17 @@ mod tests {
     #[test]
     fn a_row_budget_is_spent_once() {
         let budget = RowBudget::new(Some(10));
-        assert_eq!((budget.take(7), budget.take(7)), (7, 3));
+        let (mut first, second) = (budget.take(7), budget.take(7));
+        assert_eq!((first.rows(), second.rows()), (7, 3));
         assert!(budget.is_spent());
-        budget.give_back(2);
-        assert_eq!((budget.take(7), budget.take(7)), (2, 0));
-        assert_eq!(RowBudget::new(None).take(4096), 4096);
+        first.keep(5);
+        let part = first.split_off(2);
+        assert_eq!((first.rows(), part.rows()), (3, 2));
+        first.spend();
+        second.spend();
+        drop(part);
+        assert_eq!(budget.take(7).rows(), 4, "twice two went back");
+        assert_eq!(RowBudget::new(None).take(4096).rows(), 4096);
     }
 
     #[tokio::test]
@@ -87,6 +139,11 @@ mod tests {
         let early = tokio::time::timeout(Duration::from_millis(20), &mut huge).await;
         assert!(early.is_err(), "it must wait for the small one");
         drop(small);
-        drop(huge.await);
+        let mut huge = huge.await;
+        // What is kept of it leaves room for others.
+        let kept = huge.split_off(1 << 20);
+        drop(huge);
+        drop(budget.take(1 << 19).await);
+        drop(kept);
     }
 }

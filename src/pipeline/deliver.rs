@@ -9,9 +9,11 @@ use crate::ledger::process::Process;
 use crate::ledger::settle::Told;
 use crate::pipeline::assemble::Packed;
 use crate::pipeline::lane::{Ticket, is_at_home};
+use crate::pipeline::lookout::Lookout;
 use crate::pipeline::pace::{Pace, backoff};
 use crate::pipeline::patience::patiently;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::settle::{UNKNOWNS_MAX, World};
 use crate::pipeline::stop::Stop;
 use crate::sls::answer::{Failure, Next};
@@ -68,11 +70,23 @@ pub struct OutOfRange {
 #[derive(Clone, Copy)]
 pub struct Courier<'a> {
     pub client: &'a Client,
+    pub lookout: &'a Lookout,
     pub ledger: &'a Ledger,
     pub process: &'a Process,
     pub progress: &'a Progress,
+    pub watch: &'a Watch,
     pub pace: &'a Pace,
     pub world: World,
+}
+
+/// What came of renewing a signature.
+enum Signed {
+    /// Its date: Unix seconds, SLS's clock.
+    At(i64),
+    /// The tail reader has found the batch in SLS meanwhile.
+    Found,
+    /// Asked to stop.
+    Halted,
 }
 
 /// What to do after a failure.
@@ -105,9 +119,10 @@ impl Courier<'_> {
                 return self.give_up(intended, &told, Outlook::Halt).await;
             };
             if self.client.now() - signed_at > self.world.windows.renew_after_s() {
-                match self.sign_anew(intended).await? {
-                    Some(date) => signed_at = date,
-                    None => return Ok(Delivery::Found),
+                match self.sign_anew(intended, stop).await? {
+                    Signed::At(date) => signed_at = date,
+                    Signed::Found => return Ok(Delivery::Found),
+                    Signed::Halted => return self.give_up(intended, &told, Outlook::Halt).await,
                 }
             }
             let answer = self.put(intended, signed_at).await;
@@ -124,9 +139,10 @@ impl Courier<'_> {
             }
             match self.then(intended, &failure, &told, not_sent).await {
                 Then::Wait => {}
-                Then::SignAnew => match self.sign_anew(intended).await? {
-                    Some(date) => signed_at = date,
-                    None => return Ok(Delivery::Found),
+                Then::SignAnew => match self.sign_anew(intended, stop).await? {
+                    Signed::At(date) => signed_at = date,
+                    Signed::Found => return Ok(Delivery::Found),
+                    Signed::Halted => return self.give_up(intended, &told, Outlook::Halt).await,
                 },
                 Then::GiveUp(outlook) => return self.give_up(intended, &told, outlook).await,
                 Then::Fail if failure.is_out_of_range() => {
@@ -210,7 +226,7 @@ impl Courier<'_> {
         outlook: Outlook,
     ) -> anyhow::Result<Delivery> {
         let given_up = self.ledger.give_up(self.process, intended.batch_id, told);
-        self.progress.timed(given_up).await?;
+        self.watch.ledger(given_up).await?;
         Ok(Delivery::GivenUp(outlook))
     }
 
@@ -228,18 +244,21 @@ impl Courier<'_> {
     }
 
     /// The new date is in the ledger before it is on the wire: so a process that was stopped and
-    /// woken can have sent nothing that the ledger has not dated. `None`: the tail reader has found
-    /// the batch in SLS meanwhile.
-    async fn sign_anew(&self, intended: &Intended<'_>) -> anyhow::Result<Option<i64>> {
-        let signed_at = self.client.now();
+    /// woken can have sent nothing that the ledger has not dated.
+    async fn sign_anew(&self, intended: &Intended<'_>, stop: &mut Stop) -> anyhow::Result<Signed> {
+        let date = self.lookout.date(self.client, self.progress, stop);
+        let Some(signed_at) = date.await else { return Ok(Signed::Halted) };
         let renewed = self.ledger.signed_anew(self.process, intended.batch_id, signed_at);
-        Ok(self.progress.timed(renewed).await?.then_some(signed_at))
+        Ok(match self.watch.ledger(renewed).await? {
+            true => Signed::At(signed_at),
+            false => Signed::Found,
+        })
     }
 
     /// Tells the ledger that a batch is stored.
     pub async fn acknowledge(&self, batch_id: Uuid, request_id: String) -> anyhow::Result<()> {
         let stored = Acknowledgement { batch_id, request_id };
-        self.progress.timed(self.ledger.stored(&stored)).await
+        self.watch.ledger(self.ledger.stored(&[stored])).await
     }
 }
 

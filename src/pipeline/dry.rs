@@ -15,6 +15,7 @@ use crate::pipeline::assemble::Assembler;
 use crate::pipeline::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::feed::{Feed, FeedSettings};
 use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::stop::Stop;
 use crate::pipeline::worker::range_step;
 use crate::record::key::{Key, KeyOrder};
@@ -100,18 +101,18 @@ impl DryRun {
 
     async fn run_span(&self, scope: &Scope, span: Span, stop: &Stop) -> anyhow::Result<Estimate> {
         let mut estimate = Estimate::default();
-        let mut feed = Feed::of_span(self.feed.clone(), scope.clone(), span);
+        let watch = Arc::new(Watch::new(&self.progress));
+        let mut feed = Feed::of_span(self.feed.clone(), scope.clone(), span, watch);
         let mut assembler = Assembler::new(self.conversion.clone())?;
         let logs_max = u64::from(self.feed.limits.batch_logs_max);
         while !stop.is_asked() {
-            let rows_max = self.rows.take(logs_max);
-            if rows_max == 0 {
+            let mut taken = self.rows.take(logs_max);
+            if taken.rows() == 0 {
                 break;
             }
-            let cut = feed.next(rows_max).await?;
-            let taken = cut.as_ref().map_or(0, |cut| cut.take.len() as u64);
-            self.rows.give_back(rows_max - taken);
-            let Some(cut) = cut else { break };
+            let Some(cut) = feed.next(taken.rows()).await? else { break };
+            taken.keep(cut.take.len() as u64);
+            taken.spend();
             let _memory = self.memory.take(cut.take_bytes).await;
             let mut holds = cut.holds;
             let mut rest = cut.take;

@@ -30,14 +30,17 @@
 //! 7. Two copies that begin at once: both make a group before they list, so at least one sees the
 //!    other; if only one does, it stops before it has sent. Whoever is at work looks again all the
 //!    time ([`Epoch::watch`]), so one that was missed ends what was begun before.
+//! 8. Who was stopped, or cannot look, dates no signature any more: [`crate::pipeline::lookout`].
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::process::Process;
+use crate::pipeline::lookout::Lookout;
 use crate::pipeline::pace::backoff;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::settle::Windows;
@@ -56,6 +59,8 @@ pub struct Epoch {
     pub ledger: Ledger,
     pub process: Process,
     pub tables: Vec<Table>,
+    /// Hears of every look that has found nobody else.
+    pub lookout: Arc<Lookout>,
 }
 
 /// The groups that no process of ledger `ledger_id` has made, given the stamps of its processes.
@@ -96,6 +101,7 @@ impl Epoch {
         for table in &self.tables {
             self.make_group(*table).await?;
         }
+        let looked_at = self.client.now();
         let mut lower = Vec::new();
         for table in &self.tables {
             let (groups, others) = self.look(*table).await?;
@@ -110,6 +116,7 @@ impl Epoch {
             });
             lower.extend(own.map(|group| (*table, group.name)));
         }
+        self.lookout.note(looked_at);
         for (table, name) in lower {
             let deleted = patiently(|| self.client.delete_group(table.logstore(), &name)).await;
             if let Err(failure) = deleted {
@@ -195,13 +202,14 @@ impl Epoch {
                 if error.is::<crate::ledger::epoch::Stopped>() {
                     return error;
                 }
-                // Without SLS nothing is sent, without the ledger the heartbeat ends the run.
+                // Soon nothing is signed any more; without the ledger the heartbeat ends the run.
                 tracing::warn!("nobody knows whether others are at work: {error:#}");
             }
         }
     }
 
     async fn look_again(&self) -> anyhow::Result<()> {
+        let looked_at = self.client.now();
         self.ledger.check_stop().await?;
         self.check_batches().await?;
         for table in &self.tables {
@@ -210,6 +218,7 @@ impl Epoch {
                 return Err(self.ledger.stop(&told(self.ledger.id, other)).await?.into());
             }
         }
+        self.lookout.note(looked_at);
         Ok(())
     }
 }

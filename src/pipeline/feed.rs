@@ -1,12 +1,14 @@
 //! Looks ahead: the next rows of a range, page by page, until a batch can be cut.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::claim::{Lease, RangeKind};
 use crate::pipeline::cut::{BatchLimits, Candidate, Cut, Fate, cut, fate, is_enough};
+use crate::pipeline::progress::watch::Watch;
 use crate::record::key::{Key, KeyOrder};
 use crate::record::timestamp::Timestamp;
 use crate::source::Source;
@@ -48,6 +50,7 @@ pub struct Feed {
     /// Behind which key the next page begins.
     after: Key,
     is_exhausted: bool,
+    watch: Arc<Watch>,
 }
 
 /// How the rows are found.
@@ -58,24 +61,29 @@ enum Rows {
 
 impl Feed {
     /// The rows of `lease` behind its position. `scope` is that of the range's key order.
-    pub fn of_lease(settings: FeedSettings, lease: &Lease, scope: Scope) -> Self {
+    pub fn of_lease(
+        settings: FeedSettings,
+        lease: &Lease,
+        scope: Scope,
+        watch: Arc<Watch>,
+    ) -> Self {
         let rows = match (lease.kind, &settings.ledger) {
             (RangeKind::Holds, Some(ledger)) => {
                 Rows::Holds { pass_id: lease.pass_id, ledger: ledger.clone() }
             }
             _ => Rows::Keys { scope, upto: lease.upto },
         };
-        Self::new(settings, rows, lease.position)
+        Self::new(settings, rows, lease.position, watch)
     }
 
     /// The rows of a span, without a book.
-    pub fn of_span(settings: FeedSettings, scope: Scope, span: Span) -> Self {
+    pub fn of_span(settings: FeedSettings, scope: Scope, span: Span, watch: Arc<Watch>) -> Self {
         let after = span.after;
-        Self::new(settings, Rows::Keys { scope, upto: span.upto }, after)
+        Self::new(settings, Rows::Keys { scope, upto: span.upto }, after, watch)
     }
 
-    fn new(settings: FeedSettings, rows: Rows, after: Key) -> Self {
-        Self { settings, rows, pending: VecDeque::new(), after, is_exhausted: false }
+    fn new(settings: FeedSettings, rows: Rows, after: Key, watch: Arc<Watch>) -> Self {
+        Self { settings, rows, pending: VecDeque::new(), after, is_exhausted: false, watch }
     }
 
     /// The next step, with at most `rows_max` (at least 1) rows to read; `None` at the end.
@@ -130,7 +138,8 @@ impl Feed {
 
     async fn fetch_holds(&self, pass_id: i64, ledger: &Ledger) -> anyhow::Result<Vec<Candidate>> {
         let FeedSettings { source, shape, abandoned_before, .. } = &self.settings;
-        let held = ledger.next_holds(pass_id, self.after.id, *abandoned_before, PAGE_ROWS).await?;
+        let held = ledger.next_holds(pass_id, self.after.id, *abandoned_before, PAGE_ROWS);
+        let held = self.watch.ledger(held).await?;
         let ids: Vec<Uuid> = held.iter().map(|(id, _)| *id).collect();
         let heads = source.page_of(shape, &ids).await?;
         let found: HashSet<Uuid> = heads.iter().map(|head| head.row_id).collect();
@@ -152,7 +161,7 @@ impl Feed {
         let FeedSettings { ledger, shape, limits, settled_before, kept_since, .. } = &self.settings;
         let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
         let known = match ledger {
-            Some(ledger) => ledger.known(shape.table, &rows, know_held).await?,
+            Some(ledger) => self.watch.ledger(ledger.known(shape.table, &rows, know_held)).await?,
             None => HashSet::new(),
         };
         let candidate = |head: Head| Candidate {

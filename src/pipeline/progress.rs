@@ -3,6 +3,7 @@
 
 pub mod rate;
 pub mod screen;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +34,7 @@ pub struct Progress {
     /// Bytes sent.
     pub body_bytes: AtomicU64,
     pub held: AtomicU64,
-    /// Nanoseconds that workers waited for the ledger, together.
+    /// Nanoseconds that workers waited for nothing but the ledger, together: see [`watch`].
     pub ledger_ns: AtomicU64,
     waits: Mutex<Waits>,
 }
@@ -97,28 +98,10 @@ impl Progress {
         self.waits().now.iter().map(|(reason, workers)| (reason.clone(), *workers)).collect()
     }
 
-    /// Runs a write to the ledger beside other work, and counts the time that it takes longer.
-    pub async fn timed_beside<T, U>(
-        &self,
-        write: impl Future<Output = T>,
-        work: impl Future<Output = U>,
-    ) -> (T, U) {
-        let work = async { (work.await, Instant::now()) };
-        let write = async { (write.await, Instant::now()) };
-        let ((result, written_at), (worked, worked_at)) = tokio::join!(write, work);
-        let waited = written_at.saturating_duration_since(worked_at);
-        let nanos = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
-        self.ledger_ns.fetch_add(nanos, Ordering::Relaxed);
-        (result, worked)
-    }
-
-    /// Runs a write to the ledger and counts the time.
-    pub async fn timed<T>(&self, write: impl Future<Output = T>) -> T {
-        let begun = Instant::now();
-        let result = write.await;
-        let nanos = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.ledger_ns.fetch_add(nanos, Ordering::Relaxed);
-        result
+    /// About how many rows are still to be looked at; `None`: nobody knows.
+    pub fn rows_left(&self) -> Option<u64> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        (self.rows_expected > 0).then(|| self.rows_expected.saturating_sub(seen))
     }
 
     /// Time since the table was begun.

@@ -58,6 +58,12 @@ impl Windows {
         Duration::from_millis(self.signature_life_s.unsigned_abs() * 1000 / 15)
     }
 
+    /// How long after a look (s) it is taken for granted that nobody else is at work: some looks
+    /// may fail.
+    pub fn look_life_s(&self) -> i64 {
+        (self.signature_life_s / 5).max(1)
+    }
+
     /// How long after its signature a request may still be stored.
     pub fn storable_s(&self) -> i64 {
         self.signature_life_s + self.late_s

@@ -22,6 +22,7 @@ use crate::pipeline::assemble::Assembler;
 use crate::pipeline::budget::MemoryBudget;
 use crate::pipeline::follow::Follower;
 use crate::pipeline::lane::{LaneKeeper, is_at_home};
+use crate::pipeline::lookout::Lookout;
 use crate::pipeline::pace::Pace;
 use crate::pipeline::patience::patiently;
 use crate::pipeline::progress::Progress;
@@ -50,6 +51,7 @@ pub struct SettlerParts {
     pub source: Source,
     pub ledger: Ledger,
     pub client: Client,
+    pub lookout: Arc<Lookout>,
     pub process: Process,
     pub table: Table,
     pub follower: Follower,

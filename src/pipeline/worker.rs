@@ -1,44 +1,52 @@
 //! One worker: claims ranges, and moves their rows batch by batch on a lane of its own.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+mod look;
+mod prepare;
+mod upload;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use uuid::Uuid;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::dify::conversion::Conversion;
-use crate::ledger::claim::{Cutting, Lease, RangeKind};
-use crate::ledger::intent::{Acknowledgement, NewBatch, Sending, Step};
+use crate::ledger::claim::Lease;
 use crate::ledger::process::Process;
 use crate::ledger::settle::BatchLost;
 use crate::ledger::{LeaseLost, Ledger};
-use crate::pipeline::age::LogSpan;
-use crate::pipeline::assemble::{Assembled, Assembler};
 use crate::pipeline::budget::{MemoryBudget, RowBudget};
-use crate::pipeline::canary::{Canaries, Clearance, Sent};
-use crate::pipeline::cut::Cut;
-use crate::pipeline::deliver::{Courier, Delivery, Intended, Outlook};
-use crate::pipeline::feed::{Feed, FeedSettings};
+use crate::pipeline::canary::Canaries;
+use crate::pipeline::feed::FeedSettings;
 use crate::pipeline::health::HealthGate;
-use crate::pipeline::lane::LaneKeeper;
-use crate::pipeline::pace::{Load, Pace};
+use crate::pipeline::lookout::Lookout;
+use crate::pipeline::pace::Pace;
 use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::settle::World;
 use crate::pipeline::stop::Stop;
+use crate::pipeline::worker::look::Looker;
+use crate::pipeline::worker::prepare::Preparer;
+use crate::pipeline::worker::upload::{Progressed, Uploader};
 use crate::record::key::KeyOrder;
-use crate::record::table::Table;
 use crate::sls::client::Client;
-use crate::source::scope::{Scope, Span};
+use crate::source::scope::Scope;
 
-/// About how many rows a range has.
-pub const RANGE_ROWS: u32 = 20_000;
+/// About how many rows a range has at most.
+pub const RANGE_ROWS: u32 = 50_000;
+
+/// A range is not made smaller than this for being one of the last.
+const LAST_RANGE_ROWS: u64 = 2_000;
 
 /// About how many nodes a run has; by run, a range is cut by runs.
 const NODES_PER_RUN: u32 = 20;
 
-/// How long a worker without work waits before it asks again.
-const IDLE: Duration = Duration::from_millis(100);
+/// How many steps may be looked at and not read yet: enough to claim a range while another is read.
+const LOOKED_MAX: usize = 4;
+
+/// How many steps may be ready and not on their way yet.
+const READY_MAX: usize = 1;
 
 /// Ranges whose rows are counted once more when they are done: the check of the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +60,7 @@ pub struct Shared {
     pub feed: FeedSettings,
     pub ledger: Ledger,
     pub client: Client,
+    pub lookout: Arc<Lookout>,
     pub world: World,
     pub process: Process,
     pub pass_id: i64,
@@ -59,8 +68,9 @@ pub struct Shared {
     pub conversion: Conversion,
     /// The scope of the pass in its own key order.
     pub scope: Scope,
-    /// About how many rows a range has.
+    /// About how many rows a range has at most.
     pub range_rows: u32,
+    pub workers: u32,
     pub recount: Recount,
     pub memory: MemoryBudget,
     pub rows: RowBudget,
@@ -71,275 +81,107 @@ pub struct Shared {
     pub progress: Arc<Progress>,
     /// Whether only the pass's holds are to be tried, not its key space.
     pub only_holds: bool,
+    /// Held by who looks for a range: two that cut at once would cut the same one.
+    pub cutting: tokio::sync::Mutex<()>,
 }
 
-/// A worker with what is its own.
+/// The ranges that a worker owns.
+#[derive(Debug, Clone, Default)]
+struct Held(Arc<Mutex<BTreeMap<i64, Lease>>>);
+
+impl Held {
+    fn add(&self, lease: &Lease) {
+        self.leases().insert(lease.range_id, lease.clone());
+    }
+
+    fn remove(&self, range_id: i64) {
+        self.leases().remove(&range_id);
+    }
+
+    fn leases(&self) -> MutexGuard<'_, BTreeMap<i64, Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A worker: three stages beside each other, each one step ahead of the next.
 pub struct Worker {
     shared: Arc<Shared>,
     stop: Stop,
-    assembler: Assembler,
-    lane: LaneKeeper,
-    /// What SLS has stored and the ledger is not told yet: it goes with the next step, which saves
-    /// a transaction a batch. Lost with a crash, it is found out again.
-    stored: Vec<Acknowledgement>,
-}
-
-/// Where a worker stands after a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progressed {
-    /// The range, or the step, is done.
-    Done,
-    /// Asked to stop, the row budget is spent, or SLS does not answer; the range stays open.
-    Halted,
+    watch: Arc<Watch>,
+    preparer: Preparer,
+    uploader: Uploader,
 }
 
 impl Worker {
     /// The `nth` worker of the pass; workers spread over the shards by their number.
     pub fn new(shared: Arc<Shared>, stop: Stop, nth: usize) -> anyhow::Result<Self> {
-        let assembler = Assembler::new(shared.conversion.clone())?;
-        let Shared { client, ledger, process, scope, .. } = &*shared;
-        let lane = LaneKeeper::new(client, ledger, process, scope.table.logstore(), nth);
-        Ok(Self { shared, stop, assembler, lane, stored: Vec::new() })
+        let watch = Arc::new(Watch::new(&shared.progress));
+        let preparer = Preparer::new(Arc::clone(&shared), Arc::clone(&watch))?;
+        let uploader = Uploader::new(Arc::clone(&shared), stop.clone(), Arc::clone(&watch), nth);
+        Ok(Self { shared, stop, watch, preparer, uploader })
     }
 
     /// Works until nothing is left to do for it.
-    pub async fn work(mut self) -> anyhow::Result<()> {
-        while let Some(lease) = self.next_range().await? {
-            let range_id = lease.range_id;
-            let worked = self.work_off(lease).await;
-            let acknowledged = self.acknowledge().await;
-            match worked {
+    pub async fn work(self) -> anyhow::Result<()> {
+        let Self { shared, stop, watch, preparer, mut uploader } = self;
+        let held = Held::default();
+        let looker = Looker {
+            shared: Arc::clone(&shared),
+            stop: stop.clone(),
+            watch: Arc::clone(&watch),
+            held: held.clone(),
+        };
+        let (to_prepare, looked) = mpsc::channel(LOOKED_MAX);
+        let (to_upload, mut prepared) = mpsc::channel(READY_MAX);
+        // Aborted when dropped, that is, when the upload fails.
+        let mut stages = JoinSet::new();
+        stages.spawn(looker.run(to_prepare));
+        stages.spawn(preparer.run(looked, to_upload));
+
+        let mut lost = BTreeSet::new();
+        while let Some(ready) = prepared.recv().await.filter(|_| !stop.is_asked()) {
+            let range_id = ready.lease.range_id;
+            if lost.contains(&range_id) {
+                continue;
+            }
+            match watch.work(uploader.upload(ready)).await {
                 Ok(Progressed::Done) => {}
-                Ok(Progressed::Halted) => return acknowledged,
+                Ok(Progressed::RangeDone) => held.remove(range_id),
+                Ok(Progressed::Halted) => break,
                 // Nothing of ours can have been written there since: somebody else goes on with it.
                 Err(error) if error.is::<LeaseLost>() || error.is::<BatchLost>() => {
                     tracing::warn!("{error:#}");
+                    lost.insert(range_id);
                 }
                 Err(error) => {
-                    let table = self.table();
-                    return Err(error).with_context(|| format!("move range {range_id} of {table}"));
+                    if let Err(second) = uploader.acknowledge().await {
+                        tracing::warn!("{second:#}");
+                    }
+                    let table = shared.scope.table;
+                    return Err(error.context(format!("move range {range_id} of {table}")));
                 }
             }
-            acknowledged?;
+        }
+        uploader.acknowledge().await?;
+        drop(prepared);
+        while let Some(ended) = stages.join_next().await {
+            ended.context("a stage of a worker ended badly")??;
+        }
+        // Others go on where this one halts.
+        let open: Vec<_> = held.leases().values().cloned().collect();
+        for lease in open {
+            shared.ledger.release(&lease).await?;
         }
         Ok(())
     }
+}
 
-    /// Tells the ledger what is stored.
-    async fn acknowledge(&mut self) -> anyhow::Result<()> {
-        for stored in self.stored.drain(..) {
-            self.shared.progress.timed(self.shared.ledger.stored(&stored)).await?;
-        }
-        Ok(())
-    }
-
-    fn table(&self) -> Table {
-        self.shared.scope.table
-    }
-
-    /// Claims a range, cuts a new one, or waits for the ranges of others that must come first.
-    async fn next_range(&mut self) -> anyhow::Result<Option<Lease>> {
-        let shared = Arc::clone(&self.shared);
-        while !self.stop.is_asked() && !shared.rows.is_spent() {
-            if let Some(lease) = shared.ledger.claim(shared.pass_id, &shared.process).await? {
-                return Ok(Some(lease));
-            }
-            if shared.only_holds {
-                return Ok(None);
-            }
-            match shared.ledger.cutting(shared.pass_id).await? {
-                Cutting::Done => return Ok(None),
-                Cutting::Waits => {
-                    self.stop.or(tokio::time::sleep(IDLE)).await;
-                }
-                Cutting::At(order, after) => {
-                    let scope = Scope { order, ..shared.scope.clone() };
-                    let step = range_step(order, shared.range_rows);
-                    let upto = shared.feed.source.next_cut(&scope, after, step).await?;
-                    shared.ledger.add_range(shared.pass_id, order, after, upto).await?;
-                }
-            }
-        }
-        Ok(None)
-    }
-
-    async fn work_off(&mut self, mut lease: Lease) -> anyhow::Result<Progressed> {
-        let shared = Arc::clone(&self.shared);
-        let order = match lease.kind {
-            RangeKind::Keys(order) => order,
-            RangeKind::Holds => KeyOrder::Walk,
-        };
-        let scope = Scope { order, ..shared.scope.clone() };
-        let mut feed = Feed::of_lease(shared.feed.clone(), &lease, scope.clone());
-        let logs_max = u64::from(shared.feed.limits.batch_logs_max);
-        loop {
-            shared.health.pass(&shared.progress, &mut self.stop).await;
-            let rows_max = shared.rows.take(logs_max);
-            if self.stop.is_asked() || rows_max == 0 {
-                shared.rows.give_back(rows_max);
-                shared.ledger.release(&lease).await?;
-                return Ok(Progressed::Halted);
-            }
-            let Some(cut) = feed.next(rows_max).await? else {
-                shared.rows.give_back(rows_max);
-                break;
-            };
-            shared.rows.give_back(rows_max - cut.take.len() as u64);
-            if self.step(&mut lease, cut).await? == Progressed::Halted {
-                shared.ledger.release(&lease).await?;
-                return Ok(Progressed::Halted);
-            }
-        }
-        let counted = match (shared.recount, lease.kind) {
-            (Recount::Yes, RangeKind::Keys(_)) => {
-                let span = Span { after: lease.after, upto: lease.upto };
-                // Only a check: that it cannot be made must not keep the range from being done.
-                shared.feed.source.count(&scope, &span).await.map_or_else(
-                    |error| {
-                        tracing::warn!("range {} is not counted again: {error:#}", lease.range_id);
-                        None
-                    },
-                    Some,
-                )
-            }
-            _ => None,
-        };
-        shared.progress.timed(shared.ledger.finish_range(&lease, counted)).await?;
-        Ok(Progressed::Done)
-    }
-
-    /// Moves the rows of one cut: one batch, or more where rows grew since they were looked at.
-    async fn step(&mut self, lease: &mut Lease, cut: Cut) -> anyhow::Result<Progressed> {
-        let shared = Arc::clone(&self.shared);
-        let _memory = shared.memory.take(cut.take_bytes).await;
-        let seen = cut.take.len() + cut.holds.len() + cut.already.len() + cut.gone.len();
-        let mut step = Step {
-            holds: cut.holds,
-            already: cut.already,
-            gone: cut.gone,
-            ..Step::of(shared.scope.table)
-        };
-        let mut rest = cut.take;
-        loop {
-            let ingest_time = u32::try_from(shared.client.now()).unwrap_or(u32::MAX);
-            let feed = &shared.feed;
-            let mut assembled = Assembled::default();
-            if !rest.is_empty() {
-                let (source, settled_before) = (&feed.source, feed.settled_before);
-                assembled = self.assembler.fill(source, &rest, settled_before, ingest_time).await?;
-            }
-            rest = std::mem::take(&mut assembled.left_over);
-            step.holds.append(&mut assembled.holds);
-            step.gone.append(&mut assembled.gone);
-            step.position = if rest.is_empty() { cut.position } else { None };
-            let held = step.holds.len() as u64;
-            if assembled.rows.is_empty() {
-                step.stored.clone_from(&self.stored);
-                shared.progress.timed(shared.ledger.record(lease, &step)).await?;
-                self.stored.clear();
-            } else if self.send(lease, step, assembled, ingest_time).await? == Progressed::Halted {
-                return Ok(Progressed::Halted);
-            }
-            shared.progress.held.fetch_add(held, Ordering::Relaxed);
-            if rest.is_empty() {
-                break;
-            }
-            step = Step::of(shared.scope.table);
-        }
-        if lease.kind != RangeKind::Holds {
-            shared.progress.seen.fetch_add(seen as u64, Ordering::Relaxed);
-        }
-        Ok(Progressed::Done)
-    }
-
-    /// Writes the intent of a batch into the ledger, and sends it.
-    async fn send(
-        &mut self,
-        lease: &mut Lease,
-        mut step: Step,
-        assembled: Assembled,
-        ingest_time: u32,
-    ) -> anyhow::Result<Progressed> {
-        let shared = Arc::clone(&self.shared);
-        let batch_id = Uuid::now_v7();
-        let raw_size = self.assembler.finish(shared.ledger.id, batch_id, &assembled);
-        let span = LogSpan::of(&assembled.rows, shared.conversion.log_time, ingest_time);
-        let clearance = match &shared.canaries {
-            Some(canaries) => canaries.admit(span, &shared.progress, &mut self.stop).await?,
-            None => Some(Clearance::default()),
-        };
-        let Some(clearance) = clearance else { return Ok(Progressed::Halted) };
-        let load = Load { rows: assembled.rows.len() as u64, raw_bytes: raw_size as u64 };
-        if shared.pace.admit(load, &shared.progress, &mut self.stop).await.is_none() {
-            return Ok(Progressed::Halted);
-        }
-        let Some(ticket) = self.lane.ticket(&mut self.stop).await? else {
-            return Ok(Progressed::Halted);
-        };
-        let (rows, signed_at) = (assembled.rows.len() as u64, shared.client.now());
-        step.batch = Some(NewBatch {
-            id: batch_id,
-            rows: assembled.rows,
-            raw_bytes: raw_size as u64,
-            digest: assembled.digest,
-            not_json: assembled.not_json,
-            conversion_id: shared.conversion_id,
-            sending: Some(Sending {
-                owner: shared.process.id,
-                lane_id: ticket.lane_id,
-                number: ticket.number,
-                signed_at,
-                cursors: ticket.cursors.clone(),
-            }),
-            ingest_time,
-        });
-        step.stored.clone_from(&self.stored);
-        // The ledger writes while the processor compresses; only what is left is waited for.
-        let (recorded, packed) = {
-            let record = shared.ledger.record(lease, &step);
-            let compress = self.assembler.compress();
-            shared.progress.timed_beside(record, compress).await
-        };
-        recorded?;
-        let packed = packed?;
-        self.stored.clear();
-        self.lane.used(&ticket);
-        let Shared { client, ledger, process, progress, pace, world, .. } = &*shared;
-        let courier = Courier { client, ledger, process, progress, pace, world: *world };
-        let logstore = shared.scope.table.logstore();
-        let intended = Intended {
-            batch_id,
-            logstore,
-            ticket: &ticket,
-            signed_at,
-            unknown_since: None,
-            packed: &packed,
-        };
-        let mut delivery = courier.deliver(&intended, &mut self.stop).await;
-        if let Some(canaries) = &shared.canaries {
-            let rows = step.batch.as_ref().map_or(&[][..], |batch| &batch.rows);
-            let sent =
-                Sent { batch_id, span, rows, digest: assembled.digest, cursors: &ticket.cursors };
-            delivery = canaries.after(clearance, delivery, &sent, progress, &mut self.stop).await;
-        }
-        match delivery? {
-            Delivery::Stored(request_id) => {
-                self.stored.push(Acknowledgement { batch_id, request_id });
-            }
-            Delivery::Found => {}
-            Delivery::GivenUp(outlook) => {
-                self.lane.forget_cursors();
-                return Ok(match outlook {
-                    Outlook::GoOn => Progressed::Done,
-                    Outlook::Halt => Progressed::Halted,
-                });
-            }
-        }
-        progress.sent.fetch_add(rows, Ordering::Relaxed);
-        progress.raw_bytes.fetch_add(packed.raw_size as u64, Ordering::Relaxed);
-        progress.body_bytes.fetch_add(packed.body.len() as u64, Ordering::Relaxed);
-        Ok(Progressed::Done)
-    }
+/// About how many rows the next range has: towards the end they become smaller, so that all workers
+/// end at about the same time. `rows_left`: by estimate; `None`: nobody knows.
+fn next_range_rows(range_rows: u32, workers: u32, rows_left: Option<u64>) -> u32 {
+    let Some(rows_left) = rows_left else { return range_rows };
+    let share = (rows_left / (2 * u64::from(workers.max(1)))).max(LAST_RANGE_ROWS);
+    range_rows.min(u32::try_from(share).unwrap_or(u32::MAX))
 }
 
 /// How many index entries a range of about `rows` rows has.
@@ -347,5 +189,19 @@ pub fn range_step(order: KeyOrder, rows: u32) -> u32 {
     match order {
         KeyOrder::ByRun => (rows / NODES_PER_RUN).max(1),
         KeyOrder::Time | KeyOrder::Walk | KeyOrder::Rest => rows,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_become_smaller_towards_the_end() {
+        assert_eq!(next_range_rows(50_000, 8, None), 50_000, "nobody knows where the end is");
+        assert_eq!(next_range_rows(50_000, 8, Some(28_000_000)), 50_000);
+        assert_eq!(next_range_rows(50_000, 8, Some(400_000)), 25_000);
+        assert_eq!(next_range_rows(50_000, 8, Some(0)), 2_000, "the estimate was too low");
+        assert_eq!(next_range_rows(20, 8, Some(0)), 20, "never more than was asked for");
     }
 }

@@ -240,3 +240,34 @@ fn no_answer(error: &reqwest::Error) -> Failure {
     }
     Failure { next, code: String::new(), what }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+
+    #[test]
+    fn the_clock_follows_sls_and_no_proxy() {
+        let settings = ClientSettings {
+            endpoint: Endpoint::parse("http://127.0.0.1:1", "dify-logs").unwrap(),
+            region: "cn-hangzhou".to_owned(),
+            credentials: Credentials {
+                access_key_id: "id".to_owned(),
+                access_key_secret: Secret::new("secret"),
+                security_token: None,
+            },
+            signature: SignatureVersion::V4,
+            deadline: Duration::from_secs(1),
+            ca_certificates: Vec::new(),
+        };
+        let client = Client::new(settings).unwrap();
+        let ahead = client.now() + 7200;
+        let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_secs(ahead.unsigned_abs()));
+        let mut headers = HeaderMap::from_iter([(reqwest::header::DATE, date.parse().unwrap())]);
+        client.follow_clock(&headers);
+        assert!(client.now() < ahead - 7000, "the answer is not from SLS");
+        headers.insert("x-log-requestid", HeaderValue::from_static("1"));
+        client.follow_clock(&headers);
+        assert!((client.now() - ahead).abs() <= 1);
+    }
+}

@@ -115,6 +115,7 @@ impl Run<'_> {
             source: self.source.clone(),
             ledger: self.ledger.clone(),
             client: self.client.clone(),
+            lookout: Arc::clone(&self.lookout),
             process: self.process.clone(),
             table: shape.table,
             follower: follower.clone(),
@@ -138,7 +139,7 @@ impl Run<'_> {
         let ledger_share = 100.0 * ledger / seconds / f64::from(self.settings.workers);
         tracing::info!(
             "{table}: looked at {} rows, sent {} ({}, {} compressed) in {seconds:.1} s, {}/s; \
-             {ledger_share:.1} % of the time was spent on the ledger",
+             {ledger_share:.1} % of the time was spent waiting for the ledger",
             count(get(&progress.seen)),
             count(get(&progress.sent)),
             bytes(raw),
@@ -275,6 +276,7 @@ impl Run<'_> {
             },
             ledger: self.ledger.clone(),
             client: self.client.clone(),
+            lookout: Arc::clone(&self.lookout),
             world: self.world,
             process: self.process.clone(),
             pass_id: job.pass_id,
@@ -282,6 +284,7 @@ impl Run<'_> {
             conversion,
             scope: scope(plan),
             range_rows: settings.range_rows,
+            workers: settings.workers,
             recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
             memory: self.memory.clone(),
             rows: self.rows.clone(),
@@ -290,6 +293,7 @@ impl Run<'_> {
             canaries: self.canaries(shape.table).await?,
             progress: Arc::clone(progress),
             only_holds: job.only_holds,
+            cutting: tokio::sync::Mutex::default(),
         });
         let mut workers = tokio::task::JoinSet::new();
         for nth in 0..settings.workers as usize {

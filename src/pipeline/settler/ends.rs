@@ -10,6 +10,7 @@ use crate::pipeline::assemble::{Assembled, Assembler, Packed};
 use crate::pipeline::deliver::{Courier, Delivery, Intended, Outlook};
 use crate::pipeline::lane::{Ticket, is_at_home};
 use crate::pipeline::patience::patiently;
+use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::settle::is_suspect;
 use crate::pipeline::settler::{Settler, SettlerParts, Way};
 use crate::record::hold::HoldReason;
@@ -92,9 +93,11 @@ impl Settler {
             Way::Anew => self.sign_anew(&batch).await?,
         };
         let Some((ticket, signed_at)) = signed else { return Ok(()) };
-        let SettlerParts { client, ledger, process, progress, pace, world, table, .. } =
+        let SettlerParts { client, lookout, ledger, process, progress, pace, world, table, .. } =
             &self.parts;
-        let courier = Courier { client, ledger, process, progress, pace, world: *world };
+        let watch = &Watch::new(progress);
+        let courier =
+            Courier { client, lookout, ledger, process, progress, watch, pace, world: *world };
         let logstore = table.logstore();
         let sent = batch.sent.as_ref().filter(|_| way == Way::SameNumber);
         let intended = Intended {
@@ -147,12 +150,13 @@ impl Settler {
         Ok(is_same.then(|| assembler.pack(self.parts.ledger.id, batch.id, &assembled)))
     }
 
-    /// Dates the repetition of a number. `None`: it is stored, or must be waited for.
+    /// Dates the repetition of a number. `None`: it is stored, must be waited for, or somebody asks
+    /// to stop.
     async fn sign_same_number(
         &mut self,
         batch: &OpenBatch,
     ) -> anyhow::Result<Option<(Ticket, i64)>> {
-        let SettlerParts { ledger, process, client, table, .. } = &self.parts;
+        let SettlerParts { ledger, process, client, table, lookout, progress, .. } = &self.parts;
         let sent = batch.sent.as_ref().context("the batch was never sent")?;
         let logstore = table.logstore();
         let shards = patiently(|| client.shards(logstore))
@@ -162,7 +166,9 @@ impl Settler {
             self.wait_for(batch.clone());
             return Ok(None);
         }
-        let signed_at = client.now();
+        let Some(signed_at) = lookout.date(client, progress, &mut self.stop).await else {
+            return Ok(None);
+        };
         if !ledger.signed_anew(process, batch.id, signed_at).await? {
             self.settled.found += 1;
             return Ok(None);
@@ -180,8 +186,10 @@ impl Settler {
         let Some(ticket) = self.lane.ticket(&mut self.stop).await? else {
             return Ok(None);
         };
-        let SettlerParts { ledger, process, client, .. } = &self.parts;
-        let signed_at = client.now();
+        let SettlerParts { ledger, process, client, lookout, progress, .. } = &self.parts;
+        let Some(signed_at) = lookout.date(client, progress, &mut self.stop).await else {
+            return Ok(None);
+        };
         let sending = Sending {
             owner: process.id,
             lane_id: ticket.lane_id,
