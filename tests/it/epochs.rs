@@ -173,6 +173,34 @@ fn a_run_stops_when_a_copy_is_audited_meanwhile() {
 }
 
 #[test]
+fn a_process_that_slept_through_the_audit_of_another_ledger_sends_nothing_more() {
+    let world = World::new("dify-1.12");
+    world.fill(400, 10);
+    world.tool(RUN).arg("--max-rows=100").run().exits(75);
+    let staging = world.database.copy();
+    staging.psql(FORGET_WHO);
+    world.sls.switch(&json!({"signature_life_s": 2}));
+    // Its next intent waits for a lock, and then it sleeps.
+    world.database.psql(
+        "CREATE FUNCTION sls_backfill.test_trigger() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM pg_advisory_xact_lock(4712); RETURN NULL; END $$; CREATE CONSTRAINT TRIGGER \
+         test_trigger AFTER INSERT ON sls_backfill.batch DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION sls_backfill.test_trigger()",
+    );
+    let lock = world.database.hold_lock(4712);
+    let sleeper = world.tool(&RUN.replace("--workers 2", "--workers 1")).spawn();
+    world.database.wait_for_a_waiting_lock();
+    sleeper.signal("STOP");
+    drop(lock);
+    in_the(&staging, &world, AUDIT).run().exits(0);
+    in_the(&staging, &world, RUN).run().exits(0);
+    let puts = world.sls.stats()["put_ok"].clone();
+    sleeper.signal("CONT");
+    sleeper.wait().exits(3).tells("a copy of this ledger has been at work");
+    assert_eq!(world.sls.stats()["put_ok"], puts, "not even one request");
+}
+
+#[test]
 fn a_replica_that_lacks_the_last_second_is_on_another_timeline() {
     let primary = Arc::new(Cluster::start(&[]));
     let world = World::of(Database::fresh_in(&primary).shape("dify-1.12"));

@@ -56,7 +56,10 @@ impl Case {
 
     /// A world in which the case stands, with 400 runs.
     fn world(&self) -> World {
-        let world = World::new("dify-1.12");
+        self.world_of(World::new("dify-1.12"))
+    }
+
+    fn world_of(&self, world: World) -> World {
         world.fill(400, 20);
         world.set_proven(self.numbers == Numbers::Proven);
         world.sls.switch(&json!({"signature_life_s": 3}));

@@ -1,11 +1,15 @@
 //! The rows of the table that are about Postgres and about processes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
-use crate::faults::{Case, SHORT, ends_well, fault};
+use crate::faults::{Case, Numbers, SHORT, ends_well, fault};
+use crate::harness::cluster::Cluster;
+use crate::harness::database::Database;
+use crate::harness::world::World;
 
 /// Kills the tool's connections to Postgres.
 const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
@@ -104,6 +108,115 @@ fn a_commit_whose_answer_is_lost_is_looked_up() {
     drop(lock);
     running.wait().exits(0);
     ends_well(&world);
+}
+
+/// A cluster of its own, whose commits a test can keep from being answered.
+struct Unanswered {
+    world: World,
+}
+
+impl Unanswered {
+    fn new(numbers: Numbers) -> Self {
+        let database = Database::fresh_in(&Arc::new(Cluster::start(&[]))).shape("dify-1.12");
+        Self { world: Case::of(numbers).world_of(World::of(database)) }
+    }
+
+    /// From now on a commit is on disk, and then waits for a replica that there is not.
+    fn begin(&self) {
+        let database = &self.world.database;
+        database.psql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+        database.psql("SELECT pg_reload_conf()");
+        database.wait_until("SHOW synchronous_standby_names", "nobody");
+    }
+
+    fn wait_for_a_commit(&self) {
+        let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        self.world.database.wait_until(waiting, "t");
+    }
+
+    /// Closes the connections of those who wait: they never hear that their commit came through.
+    fn end(&self) {
+        let database = &self.world.database;
+        database.psql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+        );
+        database.psql("ALTER SYSTEM RESET synchronous_standby_names");
+        database.psql("SELECT pg_reload_conf()");
+    }
+}
+
+#[test]
+fn a_commit_that_came_through_without_an_answer_is_looked_up() {
+    let unanswered = Unanswered::new(Proven);
+    let world = &unanswered.world;
+    world.sls.order(&fault("put", 3, 1, json!({"hold_before": {}})));
+    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+    world.sls.wait_until("held", 1);
+    unanswered.begin();
+    world.sls.release();
+    unanswered.wait_for_a_commit();
+    unanswered.end();
+    running.wait().exits(0);
+    world.holds_every_finished_row_once();
+    ends_well(world);
+}
+
+#[test]
+fn a_process_killed_before_it_hears_of_its_commit_doubles_nothing() {
+    for numbers in [Proven, Unproven] {
+        let unanswered = Unanswered::new(numbers);
+        let world = &unanswered.world;
+        world.sls.order(&fault("put", 3, 1, json!({"hold_before": {}})));
+        let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+        world.sls.wait_until("held", 1);
+        unanswered.begin();
+        world.sls.release();
+        unanswered.wait_for_a_commit();
+        running.kill();
+        unanswered.end();
+        ends_well(world);
+    }
+}
+
+#[test]
+fn a_process_taken_for_dead_while_it_works_writes_nothing_more() {
+    for numbers in [Proven, Unproven] {
+        let world = Case::of(numbers).world();
+        world.slow_down(100);
+        let first = world.tool(&format!("{SHORT} --workers 2")).spawn();
+        let batches = "SELECT count(*) > 1 FROM sls_backfill.batch";
+        world.database.wait_until(batches, "t");
+        // As if it had not been heard of for a minute.
+        world.database.psql(
+            "UPDATE sls_backfill.process SET lease_until = now() - interval '1 second'; \
+             UPDATE sls_backfill.range SET lease_until = now() - interval '1 second' \
+             WHERE owner IS NOT NULL",
+        );
+        let second = world.tool(SHORT).spawn();
+        first.wait();
+        second.wait().exits(0);
+        let later = "SELECT count(*) FROM sls_backfill.batch b \
+            JOIN sls_backfill.lane l ON l.id = b.lane_id \
+            JOIN sls_backfill.process p ON p.id = l.process_id WHERE b.intended_at > p.ended_at";
+        assert_eq!(world.database.psql(later), "0");
+        world.holds_every_finished_row_once();
+        ends_well(&world);
+    }
+}
+
+#[test]
+fn who_dies_is_taken_over_by_who_shares_its_pass() {
+    let order = fault("put", 3, 1, json!({"hold_before": {"then_cut": true}}));
+    let world = Case { faults: vec![order], ..Case::of(Proven) }.world();
+    let first = world.tool(&format!("{SHORT} --workers 1")).spawn();
+    world.sls.wait_until("held", 1);
+    let second = world.tool(&format!("{SHORT} --workers 1 --join")).spawn();
+    world.database.wait_until("SELECT count(*) FROM sls_backfill.process WHERE joined", "1");
+    first.kill();
+    world.sls.release();
+    // No other run: its range and its open batch are the second's.
+    second.wait().exits(0);
+    world.holds_every_finished_row_once();
 }
 
 #[test]

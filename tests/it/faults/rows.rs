@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault};
+use crate::harness::world::TABLES;
 
 /// A run that left two batches open that never arrived.
 fn with_open_batches(numbers: crate::faults::Numbers) -> crate::harness::world::World {
@@ -80,6 +81,82 @@ fn a_column_that_vanishes_between_intent_and_recovery_is_lived_with() {
     let world = with_open_batches(Unproven);
     world.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
     world.tool(&format!("{SHORT} --new-conversion")).run().exits(0).tells(" read anew");
+    ends_well(&world);
+}
+
+#[test]
+fn a_later_date_in_the_ledger_stays_though_the_clock_went_back() {
+    let world = with_open_batches(Proven);
+    // As if SLS's clock had been 20 min ahead when they were signed: it may take them so long.
+    world.database.psql(
+        "UPDATE sls_backfill.batch SET signed_at = signed_at + interval '20 minutes' \
+         WHERE state = 'intent'",
+    );
+    world.sls.order(&fault("put", 1, 100_000, json!("cut_before")));
+    let run = format!("{SHORT} --max-rows 1");
+    world.tool(&run).run().exits(75).tells("a request may still be on its way to SLS");
+    let lost = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent' \
+                AND parent_id IS NULL AND signed_at > now() + interval '10 minutes'";
+    assert_ne!(world.database.psql(lost).trim(), "0");
+    world.database.psql(
+        "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '20 minutes' \
+         WHERE state = 'intent'",
+    );
+    ends_well(&world);
+}
+
+#[test]
+fn holds_of_a_finished_pass_outlive_a_column() {
+    let world = Case::of(Proven).world();
+    world.tool(SHORT).run().exits(0);
+    world.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
+    world.database.psql(
+        "UPDATE workflow_runs SET status = 'succeeded', finished_at = created_at \
+         + interval '2 seconds' WHERE status = 'running'",
+    );
+    world.tool(SHORT).run().exits(0);
+    assert!(world.held("workflow_runs").is_empty());
+    ends_well(&world);
+}
+
+#[test]
+fn rows_that_are_deleted_and_come_back_are_not_sent_again() {
+    let world = Case::of(Proven).world();
+    world.tool(SHORT).run().exits(0);
+    let each = |sql: &str| {
+        for (table, _) in TABLES {
+            world.database.psql(&sql.replace("TABLE_NAME", table));
+        }
+    };
+    each("CREATE TABLE kept_TABLE_NAME AS TABLE TABLE_NAME; DELETE FROM TABLE_NAME");
+    world.tool(SHORT).run().exits(0);
+    each("INSERT INTO TABLE_NAME TABLE kept_TABLE_NAME");
+    let everything = format!("{SHORT} --since 2000-01-01");
+    world
+        .tool(&everything)
+        .run()
+        .exits(0)
+        .tells("workflow_runs: looked at 400 rows, sent 0 ")
+        .tells("workflow_node_executions: looked at 1,600 rows, sent 0 ");
+    ends_well(&world);
+}
+
+#[test]
+fn rows_committed_late_are_found_within_the_look_back() {
+    let world = Case::of(Proven).world();
+    world.tool(SHORT).run().exits(0);
+    // Of before the end of what is covered, and not there when it was read.
+    world.database.psql(
+        "INSERT INTO workflow_runs (id, tenant_id, app_id, workflow_id, type, triggered_from, \
+         version, graph, inputs, status, outputs, elapsed_time, total_tokens, total_steps, \
+         created_by_role, created_by, created_at, finished_at) \
+         SELECT md5('late')::uuid, tenant_id, app_id, workflow_id, type, triggered_from, version, \
+         graph, inputs, status, outputs, elapsed_time, total_tokens, total_steps, created_by_role, \
+         created_by, now() AT TIME ZONE 'UTC' - interval '40 hours', \
+         now() AT TIME ZONE 'UTC' - interval '39 hours' \
+         FROM workflow_runs WHERE status = 'succeeded' LIMIT 1",
+    );
+    world.tool(SHORT).run().exits(0);
     ends_well(&world);
 }
 

@@ -113,10 +113,103 @@ cases! {
             fault("pull", 6, 2, refuse(403, "ShardReadQuotaExceed", "wait")),
         ],
     }
+    an_unknown_attempt_before_a_refusal_is_looked_for in [Proven, Unproven] => {
+        faults: vec![
+            fault("put", 1, 1, json!("cut_after")),
+            fault("put", 2, 1, refuse(400, "PostBodyInvalid", "cannot be parsed")),
+        ],
+        arguments: "--workers 1",
+    }
     content_that_is_refused_is_halved_and_goes_through in [Proven, Unproven] => {
         faults: vec![fault("put", 1, 3, refuse(400, "PostBodyInvalid", "cannot be parsed"))],
         tells: &[" halved"],
     }
+}
+
+#[test]
+fn a_number_older_than_its_signature_is_not_repeated() {
+    let case = Case {
+        // Else the tail reader finds it before.
+        switches: json!({"receive_lag_ms": 5000}),
+        faults: vec![
+            fault("put", 1, 1, json!("cut_after")),
+            fault("put", 2, 100_000, refuse(403, "WriteQuotaExceed", "wait")),
+        ],
+        ..Case::of(Proven)
+    };
+    let world = case.world();
+    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+    // The batch is given up when the life of its signature is over, whatever keeps it from going.
+    world
+        .database
+        .wait_until("SELECT count(*) > 0 FROM sls_backfill.batch WHERE unknowns > 0", "t");
+    // From then on SLS may have forgotten the number.
+    world.sls.switch(&json!({"seqid": "ignored"}));
+    world.sls.forget_faults();
+    running.wait();
+    ends_well(&world);
+}
+
+#[test]
+fn a_refusal_after_an_attempt_of_another_process_does_not_mean_that_nothing_is_there() {
+    let case = Case {
+        // Else the tail reader finds it before.
+        switches: json!({"receive_lag_ms": 2500}),
+        faults: vec![fault("put", 1, 1, json!({"hold_after": {}}))],
+        ..Case::of(Proven)
+    };
+    let world = case.world();
+    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+    world.sls.wait_until("held", 1);
+    running.kill();
+    world.sls.release();
+    // The next run repeats its number, and is refused for the content.
+    world.sls.order(&fault("put", 1, 4, refuse(400, "PostBodyInvalid", "cannot be parsed")));
+    world.tool(&format!("{SHORT} --workers 1")).run().exits(0);
+    ends_well(&world);
+}
+
+#[test]
+fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
+    let case = Case {
+        switches: json!({"split_groups_ms": 9000}),
+        faults: vec![fault("put", 1, 1, json!("cut_after"))],
+        ..Case::of(Unproven)
+    };
+    let world = case.world();
+    let run = format!("{SHORT} --tables workflow_runs --max-rows 30");
+    let outcome = world.tool(&run).run().exits(75);
+    outcome.tells("nothing of it is sent again").tells("1 found in SLS, 0 sent again");
+    world.sls.switch(&json!({"split_groups_ms": null}));
+    ends_well(&world);
+}
+
+#[test]
+fn who_cannot_read_what_is_sent_does_not_send_on() {
+    let case = Case {
+        faults: vec![
+            fault("pull", 5, 100_000, refuse(401, "Unauthorized", "no right to read")),
+            fault("put", 1, 100_000, json!({"delay_ms": 300})),
+        ],
+        ..Case::of(Proven)
+    };
+    let world = case.world();
+    world.tool(&format!("{SHORT} --workers 1")).run().exits(70).tells("Unauthorized");
+    let (sent, all) = (world.stored("workflow_execution").len(), world.finished("workflow_runs"));
+    assert!(sent < all.len(), "{sent} rows were sent though nobody could read them");
+    ends_well(&world);
+}
+
+#[test]
+fn a_logstore_that_was_made_anew_is_not_written_to_before_an_audit() {
+    let world = Case::of(Proven).world();
+    world.tool(SHORT).arg("--max-rows=100").run().exits(75);
+    world.delete_logstore("workflow_execution");
+    world.tool("init --ttl-days 3650").run().exits(0);
+    let outcome = world.tool(SHORT).run();
+    assert!(outcome.status.code().is_some_and(|code| code == 70 || code == 3), "{outcome}");
+    outcome.tells("dify-sls-backfill audit");
+    assert_eq!(world.stored("workflow_execution"), [""; 0]);
 }
 
 #[test]
