@@ -272,7 +272,6 @@ CREATE TABLE sls_backfill.hold (
 );
 CREATE INDEX hold_to_try ON sls_backfill.hold (pass_id, row_id)
   WHERE state = 'open' AND (asked OR reason NOT IN ('control row', 'live', 'refused'));
-CREATE INDEX hold_times ON sls_backfill.hold (table_name, created_at) WHERE state = 'open';
 COMMENT ON TABLE  sls_backfill.hold IS 'Rows deliberately not stored, with their reason.';
 COMMENT ON COLUMN sls_backfill.hold.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.hold.row_id IS 'The row.';

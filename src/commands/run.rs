@@ -129,12 +129,12 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
         return dry_run(settings, screen, &stop).await;
     };
-    let source = setup::source(&settings.postgres, settings.workers + 2).await?;
+    let source = setup::source(&settings.postgres, 2 * settings.workers + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
     setup::check_logstores(&client, &sls.project, &settings.tables).await?;
-    // Two stages of each worker, the tail reader, the settler and the heartbeat may write at the same time.
-    let connections = 2 * settings.workers + 3;
+    // Two stages of each worker, the watch, the tail reader, the settler and the heartbeat may write at the same time.
+    let connections = 2 * settings.workers + 4;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
@@ -212,7 +212,9 @@ fn in_the_middle(ended: Ended) -> Ended {
     }
     let is_sls_gone = |cause: &(dyn std::error::Error + 'static)| {
         let failure = cause.downcast_ref::<Failure>();
-        failure.is_some_and(|failure| matches!(failure.next, Next::Later | Next::Unknown))
+        failure.is_some_and(|failure| {
+            matches!(failure.next, Next::Later | Next::NotSent | Next::Unknown)
+        })
     };
     let (exit, hint) = if pg::is_gone(&ended.error) {
         let hint = "when Postgres is back, run the same command again: it goes on where this one \

@@ -17,10 +17,7 @@ use crate::record::timestamp::Timestamp;
 
 /// So many batches that overlap a page as a whole are read; with more, each row is looked up by
 /// itself, which costs more but reads only batches that can hold it.
-const BATCHES_MAX: i64 = 64;
-
-/// The same for holds of the time of a page.
-const HOLDS_MAX: i64 = 1024;
+const OVERLAPS_MAX: i64 = 64;
 
 /// SLS remembers the last numbers of 10,000 keys a shard (facts of LoongCollector's exactly-once
 /// writes); old ones must not be pushed out while their batches are open.
@@ -79,36 +76,25 @@ impl Ledger {
         let numbers = rows.iter().map(|(id, _)| id_number(*id));
         let times = rows.iter().map(|(_, at)| *at);
         let overlaps = pg::statement(
-            "(SELECT false AS held, row_ids AS ids FROM sls_backfill.batch WHERE table_name = $1 \
-              AND state NOT IN ('split', 'abandoned') \
-              AND created_span && tsrange($2, $3, '[]') AND id_span && int8range($4, $5, '[]') \
-              LIMIT $6) \
-             UNION ALL \
-             (SELECT true, uuid_send(row_id) FROM sls_backfill.hold WHERE table_name = $1 \
-              AND state = 'open' AND created_at BETWEEN $2 AND $3 LIMIT $7)",
+            "SELECT row_ids AS ids FROM sls_backfill.batch WHERE table_name = $1 \
+             AND state NOT IN ('split', 'abandoned') \
+             AND created_span && tsrange($2, $3, '[]') AND id_span && int8range($4, $5, '[]') \
+             LIMIT $6",
         )
         .bind(table.name())
         .bind(times.clone().min())
         .bind(times.max())
         .bind(numbers.clone().min())
         .bind(numbers.max())
-        .bind(BATCHES_MAX + 1)
-        .bind(if know_held { HOLDS_MAX + 1 } else { 0 })
+        .bind(OVERLAPS_MAX + 1)
         .fetch_all(&mut *tx)
         .await
-        .context("look for known rows")?;
-        let (mut batches, mut holds) = (0, 0);
-        for row in &overlaps {
-            match row.try_get("held")? {
-                true => holds += 1,
-                false => batches += 1,
-            }
-            add_known(row, &wanted, &mut known)?;
-        }
-        if batches > BATCHES_MAX {
+        .context("look for batches of these rows")?;
+        overlaps.iter().try_for_each(|row| add_known(row, &wanted, &mut known))?;
+        if i64::try_from(overlaps.len())? > OVERLAPS_MAX {
             add_batched(&mut tx, table, rows, &wanted, &mut known).await?;
         }
-        if holds > HOLDS_MAX {
+        if know_held {
             add_held(&mut tx, table, rows, &wanted, &mut known).await?;
         }
         Ok(known)

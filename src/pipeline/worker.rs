@@ -140,8 +140,8 @@ impl Worker {
 
         let mut lost = BTreeSet::new();
         while let Some(ready) = prepared.recv().await.filter(|_| !stop.is_asked()) {
-            let range_id = ready.lease.range_id;
-            if lost.contains(&range_id) {
+            let Lease { range_id, token, .. } = ready.lease;
+            if lost.contains(&(range_id, token)) {
                 continue;
             }
             match watch.work(uploader.upload(ready)).await {
@@ -151,7 +151,7 @@ impl Worker {
                 // Nothing of ours can have been written there since: somebody else goes on with it.
                 Err(error) if error.is::<LeaseLost>() || error.is::<BatchLost>() => {
                     tracing::warn!("{error:#}");
-                    lost.insert(range_id);
+                    lost.insert((range_id, token));
                 }
                 Err(error) => {
                     if let Err(second) = uploader.acknowledge().await {
@@ -178,8 +178,11 @@ impl Worker {
 
 /// About how many rows the next range has: towards the end they become smaller, so that all workers
 /// end at about the same time. `rows_left`: by estimate; `None`: nobody knows.
-fn next_range_rows(range_rows: u32, workers: u32, rows_left: Option<u64>) -> u32 {
-    let Some(rows_left) = rows_left else { return range_rows };
+fn next_range_rows(order: KeyOrder, range_rows: u32, workers: u32, rows_left: Option<u64>) -> u32 {
+    // The others go over rows of all times, of which only few are left or wanted.
+    let (KeyOrder::Time | KeyOrder::ByRun, Some(rows_left)) = (order, rows_left) else {
+        return range_rows;
+    };
     let share = (rows_left / (2 * u64::from(workers.max(1)))).max(LAST_RANGE_ROWS);
     range_rows.min(u32::try_from(share).unwrap_or(u32::MAX))
 }
@@ -198,10 +201,12 @@ mod tests {
 
     #[test]
     fn ranges_become_smaller_towards_the_end() {
-        assert_eq!(next_range_rows(50_000, 8, None), 50_000, "nobody knows where the end is");
-        assert_eq!(next_range_rows(50_000, 8, Some(28_000_000)), 50_000);
-        assert_eq!(next_range_rows(50_000, 8, Some(400_000)), 25_000);
-        assert_eq!(next_range_rows(50_000, 8, Some(0)), 2_000, "the estimate was too low");
-        assert_eq!(next_range_rows(20, 8, Some(0)), 20, "never more than was asked for");
+        let rows = |range_rows, left| next_range_rows(KeyOrder::Time, range_rows, 8, left);
+        assert_eq!(rows(50_000, None), 50_000, "nobody knows where the end is");
+        assert_eq!(rows(50_000, Some(28_000_000)), 50_000);
+        assert_eq!(rows(50_000, Some(400_000)), 25_000);
+        assert_eq!(rows(50_000, Some(0)), 2_000, "the estimate was too low");
+        assert_eq!(rows(20, Some(0)), 20, "never more than was asked for");
+        assert_eq!(next_range_rows(KeyOrder::Rest, 50_000, 8, Some(10)), 50_000);
     }
 }

@@ -109,8 +109,9 @@ impl Looker {
         let shared = Arc::clone(&self.shared);
         let Shared { ledger, process, pass_id, rows, scope, .. } = &*shared;
         while !self.stop.is_asked() && !rows.is_spent() && !sender.is_closed() {
-            let cutting = shared.cutting.lock().await;
-            match self.watch.ledger(ledger.work(*pass_id, process)).await? {
+            let Some(cutting) = self.stop.or(shared.cutting.lock()).await else { break };
+            let work = self.watch.ledger(ledger.work(*pass_id, process));
+            match self.watch.work(work).await? {
                 Work::Range(lease) => return Ok(Some(lease)),
                 Work::Done => return Ok(None),
                 _ if shared.only_holds => return Ok(None),
@@ -121,12 +122,14 @@ impl Looker {
                 Work::Cut(order, after) => {
                     let scope = Scope { order, ..scope.clone() };
                     let Shared { range_rows, workers, progress, .. } = &*shared;
-                    let rows = next_range_rows(*range_rows, *workers, progress.rows_left());
+                    let left = progress.rows_left();
+                    let rows = next_range_rows(order, *range_rows, *workers, left);
                     let step = range_step(order, rows);
                     let upto = shared.feed.source.next_cut(&scope, after, step);
                     let upto = self.watch.work(upto).await?;
                     let cut = ledger.cut_range(*pass_id, process, order, after, upto);
-                    if let Some(lease) = self.watch.ledger(cut).await? {
+                    let cut = self.watch.ledger(cut);
+                    if let Some(lease) = self.watch.work(cut).await? {
                         return Ok(Some(lease));
                     }
                 }

@@ -73,7 +73,13 @@ impl Preparer {
         sender: mpsc::Sender<Prepared>,
     ) -> anyhow::Result<()> {
         let watch = Arc::clone(&self.watch);
-        while let Some(Looked { lease, next }) = looked.recv().await {
+        loop {
+            // Who looks must hear that nobody receives any more, even while nothing comes.
+            let next = tokio::select! {
+                next = looked.recv() => next,
+                () = sender.closed() => None,
+            };
+            let Some(Looked { lease, next }) = next else { break };
             match next {
                 Next::End { rows_counted } => {
                     let what = What::End { rows_counted };
