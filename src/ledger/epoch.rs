@@ -183,6 +183,17 @@ impl Ledger {
     /// read anew from its beginning.
     pub async fn begin_audit(&self, audit: &Audit) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
+        let others = pg::statement(
+            "SELECT FROM sls_backfill.process WHERE ended_at IS NULL AND epoch <> $1 LIMIT 1",
+        )
+        .bind(audit.number)
+        .fetch_optional(&mut *tx)
+        .await
+        .context("look for other processes in the ledger")?;
+        anyhow::ensure!(
+            others.is_none(),
+            "another process has joined meanwhile\nhint: when it has ended, audit again"
+        );
         write_stop(&mut tx, "an audit was begun and is not finished").await?;
         pg::statement("UPDATE sls_backfill.ledger SET audit = $1")
             .bind(serde_json::to_value(audit)?)

@@ -10,6 +10,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use crate::ledger::epoch::Stopped;
 use crate::ledger::{Ledger, Tx};
 use crate::pg;
 use crate::record::digest::{Digest, Sum};
@@ -68,7 +69,8 @@ impl Ledger {
 
     /// Begins to read a logstore at these cursors, one a shard, unless it is being read already.
     /// All or nothing, one process after the other: whoever finds a position finds all of them,
-    /// and each is older than anything that was sent since.
+    /// and each is older than anything that was sent since. Fails with [`Stopped`] while an audit
+    /// reads, which begins elsewhere.
     pub async fn begin_reading_all(
         &self,
         logstore: &str,
@@ -76,10 +78,13 @@ impl Ledger {
     ) -> anyhow::Result<()> {
         let context = || format!("note where to read {logstore}");
         let mut tx = self.begin().await?;
-        pg::statement("SELECT FROM sls_backfill.ledger FOR UPDATE")
+        let row = pg::statement("SELECT stopped_because FROM sls_backfill.ledger FOR UPDATE")
             .fetch_one(&mut *tx)
             .await
             .with_context(context)?;
+        if let Some(because) = row.try_get("stopped_because")? {
+            return Err(Stopped { because }.into());
+        }
         let shards = cursors.iter().map(|(shard, _)| i32::try_from(*shard));
         pg::statement(
             "INSERT INTO sls_backfill.read_position (logstore, shard, cursor) \
@@ -118,12 +123,14 @@ impl Ledger {
     }
 
     /// Adds a page and moves the shard's position behind it; marks batches that are now whole as
-    /// proved. Gives `false`, and does nothing, when another process has read the page.
+    /// proved. Gives `false`, and does nothing, when another process has read the page; fails with
+    /// [`Stopped`] when an audit reads by itself.
     pub async fn add_page(&self, page: &Page<'_>) -> anyhow::Result<bool> {
         let mut tx = self.begin_relaxed().await?;
         let moved = pg::statement(
             "UPDATE sls_backfill.read_position SET cursor = $4, updated_at = clock_timestamp() \
-             WHERE logstore = $1 AND shard = $2 AND cursor = $3",
+             WHERE logstore = $1 AND shard = $2 AND cursor = $3 \
+             AND NOT EXISTS (SELECT FROM sls_backfill.ledger WHERE audit IS NOT NULL)",
         )
         .bind(page.logstore)
         .bind(i32::try_from(page.shard)?)
@@ -133,7 +140,17 @@ impl Ledger {
         .await
         .with_context(|| format!("note what shard {} of {} holds", page.shard, page.logstore))?;
         if moved.rows_affected() != 1 {
-            return Ok(false);
+            let audited = pg::statement(
+                "SELECT stopped_because FROM sls_backfill.ledger \
+                 WHERE audit IS NOT NULL AND stopped_because IS NOT NULL",
+            )
+            .fetch_optional(&mut *tx)
+            .await
+            .context("look whether an audit reads")?;
+            return match audited {
+                Some(row) => Err(Stopped { because: row.try_get("stopped_because")? }.into()),
+                None => Ok(false),
+            };
         }
         if !page.sums.is_empty() {
             add_sightings(&mut tx, page).await.context("note what was found in SLS")?;

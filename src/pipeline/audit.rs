@@ -75,7 +75,8 @@ pub async fn audit(
 ) -> anyhow::Result<Audited> {
     let audit = fence(epoch).await?;
     let signed_s = windows.look_life_s();
-    let over_at = audit.fenced_at + signed_s + windows.storable_s() + windows.look_after_s();
+    // Three clocks in whole seconds: the look's, the fence's and ours; `look_after_s` knows two.
+    let over_at = audit.fenced_at + signed_s + windows.storable_s() + windows.look_after_s() + 2;
     let mut is_told = false;
     loop {
         // Whatever is stored by now is read by what follows.
@@ -116,13 +117,19 @@ async fn fence(epoch: &Epoch) -> anyhow::Result<Audit> {
     for table in &epoch.tables {
         epoch.make_group(*table).await?;
     }
-    let mut groups = BTreeMap::new();
+    let open = epoch.ledger.open_audit().await?;
+    let (mut groups, mut is_fenced) = (BTreeMap::new(), true);
     for table in &epoch.tables {
-        let (_, others) = epoch.look(*table).await?;
+        let (all, others) = epoch.look(*table).await?;
+        // The group that has kept others out since.
+        is_fenced &= all.iter().filter_map(|group| GroupName::parse(&group.name)).any(|name| {
+            name.ledger_id == epoch.ledger.id
+                && open.as_ref().is_some_and(|open| open.number == name.number)
+        });
         let names: Vec<_> = others.iter().map(ToString::to_string).collect();
         groups.insert(table.logstore().to_owned(), names);
     }
-    if let Some(open) = epoch.ledger.open_audit().await? {
+    if let Some(open) = open.filter(|_| is_fenced) {
         let is_known = |logstore: &String, name: &String| {
             open.groups.get(logstore).is_some_and(|known| known.contains(name))
         };

@@ -118,7 +118,10 @@ impl Courier<'_> {
             let Some(turn) = self.pace.turn(self.progress, stop).await else {
                 return self.give_up(intended, &told, Outlook::Halt).await;
             };
-            if self.client.now() - signed_at > self.world.windows.renew_after_s() {
+            // A repeated number keeps its date: so no request of it lives longer than the number is
+            // certainly kept, even if we are stopped before we send it.
+            let is_old = self.client.now() - signed_at > self.world.windows.renew_after_s();
+            if is_old && unknown_since.is_none() {
                 match self.sign_anew(intended, stop).await? {
                     Signed::At(date) => signed_at = date,
                     Signed::Found => return Ok(Delivery::Found),
@@ -139,6 +142,9 @@ impl Courier<'_> {
             }
             match self.then(intended, &failure, &told, not_sent).await {
                 Then::Wait => {}
+                Then::SignAnew if unknown_since.is_some() => {
+                    return self.give_up(intended, &told, Outlook::GoOn).await;
+                }
                 Then::SignAnew => match self.sign_anew(intended, stop).await? {
                     Signed::At(date) => signed_at = date,
                     Signed::Found => return Ok(Delivery::Found),

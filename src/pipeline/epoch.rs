@@ -14,7 +14,8 @@
 //! 2. A copy of the ledger counts on from the same number. If it is behind, it meets our higher
 //!    group and does not know it. If it takes a number that we have taken, SLS has the name: a
 //!    refusal without a try of ours before it is a copy for certain. Our highest group is always
-//!    there: lower ones are deleted only when a higher one was listed.
+//!    there, unless another ledger's audit, which leaves its own, has deleted it: lower ones are
+//!    deleted only when a higher one was listed.
 //! 3. A ledger that went back in time does not know the groups of the processes that came later. If
 //!    it went back within the life of one process, there is none; then the batches tell: the tail
 //!    reader goes on from an old cursor and meets tags of this ledger that it lacks. And another
@@ -35,10 +36,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::epoch::Stopped;
 use crate::ledger::process::Process;
 use crate::pipeline::lookout::Lookout;
 use crate::pipeline::pace::backoff;
@@ -51,6 +52,9 @@ use crate::sls::groups::{GROUPS_MAX, Group, GroupName};
 
 /// After so many failures in a row, about a minute, no group is made.
 const ATTEMPTS_MAX: u32 = 12;
+
+/// After so many failures in a row, each of them patient, a process ends that cannot look.
+const LOOKS_FAILED_MAX: u32 = 3;
 
 /// A process and the logstores it will write to.
 #[derive(Clone)]
@@ -116,7 +120,8 @@ impl Epoch {
             });
             lower.extend(own.map(|group| (*table, group.name)));
         }
-        self.lookout.note(looked_at);
+        self.ledger.check_stop().await?;
+        self.note(looked_at);
         for (table, name) in lower {
             let deleted = patiently(|| self.client.delete_group(table.logstore(), &name)).await;
             if let Err(failure) = deleted {
@@ -158,10 +163,12 @@ impl Epoch {
     /// Whose groups are in a table's logstore: all of them, and those that the ledger does not know.
     pub async fn look(&self, table: Table) -> anyhow::Result<(Vec<Group>, Vec<GroupName>)> {
         let logstore = table.logstore();
-        let groups = patiently(|| self.client.groups(logstore))
-            .await
-            .with_context(|| format!("list the consumer groups of {logstore}"))
-            .map_err(|error| anyhow::anyhow!("{error:#}\nhint: {RIGHTS}"))?;
+        let groups = patiently(|| self.client.groups(logstore)).await.map_err(|failure| {
+            let is_refused = failure.next == Next::Stop;
+            let error = anyhow::Error::from(failure)
+                .context(format!("list the consumer groups of {logstore}"));
+            if is_refused { anyhow::anyhow!("{error:#}\nhint: {RIGHTS}") } else { error }
+        })?;
         let numbers = groups.iter().filter_map(|group| GroupName::parse(&group.name));
         // After the list: what is in the ledger by now was there before its group was made.
         let stamps = self.ledger.stamps(numbers.map(|name| name.number).collect()).await?;
@@ -194,16 +201,22 @@ impl Epoch {
         Err(self.ledger.stop(&because).await?.into())
     }
 
-    /// Ends with an error when somebody else has come, or the ledger was stopped.
+    /// Ends with an error when somebody else has come, the ledger was stopped, or nobody can look.
     pub async fn watch(&self, windows: Windows) -> anyhow::Error {
+        let mut failed = 0;
         loop {
             tokio::time::sleep(windows.look_every()).await;
-            if let Err(error) = self.look_again().await {
-                if error.is::<crate::ledger::epoch::Stopped>() {
-                    return error;
+            failed += 1;
+            match self.look_again().await {
+                Ok(()) => failed = 0,
+                Err(error) if error.is::<Stopped>() => return error,
+                Err(error) if failed == LOOKS_FAILED_MAX => {
+                    return error.context("nobody knows whether others are at work");
                 }
-                // Soon nothing is signed any more; without the ledger the heartbeat ends the run.
-                tracing::warn!("nobody knows whether others are at work: {error:#}");
+                Err(error) => {
+                    // Soon nothing is signed any more; without the ledger the heartbeat ends the run.
+                    tracing::warn!("nobody knows whether others are at work: {error:#}");
+                }
             }
         }
     }
@@ -218,8 +231,14 @@ impl Epoch {
                 return Err(self.ledger.stop(&told(self.ledger.id, other)).await?.into());
             }
         }
-        self.lookout.note(looked_at);
+        self.note(looked_at);
         Ok(())
+    }
+
+    /// Tells the lookout of a look that began at `looked_at`.
+    fn note(&self, looked_at: i64) {
+        // An answer since may have corrected the clock.
+        self.lookout.note(looked_at.min(self.client.now()));
     }
 }
 

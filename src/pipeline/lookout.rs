@@ -1,4 +1,4 @@
-//! Dates signatures, and only for as long as it is known that nobody else is at work.
+//! Dates signatures of batches that SLS certainly does not have, and only for as long as it is known that nobody else is at work.
 //!
 //! A process that was stopped for an hour and wakes up does not know whether an audit has taken its
 //! place meanwhile. So no signature is dated later than a while after the last look at whose

@@ -55,13 +55,19 @@ impl Windows {
 
     /// How often a process looks whether others are at work: every minute of SLS's 15.
     pub fn look_every(&self) -> Duration {
-        Duration::from_millis(self.signature_life_s.unsigned_abs() * 1000 / 15)
+        Duration::from_millis(self.bounded_life_s().unsigned_abs() * 1000 / 15)
     }
 
-    /// How long after a look (s) it is taken for granted that nobody else is at work: some looks
-    /// may fail.
+    /// How long after a look (s) it is taken for granted that nobody else is at work: two looks may
+    /// fail.
     pub fn look_life_s(&self) -> i64 {
-        (self.signature_life_s / 5).max(1)
+        (self.bounded_life_s() / 5).max(1)
+    }
+
+    /// Who takes signatures to live longer must not look less often: an audit waits as long as SLS
+    /// makes it.
+    fn bounded_life_s(&self) -> i64 {
+        self.signature_life_s.min(Self::SLS.signature_life_s)
     }
 
     /// How long after its signature a request may still be stored.

@@ -196,7 +196,7 @@ fn a_process_that_slept_through_the_audit_of_another_ledger_sends_nothing_more()
     in_the(&staging, &world, RUN).run().exits(0);
     let puts = world.sls.stats()["put_ok"].clone();
     sleeper.signal("CONT");
-    sleeper.wait().exits(3).tells("a copy of this ledger has been at work");
+    sleeper.wait().exits(3).tells("`dify-sls-backfill audit` looks into SLS");
     assert_eq!(world.sls.stats()["put_ok"], puts, "not even one request");
 }
 

@@ -150,13 +150,14 @@ impl Settler {
         Ok(is_same.then(|| assembler.pack(self.parts.ledger.id, batch.id, &assembled)))
     }
 
-    /// Dates the repetition of a number. `None`: it is stored, must be waited for, or somebody asks
-    /// to stop.
+    /// Tells the ledger that a number is about to be repeated. It keeps its date, so no request of
+    /// it lives longer than SLS certainly keeps the number. `None`: it is stored, or must be waited
+    /// for.
     async fn sign_same_number(
         &mut self,
         batch: &OpenBatch,
     ) -> anyhow::Result<Option<(Ticket, i64)>> {
-        let SettlerParts { ledger, process, client, table, lookout, progress, .. } = &self.parts;
+        let SettlerParts { ledger, process, client, table, .. } = &self.parts;
         let sent = batch.sent.as_ref().context("the batch was never sent")?;
         let logstore = table.logstore();
         let shards = patiently(|| client.shards(logstore))
@@ -166,18 +167,13 @@ impl Settler {
             self.wait_for(batch.clone());
             return Ok(None);
         }
-        let Some(signed_at) = lookout.date(client, progress, &mut self.stop).await else {
-            return Ok(None);
-        };
-        if !ledger.signed_anew(process, batch.id, signed_at).await? {
+        if !ledger.signed_anew(process, batch.id, sent.signed_at).await? {
             self.settled.found += 1;
             return Ok(None);
         }
         let (hash_key, cursors) = (sent.hash_key.clone(), sent.cursors.clone());
-        Ok(Some((
-            Ticket { lane_id: sent.lane_id, hash_key, number: sent.number, cursors },
-            signed_at,
-        )))
+        let ticket = Ticket { lane_id: sent.lane_id, hash_key, number: sent.number, cursors };
+        Ok(Some((ticket, sent.signed_at)))
     }
 
     /// Gives the batch a new number, in the ledger first. `None`: it is stored, or somebody asks to

@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault, refuse};
+use crate::harness::world::World;
 
 /// `name: Case { … }`: the test of that name, and one in each world.
 macro_rules! cases {
@@ -182,6 +183,22 @@ fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
     outcome.tells("nothing of it is sent again").tells("1 found in SLS, 0 sent again");
     world.sls.switch(&json!({"split_groups_ms": null}));
     ends_well(&world);
+}
+
+#[test]
+fn a_run_ends_when_sls_goes_away_with_its_last_batch() {
+    let world = World::new("dify-1.12");
+    world.fill(40, 20);
+    world.sls.order(&fault("put", 1, 1, json!("hold")));
+    let run = format!("{SHORT} --tables workflow_runs --workers 2");
+    let running = world.tool(&run).deadline(Duration::from_secs(180)).spawn();
+    world.sls.wait_until("held", 1);
+    let World { database, sls } = world;
+    drop(sls);
+    // Its other stages have nothing left to do but to wait for this batch.
+    running.wait().exits(75).tells("run the same command again");
+    let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
+    assert_eq!(database.psql(open), "1");
 }
 
 #[test]
