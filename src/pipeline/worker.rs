@@ -103,7 +103,7 @@ impl Held {
     }
 }
 
-/// A worker: three stages beside each other, each one step ahead of the next.
+/// A worker: three stages beside each other, each a step or some ahead of the next.
 pub struct Worker {
     shared: Arc<Shared>,
     stop: Stop,

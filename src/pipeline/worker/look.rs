@@ -63,7 +63,7 @@ pub(in crate::pipeline::worker) struct Looker {
 }
 
 impl Looker {
-    /// Looks one step ahead of who receives, until nobody does, or nothing is left to do: all is
+    /// Looks some steps ahead of who receives, until nobody does, or nothing is left to do: all is
     /// done, somebody has asked to stop, or the row budget is spent.
     pub(in crate::pipeline::worker) async fn run(
         mut self,

@@ -9,6 +9,7 @@ use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, Numbers, SHORT, ends_well, fault};
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
+use crate::harness::tool::Running;
 use crate::harness::world::World;
 
 /// Kills the tool's connections to Postgres.
@@ -129,9 +130,17 @@ impl Unanswered {
         database.wait_until("SHOW synchronous_standby_names", "nobody");
     }
 
-    fn wait_for_a_commit(&self) {
+    /// A run whose next commit is on disk, and waits.
+    fn run(&self) -> Running {
+        let Self { world } = self;
+        world.sls.order(&fault("put", 3, 1, json!({"hold_before": {}})));
+        let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+        world.sls.wait_until("held", 1);
+        self.begin();
+        world.sls.release();
         let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        self.world.database.wait_until(waiting, "t");
+        world.database.wait_until(waiting, "t");
+        running
     }
 
     /// Closes the connections of those who wait: they never hear that their commit came through.
@@ -148,33 +157,20 @@ impl Unanswered {
 #[test]
 fn a_commit_that_came_through_without_an_answer_is_looked_up() {
     let unanswered = Unanswered::new(Proven);
-    let world = &unanswered.world;
-    world.sls.order(&fault("put", 3, 1, json!({"hold_before": {}})));
-    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
-    world.sls.wait_until("held", 1);
-    unanswered.begin();
-    world.sls.release();
-    unanswered.wait_for_a_commit();
+    let running = unanswered.run();
     unanswered.end();
     running.wait().exits(0);
-    world.holds_every_finished_row_once();
-    ends_well(world);
+    unanswered.world.holds_every_finished_row_once();
+    ends_well(&unanswered.world);
 }
 
 #[test]
 fn a_process_killed_before_it_hears_of_its_commit_doubles_nothing() {
     for numbers in [Proven, Unproven] {
         let unanswered = Unanswered::new(numbers);
-        let world = &unanswered.world;
-        world.sls.order(&fault("put", 3, 1, json!({"hold_before": {}})));
-        let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
-        world.sls.wait_until("held", 1);
-        unanswered.begin();
-        world.sls.release();
-        unanswered.wait_for_a_commit();
-        running.kill();
+        unanswered.run().kill();
         unanswered.end();
-        ends_well(world);
+        ends_well(&unanswered.world);
     }
 }
 
