@@ -13,9 +13,9 @@ use crate::cli::args::{Cli, Command};
 use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::{audit, doctor, init, run, status};
+use crate::error_text::error_text;
 use crate::pipeline::progress::screen::Screen;
-use crate::pipeline::stop::{Stopper, channel};
-use crate::told::told;
+use crate::pipeline::shutdown::{ShutdownTrigger, channel};
 
 /// Reads the command line, runs the command, and tells how it ended.
 pub fn main() -> ExitCode {
@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(Ended { exit, error }) => {
-            tracing::error!("{}", told(&error));
+            tracing::error!("{}", error_text(&error));
             ExitCode::from(exit as u8)
         }
     }
@@ -60,20 +60,20 @@ async fn dispatch(
         Command::Init(args) => init::init(&args.settings(&environment).or_exit(Exit::Usage)?).await,
         Command::Run(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
-            let (stopper, stop) = channel();
+            let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
-            run::run(&settings, &screen, stop).await
+            run::run(&settings, &screen, shutdown).await
         }
         Command::Doctor(args) => {
-            let (stopper, stop) = channel();
+            let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
-            doctor::doctor(&args.settings(&environment, format), stop).await
+            doctor::doctor(&args.settings(&environment, format), shutdown).await
         }
         Command::Audit(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
-            let (stopper, stop) = channel();
+            let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
-            audit::run(&settings, stop).await
+            audit::run(&settings, shutdown).await
         }
         Command::Status(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
@@ -95,7 +95,7 @@ async fn dispatch(
 
 /// The first SIGINT or SIGTERM asks to stop, the second ends the process at once: that is as safe,
 /// it only leaves more to look up for the next run.
-fn listen_for_signals(stopper: Stopper, screen: Screen) -> anyhow::Result<()> {
+fn listen_for_signals(stopper: ShutdownTrigger, screen: Screen) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

@@ -11,6 +11,7 @@ pub mod output;
 pub mod rejects;
 pub mod retention;
 pub mod run;
+pub mod run_settings;
 pub mod setup;
 #[cfg(feature = "simulator")]
 pub mod simulate;

@@ -7,8 +7,8 @@
 
 pub mod conversion;
 pub mod converter;
+pub mod eligibility;
 pub mod fields;
 pub mod index;
 pub mod json;
-pub mod judge;
 pub mod python;

@@ -4,30 +4,33 @@
 //! stopped past its lease and wakes up changes nothing. Times of leases are the ledger's clock.
 
 pub mod account;
+pub mod acknowledge;
 pub mod adopt;
-pub mod age;
-pub mod audited;
-pub mod batch;
-pub mod claim;
-pub mod epoch;
+pub mod audit_conclusion;
 pub mod hold;
+pub mod in_doubt;
+pub mod inspection;
 pub mod intent;
-pub mod look;
+pub mod known_rows;
+pub mod lane;
 pub mod migrate;
 pub mod pass;
 pub mod process;
-pub mod settle;
-pub mod tail;
+pub mod proved_age;
+pub mod range;
+pub mod row_ids;
+pub mod sighting;
+pub mod stop;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sqlx::{PgPool, Postgres, Row as _, Transaction};
+use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
+use crate::error_text::error_text;
 use crate::ledger::migrate::migrate;
-use crate::pg::{self, Address};
-use crate::told::told;
+use crate::pg::{self, Address, Tx};
 
 /// Any statement of the ledger is a matter of milliseconds; one that is not hangs.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -50,9 +53,6 @@ pub struct Ledger {
 pub struct LeaseLost {
     pub range_id: i64,
 }
-
-/// A transaction of the ledger.
-pub(in crate::ledger) type Tx = Transaction<'static, Postgres>;
 
 impl Ledger {
     /// Connects with at most `connections_max` connections, and makes or upgrades the schema.
@@ -167,7 +167,7 @@ impl Ledger {
 
 /// The error with the chain of its causes, and what to do about it in the last line.
 fn hinted(error: &anyhow::Error, hint: &str) -> anyhow::Error {
-    anyhow::anyhow!("{}\nno log was sent\nhint: {hint}", told(error))
+    anyhow::anyhow!("{}\nno log was sent\nhint: {hint}", error_text(error))
 }
 
 /// Whether Postgres has refused a statement for want of a right (SQLSTATE 42501).

@@ -10,7 +10,7 @@
 //! source  dify  sls  ledger        Postgres reads · row → log · SLS's HTTP interface · the book
 //! pg                               how both databases are reached
 //! record  wire                     row types · SLS's bytes
-//! secret  told                     a text that prints as *** · an error in words
+//! secret  error_text             a text that prints as *** · an error in words
 //! ```
 //!
 //! Beside it stand `sim`, the local SLS, and `demo`, which makes history; only their subcommands
@@ -21,6 +21,7 @@ pub mod commands;
 #[cfg(feature = "simulator")]
 pub mod demo;
 pub mod dify;
+pub mod error_text;
 pub mod ledger;
 pub mod pg;
 pub mod pipeline;
@@ -30,5 +31,4 @@ pub mod secret;
 pub mod sim;
 pub mod sls;
 pub mod source;
-pub mod told;
 pub mod wire;

@@ -21,11 +21,14 @@ use sqlx::postgres::{
 use sqlx::query::Query;
 use sqlx::{
     AssertSqlSafe, ConnectOptions as _, Connection as _, Decode, Encode, PgConnection, PgPool,
-    Postgres, Type,
+    Postgres, Transaction, Type,
 };
 
 use crate::record::timestamp::Timestamp;
 use crate::secret::Secret;
+
+/// A transaction: statements outside of one do not exist here.
+pub type Tx = Transaction<'static, Postgres>;
 
 /// How long a connection may take to be made, or a free one to be had.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,38 +1,28 @@
-//! The upload: rows → logs → batches → lanes → ledger, and the tail reader beside it.
+//! The way of a row, and what watches over it.
 //!
 //! ```text
-//! worker:  look:    claim a range ─► look at the next rows ─► cut a batch
-//!                      ▼
-//!          prepare: read, convert, pack
-//!                      ▼
-//!          upload:  intent in the ledger ─► PutLogs ─► acknowledge
-//! tail:    pull what is stored ─► sum up by tag ─► compare with the ledger ─► proved
-//! settler: what became of it is not known ─► wait, look, send again · halve · replace
+//! read     scanner: claim a range, scan its next rows, plan a batch
+//!            ▼
+//!          preparer: read the rows, convert, pack
+//!            ▼
+//! send     uploader: record the intent ─► sender: PutLogs ─► acknowledge
+//!            ▼
+//! verify   tail reader: pull what is stored, sum up by tag, compare with the ledger ─► proved
+//!
+//! recover  resolver: batches in doubt ─► wait, look, send again · halve · replace;  audit
+//! guard    who may send, how fast, how much memory; when Postgres must be left alone
 //! ```
 //!
-//! The stages of a worker go on beside each other, with one request in flight; several workers keep
-//! Postgres, the processor and SLS busy at once. Channels with limits and a budget bound the memory.
+//! [`worker`] joins the stages of one worker; they go on beside each other, with one request in
+//! flight. Several workers keep Postgres, the processor and SLS busy at once. Channels with limits
+//! and a budget bound the memory.
 
-pub mod age;
-pub mod assemble;
-pub mod audit;
-pub mod budget;
-pub mod canary;
-pub mod cut;
-pub mod deliver;
-pub mod dry;
-pub mod epoch;
-pub mod feed;
-pub mod follow;
-pub mod health;
-pub mod lane;
-pub mod lookout;
-pub mod pace;
-pub mod patience;
-pub mod probe;
+pub mod guard;
 pub mod progress;
-pub mod settle;
-pub mod settler;
-pub mod stop;
-pub mod window;
+pub mod read;
+pub mod recover;
+pub mod retry;
+pub mod send;
+pub mod shutdown;
+pub mod verify;
 pub mod worker;

@@ -5,11 +5,11 @@
 //! statement read to its end at full speed. No statement is open while anything else is waited for.
 
 pub mod catalog;
-pub mod cut;
 pub mod estimate;
-pub mod health;
 pub mod page;
+pub mod ranges;
 pub mod read;
+pub mod replica_lag;
 pub mod scope;
 
 use std::time::Duration;
@@ -17,10 +17,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
+use crate::error_text::error_text;
 use crate::pg::identity::{Identity, identity};
 use crate::pg::{self, Address};
 use crate::record::timestamp::Timestamp;
-use crate::told::told;
 
 /// How Postgres prints the types that we read as text, whatever the server, the database or the
 /// role says: else the same row would become another log after somebody changed a setting.
@@ -70,7 +70,7 @@ impl Source {
             let hint = address.hint(&error);
             let error =
                 anyhow::Error::from(error).context(format!("connect to Postgres at {address}"));
-            anyhow::anyhow!("{}\nnothing was done\nhint: {hint}", told(&error))
+            anyhow::anyhow!("{}\nnothing was done\nhint: {hint}", error_text(&error))
         })?;
         let server = describe_server(&pool).await.context("ask the Postgres server who it is")?;
         anyhow::ensure!(

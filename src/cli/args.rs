@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cli::args::run::{RunArgs, WindowsArgs};
+use crate::cli::args::run::{RunArgs, TimingsArgs};
 use crate::cli::environment::Environment;
 use crate::commands::audit::AuditSettings;
 use crate::commands::doctor::DoctorSettings;
@@ -186,7 +186,7 @@ pub struct AuditArgs {
     #[command(flatten)]
     ledger: LedgerArgs,
     #[command(flatten)]
-    windows: WindowsArgs,
+    timings: TimingsArgs,
     /// Only tell what SLS holds and the ledger lacks: writes nothing, waits for nothing
     #[arg(long)]
     dry_run: bool,
@@ -201,7 +201,7 @@ impl AuditArgs {
         let sls = environment.sls(60)?;
         Ok(AuditSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
-            windows: self.windows.windows(sls.endpoint.is_loopback)?,
+            timings: self.timings.timings(sls.endpoint.is_loopback)?,
             sls,
             dry_run: self.dry_run,
             allow_fsync_off: self.ledger.allow_fsync_off,

@@ -11,12 +11,12 @@ use crate::commands::run::beat;
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
 use crate::ledger::adopt::Findings;
-use crate::pipeline::audit::{Audited, Preview, audit, highest_number, preview};
-use crate::pipeline::epoch::Epoch;
-use crate::pipeline::lookout::Lookout;
-use crate::pipeline::patience::patiently;
-use crate::pipeline::settle::Windows;
-use crate::pipeline::stop::Stop;
+use crate::pipeline::guard::epoch::Epoch;
+use crate::pipeline::guard::signing_lease::SigningLease;
+use crate::pipeline::recover::audit::{Audited, Preview, audit, highest_number, preview};
+use crate::pipeline::recover::rules::Timings;
+use crate::pipeline::retry::with_retries;
+use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
 use crate::sls::client::Client;
 use crate::source::Source;
@@ -27,13 +27,13 @@ pub struct AuditSettings {
     pub sls: SlsSettings,
     /// Only tell what would be adopted.
     pub dry_run: bool,
-    pub windows: Windows,
+    pub timings: Timings,
     pub allow_fsync_off: bool,
     pub format: Format,
 }
 
 /// Audits; a first SIGINT or SIGTERM stops between two pages.
-pub async fn run(settings: &AuditSettings, mut stop: Stop) -> Result<Exit, Ended> {
+pub async fn run(settings: &AuditSettings, mut shutdown: Shutdown) -> Result<Exit, Ended> {
     let source = setup::source(&settings.postgres, 1).await?;
     let client = setup::client(&settings.sls)?;
     let tables = logstores(&client).await.or_exit(Exit::Preflight)?;
@@ -52,10 +52,11 @@ pub async fn run(settings: &AuditSettings, mut stop: Stop) -> Result<Exit, Ended
             anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
         Ended { error, ..ended }
     })?;
-    let lookout = Arc::new(Lookout::new(settings.windows));
-    let epoch = Epoch { client, ledger: ledger.clone(), process: process.clone(), tables, lookout };
+    let signing_lease = Arc::new(SigningLease::new(settings.timings));
+    let epoch =
+        Epoch { client, ledger: ledger.clone(), process: process.clone(), tables, signing_lease };
     let audited = tokio::select! {
-        audited = on_source(&epoch, &source, settings.windows, &mut stop) => audited,
+        audited = on_source(&epoch, &source, settings.timings, &mut shutdown) => audited,
         lost = beat(&ledger, &process) => Err(lost),
     };
     let left = ledger.leave(&process).await;
@@ -67,10 +68,10 @@ pub async fn run(settings: &AuditSettings, mut stop: Stop) -> Result<Exit, Ended
 async fn on_source(
     epoch: &Epoch,
     source: &Source,
-    windows: Windows,
-    stop: &mut Stop,
+    timings: Timings,
+    shutdown: &mut Shutdown,
 ) -> anyhow::Result<Audited> {
-    audit(epoch, &source.identity().await?, windows, stop).await
+    audit(epoch, &source.identity().await?, timings, shutdown).await
 }
 
 /// The tables whose logstore is there.
@@ -78,7 +79,7 @@ async fn logstores(client: &Client) -> anyhow::Result<Vec<Table>> {
     let mut tables = Vec::new();
     for table in Table::ALL {
         let logstore = table.logstore();
-        let found = patiently(|| client.logstore(logstore)).await;
+        let found = with_retries(|| client.logstore(logstore)).await;
         match found.with_context(|| format!("look for logstore {logstore}"))? {
             Some(_) => tables.push(table),
             None => tracing::info!("there is no logstore {logstore}, so nothing is in it"),
@@ -137,7 +138,7 @@ fn conclude(audited: &Audited, format: Format) -> Exit {
             tracing::warn!(
                 "somebody else has come meanwhile (consumer group {group}), and may have sent; \
                  nothing may be sent from here yet\n\
-                 hint: stop whoever works with another ledger on this project, and run the same \
+                 hint: shutdown whoever works with another ledger on this project, and run the same \
                  command again"
             );
             return Exit::Unfinished;

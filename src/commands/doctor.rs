@@ -12,11 +12,11 @@ use crate::commands::doctor::sls::check_sls;
 use crate::commands::exit::{Ended, Exit};
 use crate::commands::output::{self, Format};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
+use crate::error_text::error_text;
 use crate::ledger::Ledger;
-use crate::ledger::epoch::Seqid;
-use crate::pipeline::probe::{LOGSTORE, Probed, probe};
-use crate::pipeline::stop::Stop;
-use crate::told::told;
+use crate::ledger::stop::Seqid;
+use crate::pipeline::guard::probe::{LOGSTORE, Probed, probe};
+use crate::pipeline::shutdown::Shutdown;
 
 /// What `doctor` needs to know; what is wrong with it is a finding, too.
 pub struct DoctorSettings {
@@ -66,7 +66,7 @@ impl Check {
 
     /// An error, whose last lines may be a hint.
     pub fn error(name: &str, error: &anyhow::Error) -> Self {
-        let text = told(error);
+        let text = error_text(error);
         let (found, hint) = match text.split_once("\nhint: ") {
             Some((found, hint)) => (found, Some(hint.to_owned())),
             None => (text.as_str(), None),
@@ -76,7 +76,7 @@ impl Check {
 }
 
 /// Looks at everything, prints what was found, and says whether `run` may go.
-pub async fn doctor(settings: &DoctorSettings, mut stop: Stop) -> Result<Exit, Ended> {
+pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result<Exit, Ended> {
     let mut checks = Vec::new();
     let mut shapes = Vec::new();
     let mut standing = None;
@@ -97,7 +97,7 @@ pub async fn doctor(settings: &DoctorSettings, mut stop: Stop) -> Result<Exit, E
     let is_fit = |checks: &[Check]| !checks.iter().any(|check| check.state == State::Fail);
     if let (true, Ok(postgres), Ok(sls)) = (settings.probe, &settings.postgres, &settings.sls) {
         let check = match is_fit(&checks) {
-            true => try_out(settings, postgres, sls, &mut stop).await,
+            true => try_out(settings, postgres, sls, &mut shutdown).await,
             false => Check::warn("seqid", "not tried out", "mend what has failed first"),
         };
         checks.retain(|other| other.name != check.name);
@@ -112,7 +112,7 @@ async fn try_out(
     settings: &DoctorSettings,
     postgres: &PostgresSettings,
     sls: &SlsSettings,
-    stop: &mut Stop,
+    shutdown: &mut Shutdown,
 ) -> Check {
     let name = "seqid";
     let tried = async {
@@ -120,7 +120,7 @@ async fn try_out(
         let ledger = Ledger::open(&postgres.ledger, 1, settings.allow_fsync_off).await?;
         ledger.bind_project(&sls.project).await?;
         tracing::info!("trying out on logstore {LOGSTORE} whether SLS keeps numbers");
-        let probed = probe(&client, stop).await;
+        let probed = probe(&client, shutdown).await;
         if let Probed::Shown(seqid) = probed {
             ledger.probed(&sls.place(), seqid).await.context("write down the result")?;
         }

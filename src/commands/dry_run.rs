@@ -6,20 +6,24 @@ use serde_json::json;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, bytes, count};
-use crate::commands::run::RunSettings;
+use crate::commands::run_settings::RunSettings;
 use crate::commands::setup;
 use crate::commands::status::held_line;
-use crate::pipeline::budget::{MemoryBudget, RowBudget};
-use crate::pipeline::dry::{DryRun, Estimate};
-use crate::pipeline::feed::FeedSettings;
+use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::screen::Screen;
-use crate::pipeline::stop::Stop;
-use crate::pipeline::window::{plan, scope};
+use crate::pipeline::read::dry::{DryRun, Estimate};
+use crate::pipeline::read::range_scan::ScanSettings;
+use crate::pipeline::read::window::{plan, scope};
+use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
 
 /// Goes over all tables; opens neither the ledger nor SLS.
-pub async fn dry_run(settings: &RunSettings, screen: &Screen, stop: &Stop) -> Result<Exit, Ended> {
+pub async fn dry_run(
+    settings: &RunSettings,
+    screen: &Screen,
+    shutdown: &Shutdown,
+) -> Result<Exit, Ended> {
     let workers = settings.workers;
     let source = setup::source(&settings.postgres, workers + 1).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
@@ -36,7 +40,7 @@ pub async fn dry_run(settings: &RunSettings, screen: &Screen, stop: &Stop) -> Re
         let dry_run = DryRun {
             conversion: setup::conversion(&shape, settings.put_graph, settings.log_time),
             scope: scope(&plan),
-            feed: FeedSettings {
+            scan: ScanSettings {
                 source: source.clone(),
                 ledger: None,
                 limits: settings.limits.clone(),
@@ -53,17 +57,17 @@ pub async fn dry_run(settings: &RunSettings, screen: &Screen, stop: &Stop) -> Re
         };
         let report = progress.report(screen.clone(), settings.progress_every);
         let reporter = tokio::spawn(report);
-        let estimate = dry_run.run(stop).await;
+        let estimate = dry_run.run(shutdown).await;
         reporter.abort();
         // Its bar must be gone before anything else is written.
         let _ = reporter.await;
         estimates.push((plan.table, estimate?));
-        if stop.is_asked() {
+        if shutdown.is_asked() {
             break;
         }
     }
     print(&estimates, settings.format).or_exit(Exit::Failed)?;
-    if stop.is_asked() {
+    if shutdown.is_asked() {
         tracing::warn!("stopped early: the figures are of what was read so far");
         return Ok(Exit::Unfinished);
     }

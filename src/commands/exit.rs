@@ -1,9 +1,9 @@
 //! How a command ends: exit codes, and errors that bring theirs along.
 
-use crate::ledger::epoch::Stopped;
 use crate::ledger::process::AlreadyRunning;
-use crate::pipeline::canary::Unkept;
-use crate::pipeline::window::Refusal;
+use crate::ledger::stop::Stopped;
+use crate::pipeline::read::window::Refusal;
+use crate::pipeline::send::canary::Unkept;
 
 /// The exit codes; stable, for scripts and schedulers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

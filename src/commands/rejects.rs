@@ -44,7 +44,7 @@ pub async fn write(ledger: &Ledger, tables: &[Table], path: &Path) -> anyhow::Re
 }
 
 /// Has the rows that the file names tried again; gives how many of them are held.
-pub async fn feed(ledger: &Ledger, path: &Path) -> anyhow::Result<u64> {
+pub async fn requeue(ledger: &Ledger, path: &Path) -> anyhow::Result<u64> {
     let file = std::fs::File::open(path)
         .with_context(|| format!("read the rejects file {}", path.display()))?;
     let mut asked = 0;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::commands::output::count;
-use crate::commands::run::RunSettings;
+use crate::commands::run_settings::RunSettings;
 use crate::dify::conversion::LogTime;
-use crate::pipeline::age::kept_since;
-use crate::pipeline::patience::patiently;
+use crate::pipeline::retry::with_retries;
+use crate::pipeline::send::age::kept_since;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -51,7 +51,7 @@ pub async fn kept(
 
 /// How many days the logstore keeps logs; `None` when SLS does not tell.
 async fn ttl_days(client: &Client, logstore: &str) -> Option<i64> {
-    match patiently(|| client.logstore(logstore)).await {
+    match with_retries(|| client.logstore(logstore)).await {
         Ok(body) => body.as_ref().and_then(|body| body["ttl"].as_i64()),
         Err(failure) => {
             tracing::warn!("nobody knows how long {logstore} keeps logs: {failure}");

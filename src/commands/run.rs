@@ -3,94 +3,42 @@
 mod passes;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context as _;
 
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
-use crate::commands::output::{Format, count};
+use crate::commands::output::count;
 use crate::commands::retention;
-use crate::commands::setup::{self, PostgresSettings, SlsSettings};
+use crate::commands::run_settings::{RunSettings, Verify};
+use crate::commands::setup;
 use crate::commands::{rejects, status};
-use crate::dify::conversion::LogTime;
+use crate::error_text::error_text;
 use crate::ledger::Ledger;
-use crate::ledger::epoch::Seqid;
 use crate::ledger::process::{HEARTBEAT, LEASE, Process};
+use crate::ledger::stop::Seqid;
 use crate::pg;
-use crate::pipeline::budget::{MemoryBudget, RowBudget};
-use crate::pipeline::canary::{CanarySettings, Unkept};
-use crate::pipeline::cut::BatchLimits;
-use crate::pipeline::epoch::Epoch;
-use crate::pipeline::follow::Follower;
-use crate::pipeline::health::HealthGate;
-use crate::pipeline::lookout::Lookout;
-use crate::pipeline::pace::{Pace, Rates};
-use crate::pipeline::probe::{self, Probed, probe};
+use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
+use crate::pipeline::guard::epoch::Epoch;
+use crate::pipeline::guard::health_gate::HealthGate;
+use crate::pipeline::guard::pace::Pace;
+use crate::pipeline::guard::probe::{self, Probed, probe};
+use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::progress::screen::Screen;
-use crate::pipeline::settle::{Windows, World};
-use crate::pipeline::stop::Stop;
-use crate::pipeline::window::{Clocks, Wish};
+use crate::pipeline::read::window::Clocks;
+use crate::pipeline::recover::rules::Guarantees;
+use crate::pipeline::send::canary::Unkept;
+use crate::pipeline::shutdown::Shutdown;
+use crate::pipeline::verify::tail_reader::TailReader;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-use crate::sls::answer::{Failure, Next};
+use crate::sls::answer::{Failure, NextAction};
 use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::catalog::Shape;
-use crate::told::told;
-
-/// How the upload is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verify {
-    /// Not at all.
-    None,
-    /// Every batch is pulled back, its count and digest compared with the ledger.
-    Tags,
-}
-
-/// What `run` needs to know.
-pub struct RunSettings {
-    pub postgres: PostgresSettings,
-    /// `None` in a dry run.
-    pub sls: Option<SlsSettings>,
-    pub tables: Vec<Table>,
-    pub wish: Wish,
-    pub rows_max: Option<u64>,
-    pub workers: u32,
-    pub rates: Rates,
-    /// A replica of the source may be that far behind; `None`: as far as it likes.
-    pub replica_lag_max_s: Option<u32>,
-    /// How often progress is told where there are no bars.
-    pub progress_every: Duration,
-    pub limits: BatchLimits,
-    pub memory_bytes: u64,
-    /// About how many rows a range has.
-    pub range_rows: u32,
-    pub settle_s: i64,
-    pub abandoned_after_s: i64,
-    pub windows: Windows,
-    pub put_graph: bool,
-    pub log_time: LogTime,
-    /// Send also rows that are older than their logstore keeps logs.
-    pub beyond_ttl: bool,
-    pub canary: CanarySettings,
-    /// Go on with an open pass although the conversion has changed.
-    pub new_conversion: bool,
-    pub verify: Verify,
-    pub join: bool,
-    pub dry_run: bool,
-    /// Whether to probe by itself where no probe was made yet.
-    pub probe: bool,
-    pub allow_fsync_off: bool,
-    /// Where to write the rows that something is wrong with.
-    pub rejects: Option<PathBuf>,
-    /// A rejects file whose rows are to be tried again.
-    pub retry: Option<PathBuf>,
-    pub format: Format,
-}
 
 /// What a run works with from its beginning to its end.
 struct Run<'a> {
@@ -99,8 +47,8 @@ struct Run<'a> {
     source: Source,
     ledger: Ledger,
     client: Client,
-    lookout: Arc<Lookout>,
-    world: World,
+    signing_lease: Arc<SigningLease>,
+    guarantees: Guarantees,
     memory: MemoryBudget,
     process: Process,
     settled_before: Timestamp,
@@ -110,7 +58,7 @@ struct Run<'a> {
     rows: RowBudget,
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
-    stop: Stop,
+    shutdown: Shutdown,
 }
 
 /// What came of one table.
@@ -125,9 +73,13 @@ struct Outcome {
 }
 
 /// Runs; a first SIGINT or SIGTERM finishes what is in flight.
-pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<Exit, Ended> {
+pub async fn run(
+    settings: &RunSettings,
+    screen: &Screen,
+    shutdown: Shutdown,
+) -> Result<Exit, Ended> {
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
-        return dry_run(settings, screen, &stop).await;
+        return dry_run(settings, screen, &shutdown).await;
     };
     let source = setup::source(&settings.postgres, 2 * settings.workers + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
@@ -161,21 +113,21 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
         tracing::warn!("{skew}; nothing is lost by it\nhint: let NTP set the clocks");
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
-    let world = World { proven: false, windows: settings.windows };
+    let guarantees = Guarantees { proven: false, timings: settings.timings };
     let kept = retention::kept(settings, &client, &source, &shapes, now).await?;
     let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
     health.look(&source).await?;
     let watched = source.clone();
-    let lookout = Arc::new(Lookout::new(settings.windows));
+    let signing_lease = Arc::new(SigningLease::new(settings.timings));
     let run = Run {
         settings,
-        lookout: Arc::clone(&lookout),
+        signing_lease: Arc::clone(&signing_lease),
         screen,
         health: Arc::clone(&health),
         source,
         ledger: ledger.clone(),
         client,
-        world,
+        guarantees,
         memory: MemoryBudget::new(settings.memory_bytes),
         process: process.clone(),
         settled_before: now.plus_s(-settings.settle_s),
@@ -183,10 +135,10 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
         kept,
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
-        stop,
+        shutdown,
     };
     let epoch = Epoch {
-        lookout,
+        signing_lease,
         client: run.client.clone(),
         ledger: ledger.clone(),
         process: process.clone(),
@@ -195,7 +147,7 @@ pub async fn run(settings: &RunSettings, screen: &Screen, stop: Stop) -> Result<
     let result = tokio::select! {
         result = run.first_of_all(&shapes, &epoch) => result,
         lost = beat(&ledger, &process) => Err(lost.into()),
-        other = epoch.watch(settings.windows) => Err(other.into()),
+        other = epoch.watch(settings.timings) => Err(other.into()),
         never = health.watch(&watched) => match never {},
     };
     let left = tokio::time::timeout(LEASE, ledger.leave(&process)).await;
@@ -213,7 +165,7 @@ fn in_the_middle(ended: Ended) -> Ended {
     let is_sls_gone = |cause: &(dyn std::error::Error + 'static)| {
         let failure = cause.downcast_ref::<Failure>();
         failure.is_some_and(|failure| {
-            matches!(failure.next, Next::Later | Next::NotSent | Next::Unknown)
+            matches!(failure.next, NextAction::Later | NextAction::NotSent | NextAction::Unknown)
         })
     };
     let (exit, hint) = if pg::is_gone(&ended.error) {
@@ -227,7 +179,7 @@ fn in_the_middle(ended: Ended) -> Ended {
     } else {
         (Exit::Failed, "run the same command again: it goes on where this one has stopped")
     };
-    let told = told(&ended.error);
+    let told = error_text(&ended.error);
     let error = anyhow::anyhow!(
         "{told}\nnothing is lost: everything that was sent is in the ledger\nhint: {hint}"
     );
@@ -260,12 +212,13 @@ impl Run<'_> {
         epoch.claim().await.or_exit(Exit::Preflight)?;
         if self.settings.verify == Verify::Tags {
             for shape in shapes {
-                let mut follower = Follower::begin(&self.client, &self.ledger, shape.table).await?;
-                follower.catch_up(&self.stop).await?;
+                let mut tail_reader =
+                    TailReader::begin(&self.client, &self.ledger, shape.table).await?;
+                tail_reader.catch_up(&self.shutdown).await?;
             }
         }
         epoch.check_batches().await?;
-        self.world.proven = self.is_seqid_proven().await?;
+        self.guarantees.proven = self.is_seqid_proven().await?;
         self.all_tables(shapes).await
     }
 
@@ -276,7 +229,7 @@ impl Run<'_> {
         let mut known = self.ledger.seqid(&place).await?;
         if known.is_none() && self.settings.probe {
             tracing::info!("trying out on logstore {} whether SLS keeps numbers", probe::LOGSTORE);
-            match probe(&self.client, &mut self.stop).await {
+            match probe(&self.client, &mut self.shutdown).await {
                 Probed::Shown(seqid) => {
                     self.ledger.probed(&place, seqid).await?;
                     known = Some(seqid);
@@ -290,7 +243,7 @@ impl Run<'_> {
             tracing::warn!(
                 "SLS is not proven to refuse a number that it has stored; a batch whose answer is \
                  lost waits until it cannot arrive any more, about {} min",
-                (self.settings.windows.storable_s() + self.settings.windows.visible_s) / 60
+                (self.settings.timings.storable_s() + self.settings.timings.visible_s) / 60
             );
         }
         Ok(known == Some(Seqid::Proven))
@@ -298,7 +251,7 @@ impl Run<'_> {
 
     async fn all_tables(mut self, shapes: &[Shape]) -> Result<Exit, Ended> {
         if let Some(path) = &self.settings.retry {
-            let rows = rejects::feed(&self.ledger, path).await.or_exit(Exit::Usage)?;
+            let rows = rejects::requeue(&self.ledger, path).await.or_exit(Exit::Usage)?;
             tracing::info!("{} held rows of {} are tried again", count(rows), path.display());
         }
         let (mut accounts, mut total) =

@@ -10,9 +10,9 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::dify::conversion::{Conversion, LogTime, RULES};
 use crate::dify::fields::Fields;
 use crate::pg::Address;
-use crate::pipeline::patience::patiently;
+use crate::pipeline::retry::with_retries;
 use crate::record::table::Table;
-use crate::sls::answer::{Failure, Next};
+use crate::sls::answer::{Failure, NextAction};
 use crate::sls::client::{Client, ClientSettings};
 use crate::sls::endpoint::Endpoint;
 use crate::source::catalog::Shape;
@@ -124,19 +124,19 @@ pub async fn check_logstores(
 /// After so many answers in a row that are not from SLS there is no SLS.
 const FOREIGN_ANSWERS_MAX: u32 = 3;
 
-/// Repeats a call before anything has begun, as [`patiently`]; but against a web server that is no
+/// Repeats a call before anything has begun, as [`with_retries`]; but against a web server that is no
 /// SLS only a few times.
 pub async fn look<T, F: Future<Output = Result<T, Failure>>>(
     mut call: impl FnMut() -> F,
 ) -> Result<T, Failure> {
     let foreign = Cell::new(0);
-    patiently(|| {
+    with_retries(|| {
         let (answer, foreign) = (call(), &foreign);
         async move {
             answer.await.map_err(|failure| {
                 foreign.set(if failure.is_not_from_sls() { foreign.get() + 1 } else { 0 });
                 let is_no_sls = foreign.get() == FOREIGN_ANSWERS_MAX;
-                Failure { next: if is_no_sls { Next::Stop } else { failure.next }, ..failure }
+                Failure { next: if is_no_sls { NextAction::Stop } else { failure.next }, ..failure }
             })
         }
     })
@@ -169,7 +169,7 @@ fn sls_hint(failure: &Failure) -> &'static str {
         _ if failure.is_not_from_sls() => {
             "check ALIYUN_SLS_ENDPOINT: what answers there is no SLS, but a proxy or a web server"
         }
-        _ if failure.next == Next::Stop => {
+        _ if failure.next == NextAction::Stop => {
             "check ALIYUN_SLS_ENDPOINT, ALIYUN_SLS_REGION, ALIYUN_SLS_PROJECT_NAME, \
              ALIYUN_SLS_ACCESS_KEY_ID and ALIYUN_SLS_ACCESS_KEY_SECRET"
         }

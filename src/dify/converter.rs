@@ -8,9 +8,9 @@ use std::ops::Range;
 use uuid::Uuid;
 
 use crate::dify::conversion::{Conversion, LogTime};
+use crate::dify::eligibility::{hold_reason, is_control_row, is_empty_json};
 use crate::dify::fields::{Field, Fields, Form, Null, UnfitColumns};
 use crate::dify::json::Transcoder;
-use crate::dify::judge::{is_control_row, is_empty_json, judge};
 use crate::dify::python;
 use crate::record::digest::{Digest, LogHasher};
 use crate::record::hold::HoldReason;
@@ -127,7 +127,8 @@ impl Converter {
     ) -> Result<Converted, Held> {
         let status = cells[self.fields.status].unwrap_or_default();
         let finished_at = cells[self.fields.finished_at].map(timestamp);
-        if let Some(held) = judge(self.table, status, created_at, finished_at, settled_before) {
+        if let Some(held) = hold_reason(self.table, status, created_at, finished_at, settled_before)
+        {
             return Err(held);
         }
         if let Some((task_id, payload)) = self.fields.control

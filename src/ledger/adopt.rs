@@ -10,10 +10,10 @@ use anyhow::Context as _;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::ledger::intent::id_number;
-use crate::ledger::tail::{prove, sum_of, verdicts};
-use crate::ledger::{Ledger, Tx};
-use crate::pg;
+use crate::ledger::Ledger;
+use crate::ledger::row_ids::id_number;
+use crate::ledger::sighting::{prove, sum_of, verdicts};
+use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -24,7 +24,7 @@ pub struct Find {
     /// The ledger that has sent it.
     pub ledger_id: Uuid,
     /// What its tags tell of the whole batch; `None` when they cannot be read.
-    pub told: Option<(u64, Digest)>,
+    pub tagged: Option<(u64, Digest)>,
     /// What this page holds.
     pub sum: Sum,
     pub raw_bytes: u64,
@@ -312,7 +312,7 @@ async fn insert(
     doubled: u64,
 ) -> anyhow::Result<()> {
     let spans = Spans::of(&find.rows);
-    let (rows, digest) = find.told.unwrap_or((find.sum.rows, find.sum.digest));
+    let (rows, digest) = find.tagged.unwrap_or((find.sum.rows, find.sum.digest));
     let cursors = serde_json::json!({ page.shard.to_string(): page.cursor });
     pg::statement(
         "INSERT INTO sls_backfill.batch (id, table_name, logstore, state, rows, raw_bytes, \

@@ -14,9 +14,11 @@ use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use uuid::Uuid;
 
-use crate::ledger::claim::{Lease, RangeKind};
-use crate::ledger::{LeaseLost, Ledger, Tx};
-use crate::pg;
+use crate::ledger::acknowledge::{Acknowledgement, acknowledge_sql, bind_acknowledged};
+use crate::ledger::range::{Lease, RangeKind};
+use crate::ledger::row_ids::id_number;
+use crate::ledger::{LeaseLost, Ledger};
+use crate::pg::{self, Tx};
 use crate::record::digest::Digest;
 use crate::record::hold::HoldReason;
 use crate::record::key::Key;
@@ -51,13 +53,6 @@ pub struct Sending {
     pub signed_at: i64,
     /// Shard → a cursor that no log of this batch can precede.
     pub cursors: BTreeMap<u32, String>,
-}
-
-/// SLS's word that a batch is stored.
-#[derive(Debug, Clone)]
-pub struct Acknowledgement {
-    pub batch_id: Uuid,
-    pub request_id: String,
 }
 
 /// What the book keeps of a row in a batch.
@@ -182,20 +177,18 @@ impl Ledger {
     }
 }
 
-/// Parts of a statement: what is stored is told, the range moves on. `after`: how many parameters
-/// come before its own nine.
+/// Parts of a statement: the range moves on, what is stored is acknowledged. `after`: how many
+/// parameters come before its own nine.
 fn moved(after: u32) -> String {
-    let [id, token, from, to, seen, already, gone, stored, request_ids] =
+    let [id, token, from, to, seen, already, gone] =
         std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
     format!(
-        "acknowledged AS (UPDATE sls_backfill.batch b SET state = 'stored', \
-           request_id = a.request_id, stored_at = clock_timestamp() \
-           FROM unnest({stored}::uuid[], {request_ids}::text[]) AS a(id, request_id) \
-           WHERE b.id = a.id AND b.state = 'intent'), \
+        "acknowledged AS ({}), \
          moved AS (UPDATE sls_backfill.range SET position = {to}, rows_seen = rows_seen + {seen}, \
            rows_already = rows_already + {already}, rows_gone = rows_gone + {gone} \
            WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
-           RETURNING id)"
+           RETURNING id)",
+        acknowledge_sql(after + 7),
     )
 }
 
@@ -212,16 +205,15 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
             bind_batch(pg::made_statement(&sql), place, step.table, batch)?
         }
     };
-    let moved = statement
+    let statement = statement
         .bind(lease.range_id)
         .bind(lease.token)
         .bind(serde_json::to_value(lease.position)?)
         .bind(serde_json::to_value(position)?)
         .bind(i64::try_from(seen)?)
         .bind(i64::try_from(step.already.len())?)
-        .bind(i64::try_from(step.gone.len())?)
-        .bind(step.stored.iter().map(|stored| stored.batch_id).collect::<Vec<_>>())
-        .bind(step.stored.iter().map(|stored| stored.request_id.clone()).collect::<Vec<_>>())
+        .bind(i64::try_from(step.gone.len())?);
+    let moved = bind_acknowledged(statement, &step.stored)
         .execute(&mut **tx)
         .await
         .with_context(context)?;
@@ -388,24 +380,4 @@ async fn close_holds(
     .context("close holds")?;
     anyhow::ensure!(closed.rows_affected() == wanted, "holds were closed by somebody else");
     Ok(())
-}
-
-/// A row id's first eight bytes as a signed number in the same order: Postgres has no range of
-/// uuid, and a range of int8 is all that the search for overlapping batches needs.
-pub(in crate::ledger) fn id_number(id: Uuid) -> i64 {
-    // Postgres cannot make a range that includes its largest number.
-    (id.as_u64_pair().0 ^ (1 << 63)).cast_signed().min(i64::MAX - 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn id_numbers_keep_the_order_of_ids() {
-        let ids = [0u128, 1 << 64, (1 << 127) - 1, 1 << 127, u128::MAX].map(Uuid::from_u128);
-        let numbers = ids.map(id_number);
-        assert!(numbers.is_sorted());
-        assert_eq!((numbers[0], numbers[4]), (i64::MIN, i64::MAX - 1));
-    }
 }

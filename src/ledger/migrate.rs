@@ -11,8 +11,7 @@ use anyhow::Context as _;
 use sqlx::Row as _;
 use sqlx::migrate::{Migration, Migrator};
 
-use crate::ledger::Tx;
-use crate::pg;
+use crate::pg::{self, Tx};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 

@@ -5,8 +5,8 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::ledger::{Ledger, Tx};
-use crate::pg;
+use crate::ledger::Ledger;
+use crate::pg::{self, Tx};
 use crate::record::key::{Key, KeyOrder};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;

@@ -11,8 +11,8 @@ use rand::RngExt as _;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::ledger::{Ledger, Tx};
-use crate::pg;
+use crate::ledger::Ledger;
+use crate::pg::{self, Tx};
 
 /// How long a process that says nothing counts as alive.
 pub const LEASE: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::sls::answer::Failure;
 use crate::sls::client::{Call, Client};
-use crate::sls::tail::parse;
+use crate::sls::pull::parse;
 
 /// How a logstore is made.
 #[derive(Debug, Clone)]

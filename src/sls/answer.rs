@@ -4,7 +4,7 @@ use crate::wire::error_body::ErrorBody;
 
 /// What to do after a call that did not succeed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum NextAction {
     /// SLS refused for now (a quota); nothing was done. Wait, then the same again.
     Later,
     /// No connection came about: nothing was sent. Wait, then the same again.
@@ -27,7 +27,7 @@ const NOT_FROM_SLS: &str = "that is not from SLS (no x-log-requestid)";
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct Failure {
-    pub next: Next,
+    pub next: NextAction,
     /// SLS's error code; empty when there was none.
     pub code: String,
     /// For a person.
@@ -37,7 +37,7 @@ pub struct Failure {
 impl Failure {
     /// No answer arrived, or none that is from SLS.
     pub fn unknown(what: impl Into<String>) -> Self {
-        Self { next: Next::Unknown, code: String::new(), what: what.into() }
+        Self { next: NextAction::Unknown, code: String::new(), what: what.into() }
     }
 
     /// Whether SLS refused a PutLogs because of the logs' times.
@@ -132,30 +132,34 @@ const CONTENT_CODES: [&str; 6] = [
     "InvalidTimestamp",
 ];
 
-fn next(status: u16, error: &ErrorBody) -> Next {
+fn next(status: u16, error: &ErrorBody) -> NextAction {
     if error.is("InvalidSequenceId") {
-        return Next::NumberUsed;
+        return NextAction::NumberUsed;
     }
     if error.is("RequestTimeExpired") || error.is("RequestTimeTooSkewed") {
-        return Next::SignAnew;
+        return NextAction::SignAnew;
     }
     // All quota codes end so: WriteQuotaExceed, ShardWriteQuotaExceed, ReadQuotaExceed, …
     // ProjectQuotaExceed (400) is about creating things and does not pass by waiting.
     if status == 403 && error.code.to_ascii_lowercase().ends_with("quotaexceed") {
-        return Next::Later;
+        return NextAction::Later;
     }
     if status >= 500 {
-        return Next::Unknown;
+        return NextAction::Unknown;
     }
     let is_content = CONTENT_CODES.iter().any(|code| error.is(code));
-    if is_content && !error.message.contains("out of range") { Next::Never } else { Next::Stop }
+    if is_content && !error.message.contains("out of range") {
+        NextAction::Never
+    } else {
+        NextAction::Stop
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn of(status: u16, code: &str, message: &str) -> Next {
+    fn of(status: u16, code: &str, message: &str) -> NextAction {
         let body = serde_json::to_vec(&ErrorBody { code: code.into(), message: message.into() });
         let body = body.unwrap();
         classify(Answer { status, request_id: Some("r"), body: &body }).unwrap_err().next
@@ -163,30 +167,36 @@ mod tests {
 
     #[test]
     fn answers_are_told_apart_by_what_to_do_next() {
-        assert_eq!(of(403, "WriteQuotaExceed", "qps"), Next::Later);
-        assert_eq!(of(403, "ShardWriteQuotaExceed", ""), Next::Later);
-        assert_eq!(of(403, "ShardReadQuotaExceed", ""), Next::Later);
-        assert_eq!(of(400, "ProjectQuotaExceed", ""), Next::Stop);
-        assert_eq!(of(400, "RequestTimeExpired", ""), Next::SignAnew);
-        assert_eq!(of(400, "RequestTimeTooSkewed", ""), Next::SignAnew);
-        assert_eq!(of(400, "InvalidSequenceId", ""), Next::NumberUsed);
+        assert_eq!(of(403, "WriteQuotaExceed", "qps"), NextAction::Later);
+        assert_eq!(of(403, "ShardWriteQuotaExceed", ""), NextAction::Later);
+        assert_eq!(of(403, "ShardReadQuotaExceed", ""), NextAction::Later);
+        assert_eq!(of(400, "ProjectQuotaExceed", ""), NextAction::Stop);
+        assert_eq!(of(400, "RequestTimeExpired", ""), NextAction::SignAnew);
+        assert_eq!(of(400, "RequestTimeTooSkewed", ""), NextAction::SignAnew);
+        assert_eq!(of(400, "InvalidSequenceId", ""), NextAction::NumberUsed);
         assert_eq!(
             of(400, "PostBodyInvalid", "Protobuffer content cannot be parsed."),
-            Next::Never
+            NextAction::Never
         );
-        assert_eq!(of(400, "PostBodyInvalid", "The post data time is out of range"), Next::Stop);
-        assert_eq!(of(400, "PostBodyTooLarge", ""), Next::Never);
-        assert_eq!(of(401, "SignatureNotMatch", ""), Next::Stop);
-        assert_eq!(of(403, "Unauthorized", ""), Next::Stop);
-        assert_eq!(of(404, "LogStoreNotExist", ""), Next::Stop);
-        assert_eq!(of(500, "InternalServerError", ""), Next::Unknown);
-        assert_eq!(of(503, "ServerBusy", ""), Next::Unknown);
+        assert_eq!(
+            of(400, "PostBodyInvalid", "The post data time is out of range"),
+            NextAction::Stop
+        );
+        assert_eq!(of(400, "PostBodyTooLarge", ""), NextAction::Never);
+        assert_eq!(of(401, "SignatureNotMatch", ""), NextAction::Stop);
+        assert_eq!(of(403, "Unauthorized", ""), NextAction::Stop);
+        assert_eq!(of(404, "LogStoreNotExist", ""), NextAction::Stop);
+        assert_eq!(of(500, "InternalServerError", ""), NextAction::Unknown);
+        assert_eq!(of(503, "ServerBusy", ""), NextAction::Unknown);
     }
 
     #[test]
     fn an_unknown_code_proves_nothing() {
-        let failure =
-            |code: &str| Failure { next: Next::Stop, code: code.to_owned(), what: String::new() };
+        let failure = |code: &str| Failure {
+            next: NextAction::Stop,
+            code: code.to_owned(),
+            what: String::new(),
+        };
         assert!(failure("unauthorized").is_refusal());
         assert!(failure("PostBodyInvalid").is_refusal());
         assert!(!failure("RequestTimeout").is_refusal());
@@ -218,7 +228,7 @@ mod tests {
             (502, Some("r"), b"".as_slice()),
         ] {
             let failure = answer(status, request_id, body).unwrap_err();
-            assert_eq!(failure.next, Next::Unknown);
+            assert_eq!(failure.next, NextAction::Unknown);
             assert_eq!(failure.is_not_from_sls(), request_id.is_none());
         }
     }

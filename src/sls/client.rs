@@ -9,7 +9,7 @@ use bytes::Bytes;
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::sls::answer::{Answer, Failure, Next, classify};
+use crate::sls::answer::{Answer, Failure, NextAction, classify};
 use crate::sls::endpoint::Endpoint;
 use crate::wire::sign::{
     Credentials, SignatureVersion, SignedParts, parse_http_date, percent, sign,
@@ -199,7 +199,7 @@ impl Client {
             let value = HeaderValue::try_from(value.as_str());
             let (Ok(name), Ok(value)) = (name, value) else {
                 return Err(Failure {
-                    next: Next::Stop,
+                    next: NextAction::Stop,
                     code: String::new(),
                     what: "a setting of SLS holds a character that no header may hold".to_owned(),
                 });
@@ -230,8 +230,8 @@ fn local_now() -> i64 {
 fn no_answer(error: &reqwest::Error) -> Failure {
     // A connection that never came about has carried nothing.
     let (next, mut what) = match error.is_connect() {
-        true => (Next::NotSent, String::from("no connection to SLS")),
-        false => (Next::Unknown, String::from("no answer from SLS")),
+        true => (NextAction::NotSent, String::from("no connection to SLS")),
+        false => (NextAction::Unknown, String::from("no answer from SLS")),
     };
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(error) = cause {

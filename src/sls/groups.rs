@@ -16,7 +16,7 @@ use crate::record::table::Table;
 use crate::sls::admin::found;
 use crate::sls::answer::Failure;
 use crate::sls::client::{Call, Client};
-use crate::sls::tail::parse;
+use crate::sls::pull::parse;
 
 /// The most that a logstore may have (aliyun, CreateConsumerGroup).
 pub const GROUPS_MAX: usize = 30;

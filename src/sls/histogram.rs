@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use crate::sls::answer::Failure;
 use crate::sls::client::{Call, Client};
-use crate::sls::tail::parse;
+use crate::sls::pull::parse;
 
 /// How many logs a search found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,9 @@ use serde_json::json;
 
 use crate::harness::cluster::{Cluster, PASSWORD};
 use crate::harness::database::Database;
+use crate::harness::fixture::Fixture;
 use crate::harness::simulator::Simulator;
 use crate::harness::tool::{Outcome, Tool};
-use crate::harness::world::World;
 use crate::harness::{golden, poll};
 
 const RUNS: &str = "workflow_runs";
@@ -24,8 +24,8 @@ fn id(n: usize) -> String {
 }
 
 /// A world where nothing was done yet: not even the ledger is there.
-fn untouched() -> World {
-    World { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() }
+fn untouched() -> Fixture {
+    Fixture { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() }
 }
 
 /// Compares what it told, without what changes from run to run, with a golden.
@@ -99,16 +99,16 @@ fn without_numbers(text: &str) -> String {
 
 #[test]
 fn nobody_listening_is_told() {
-    let world = World::new("dify-1.12");
+    let fixture = Fixture::new("dify-1.12");
     // Port 1 (tcpmux) is reserved; nobody has it.
-    check("nobody-listens.txt", &[world.tool("run").env("DB_PORT", "1").run().exits(3)]);
+    check("nobody-listens.txt", &[fixture.tool("run").env("DB_PORT", "1").run().exits(3)]);
 }
 
 #[test]
 fn a_host_that_only_dockers_network_knows_is_explained() {
-    let world = untouched();
+    let fixture = untouched();
     for host in ["db_postgres", "db"] {
-        let outcome = world.tool("run").env("DB_HOST", host).run().exits(3);
+        let outcome = fixture.tool("run").env("DB_HOST", host).run().exits(3);
         outcome
             .tells(&format!("connect to Postgres at {host}:"))
             .tells(&format!("hint: {host} looks like a name inside Dify's docker network"))
@@ -118,70 +118,71 @@ fn a_host_that_only_dockers_network_knows_is_explained() {
 
 #[test]
 fn a_wrong_password_is_told_without_telling_it() {
-    let world = World::new("dify-1.12");
+    let fixture = Fixture::new("dify-1.12");
     let secret = "hush-and-wrong";
     let outcomes = ["init", "run", "run --dry-run"].map(|command| {
-        let outcome = world.tool(command).env("DB_PASSWORD", secret).run().exits(3);
+        let outcome = fixture.tool(command).env("DB_PASSWORD", secret).run().exits(3);
         assert!(!outcome.stderr.contains(secret) && !outcome.stdout.contains(secret), "{outcome}");
         outcome
     });
     check("wrong-password.txt", &outcomes);
-    let url = world.database.url().replace(PASSWORD, secret);
-    let by_url = world.tool("run -vv").env("DATABASE_URL", &url).run().exits(3);
+    let url = fixture.database.url().replace(PASSWORD, secret);
+    let by_url = fixture.tool("run -vv").env("DATABASE_URL", &url).run().exits(3);
     assert!(!by_url.stderr.contains(secret), "{by_url}");
-    let ledger = world.tool("run").env("SLS_BACKFILL_LEDGER_URL", &url).run().exits(3);
+    let ledger = fixture.tool("run").env("SLS_BACKFILL_LEDGER_URL", &url).run().exits(3);
     assert!(!ledger.stderr.contains(secret), "{ledger}");
     check("wrong-password-of-the-ledger.txt", &[ledger]);
 }
 
 #[test]
 fn a_database_without_difys_tables_is_refused() {
-    let world = World { database: Database::fresh(), sls: Simulator::start() };
+    let fixture = Fixture { database: Database::fresh(), sls: Simulator::start() };
     let commands = ["init", "run", "run --dry-run"];
-    check("no-tables.txt", &commands.map(|command| world.tool(command).run().exits(3)));
-    world.database.psql("CREATE TABLE workflow_runs (id uuid PRIMARY KEY, what text)");
-    world.database.psql("CREATE TABLE workflow_node_executions (LIKE workflow_runs)");
-    check("other-tables.txt", &commands.map(|command| world.tool(command).run().exits(3)));
+    check("no-tables.txt", &commands.map(|command| fixture.tool(command).run().exits(3)));
+    fixture.database.psql("CREATE TABLE workflow_runs (id uuid PRIMARY KEY, what text)");
+    fixture.database.psql("CREATE TABLE workflow_node_executions (LIKE workflow_runs)");
+    check("other-tables.txt", &commands.map(|command| fixture.tool(command).run().exits(3)));
     let schemas =
-        world.database.psql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sls%'");
+        fixture.database.psql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sls%'");
     assert_eq!(schemas, "0", "nothing was made");
 }
 
 #[test]
 fn a_user_who_lacks_a_right_is_told_what_to_grant() {
-    let world = untouched();
-    world.fill(50, 5);
-    let role = format!("reader_{}", world.database.name);
-    world.database.psql(&format!(
+    let fixture = untouched();
+    fixture.fill(50, 5);
+    let role = format!("reader_{}", fixture.database.name);
+    fixture.database.psql(&format!(
         "CREATE ROLE {role} LOGIN PASSWORD 'reader'; GRANT SELECT ON ALL TABLES IN SCHEMA public \
          TO {role}"
     ));
     let as_reader =
         |tool: Tool| tool.env("DB_USERNAME", role.as_str()).env("DB_PASSWORD", "reader");
-    let no_schema = as_reader(world.tool("init")).run().exits(3);
-    world.database.psql(&format!("GRANT CREATE ON DATABASE {} TO {role}", world.database.name));
-    as_reader(world.tool("init")).run().exits(0);
-    as_reader(world.tool("run")).run().exits(0).tells("0 differ");
-    let sent = world.stored("workflow_node_execution").len();
+    let no_schema = as_reader(fixture.tool("init")).run().exits(3);
+    fixture.database.psql(&format!("GRANT CREATE ON DATABASE {} TO {role}", fixture.database.name));
+    as_reader(fixture.tool("init")).run().exits(0);
+    as_reader(fixture.tool("run")).run().exits(0).tells("0 differ");
+    let sent = fixture.stored("workflow_node_execution").len();
     assert_eq!(sent, 196);
     // Who may not read all of a table is told before anything begins.
-    world.database.psql(&format!(
+    fixture.database.psql(&format!(
         "REVOKE SELECT ON workflow_runs FROM {role}; GRANT SELECT (id, status) ON workflow_runs \
          TO {role}"
     ));
-    let passes = || world.database.psql("SELECT count(*) FROM sls_backfill.pass");
+    let passes = || fixture.database.psql("SELECT count(*) FROM sls_backfill.pass");
     let before = passes();
-    let no_select = as_reader(world.tool("run")).run().exits(3);
+    let no_select = as_reader(fixture.tool("run")).run().exits(3);
     assert_eq!(passes(), before);
-    world.database.psql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    fixture.database.psql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     check("missing-rights.txt", &[no_schema, no_select]);
 }
 
 #[test]
 fn a_wrong_access_key_changes_nothing() {
-    let world = untouched();
-    let wrong =
-        |command: &str, name: &str| world.tool(command).env(name, "hush-and-wrong").run().exits(3);
+    let fixture = untouched();
+    let wrong = |command: &str, name: &str| {
+        fixture.tool(command).env(name, "hush-and-wrong").run().exits(3)
+    };
     let outcomes = [
         wrong("init", "ALIYUN_SLS_ACCESS_KEY_ID"),
         wrong("init", "ALIYUN_SLS_ACCESS_KEY_SECRET"),
@@ -190,19 +191,19 @@ fn a_wrong_access_key_changes_nothing() {
     assert!(outcomes.iter().all(|outcome| !outcome.stderr.contains("SECRET=")));
     check("wrong-access-key.txt", &outcomes);
     let schemas =
-        world.database.psql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sls%'");
+        fixture.database.psql("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sls%'");
     assert_eq!(schemas, "0", "nothing was made");
 }
 
 #[test]
 fn a_project_without_init_stops_the_run_before_it_writes() {
-    let world = World::new("dify-1.12");
-    world.fill(20, 5);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(20, 5);
     let other = Simulator::start();
-    check("no-project.txt", &[world.tool("run").envs(other.env()).run().exits(3)]);
-    assert_eq!(world.database.psql("SELECT count(*) FROM sls_backfill.batch"), "0");
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    check("no-project.txt", &[fixture.tool("run").envs(other.env()).run().exits(3)]);
+    assert_eq!(fixture.database.psql("SELECT count(*) FROM sls_backfill.batch"), "0");
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
 }
 
 /// A web server that answers everything with 200 and a page, until the test process ends.
@@ -223,29 +224,29 @@ fn web_server() -> u16 {
 
 #[test]
 fn an_endpoint_that_is_no_sls_counts_as_no_answer() {
-    let world = World::new("dify-1.12");
-    world.fill(20, 5);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(20, 5);
     let endpoint = format!("http://127.0.0.1:{}", web_server());
     let outcomes = ["init", "run"]
-        .map(|command| world.tool(command).env("ALIYUN_SLS_ENDPOINT", &endpoint).run().exits(3));
+        .map(|command| fixture.tool(command).env("ALIYUN_SLS_ENDPOINT", &endpoint).run().exits(3));
     check("no-sls.txt", &outcomes);
-    assert_eq!(world.database.psql("SELECT count(*) FROM sls_backfill.batch"), "0");
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    assert_eq!(fixture.database.psql("SELECT count(*) FROM sls_backfill.batch"), "0");
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn a_clock_that_is_off_by_twenty_minutes_works_with_a_warning() {
     for (offset_s, file) in [(1200, "clock-behind.txt"), (-1200, "clock-ahead.txt")] {
-        let world = untouched();
-        world.sls.switch(&json!({"clock_offset_s": offset_s}));
-        world.tool("init").run().exits(0);
-        world.fill(20, 5);
-        let outcome = world.tool("run").run().exits(0).tells("0 differ");
+        let fixture = untouched();
+        fixture.sls.switch(&json!({"clock_offset_s": offset_s}));
+        fixture.tool("init").run().exits(0);
+        fixture.fill(20, 5);
+        let outcome = fixture.tool("run").run().exits(0).tells("0 differ");
         // A second of the test's own time may go by.
         let messages = lasting(&outcome).replace("1199 s", "1200 s").replace("1201 s", "1200 s");
         golden::check(file, &messages);
-        world.holds_every_finished_row_once();
+        fixture.holds_every_finished_row_once();
     }
 }
 
@@ -253,13 +254,13 @@ fn a_clock_that_is_off_by_twenty_minutes_works_with_a_warning() {
 fn a_restart_of_postgres_loses_and_doubles_nothing() {
     let cluster = Arc::new(Cluster::start(&[]));
     let database = Database::fresh_in(&cluster).shape("dify-1.12");
-    let world = World::of(database);
-    world.fill(3000, 30);
-    world.slow_down(20);
-    let mut running = world.tool("run --workers 2 --batch-kib 64").spawn();
+    let fixture = Fixture::of(database);
+    fixture.fill(3000, 30);
+    fixture.slow_down(20);
+    let mut running = fixture.tool("run --workers 2 --batch-kib 64").spawn();
     running.wait_for("order time");
     poll("some batches to be stored", Duration::from_secs(10), || {
-        (world.stored("workflow_execution").len() > 300).then_some(())
+        (fixture.stored("workflow_execution").len() > 300).then_some(())
     });
     cluster.restart();
     let interrupted = running.wait();
@@ -275,35 +276,35 @@ fn a_restart_of_postgres_loses_and_doubles_nothing() {
         let end = end.split_once("nothing is lost").map(|(_, end)| end);
         golden::check("postgres-restarted.txt", &format!("nothing is lost{}", end.unwrap()));
     }
-    world.sls.forget_faults();
-    world.tool("run").run().exits(0).tells("0 differ");
-    world.holds_every_finished_row_once();
+    fixture.sls.forget_faults();
+    fixture.tool("run").run().exits(0).tells("0 differ");
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn a_row_with_json_that_is_none_goes_through_unchanged() {
-    let world = World::new("dify-1.12");
+    let fixture = Fixture::new("dify-1.12");
     for table in [RUNS, NODES] {
-        world.insert(table, json!({"id": id(1), "inputs": "{\"a\": ", "outputs": "None"}));
-        world.insert(table, json!({"id": id(2)}));
+        fixture.insert(table, json!({"id": id(1), "inputs": "{\"a\": ", "outputs": "None"}));
+        fixture.insert(table, json!({"id": id(2)}));
     }
-    check("no-json.txt", &[world.tool("run").run().exits(0).tells("0 differ")]);
+    check("no-json.txt", &[fixture.tool("run").run().exits(0).tells("0 differ")]);
     for logstore in ["workflow_execution", "workflow_node_execution"] {
-        let logs = world.sls.logs(logstore);
+        let logs = fixture.sls.logs(logstore);
         let log = logs.iter().find(|log| log.field("id") == id(1)).unwrap();
         assert_eq!((log.field("inputs"), log.field("outputs")), ("{\"a\": ", "None"));
     }
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn bytes_that_are_no_utf_8_hold_their_row_alone() {
-    let world = World::of(Database::fresh_in_sql_ascii().shape("dify-1.12"));
+    let fixture = Fixture::of(Database::fresh_in_sql_ascii().shape("dify-1.12"));
     for n in 1..=4 {
-        world.insert(NODES, json!({"id": id(n), "title": "标题"}));
-        world.insert(RUNS, json!({"id": id(n)}));
+        fixture.insert(NODES, json!({"id": id(n), "title": "标题"}));
+        fixture.insert(RUNS, json!({"id": id(n)}));
     }
-    world.database.psql(&format!(
+    fixture.database.psql(&format!(
         r"UPDATE {NODES} SET inputs = E'{{\x22a\x22: \x22\xff\xfe\x22}}' WHERE id = '{}';
           UPDATE {NODES} SET title = E'\xc4\xe3' WHERE id = '{}';
           UPDATE {NODES} SET status = E'\xc4' WHERE id = '{}'",
@@ -311,78 +312,78 @@ fn bytes_that_are_no_utf_8_hold_their_row_alone() {
         id(2),
         id(3),
     ));
-    check("no-utf-8.txt", &[world.tool("run").run().exits(0).tells("0 differ")]);
+    check("no-utf-8.txt", &[fixture.tool("run").run().exits(0).tells("0 differ")]);
     let invalid = [1, 2, 3].map(|n| (id(n), "invalid".to_owned()));
-    assert_eq!(world.held(NODES).into_iter().collect::<Vec<_>>(), invalid);
-    let logs = world.sls.logs("workflow_node_execution");
+    assert_eq!(fixture.held(NODES).into_iter().collect::<Vec<_>>(), invalid);
+    let logs = fixture.sls.logs("workflow_node_execution");
     assert_eq!(logs.len(), 1);
     assert_eq!((logs[0].field("id"), logs[0].field("title")), (&*id(4), "标题"));
 }
 
 #[test]
 fn infinite_times_hold_their_row_alone() {
-    let world = World::new("dify-1.12");
+    let fixture = Fixture::new("dify-1.12");
     for table in [RUNS, NODES] {
-        world.insert(table, json!({"id": id(1), "finished_at": "infinity"}));
-        world.insert(table, json!({"id": id(2), "created_at": "-infinity"}));
-        world.insert(table, json!({"id": id(3)}));
+        fixture.insert(table, json!({"id": id(1), "finished_at": "infinity"}));
+        fixture.insert(table, json!({"id": id(2), "created_at": "-infinity"}));
+        fixture.insert(table, json!({"id": id(3)}));
     }
-    check("infinity.txt", &[world.tool("run").run().exits(0).tells("0 differ")]);
-    assert_eq!(world.stored("workflow_execution"), [id(3)]);
-    assert_eq!(world.stored("workflow_node_execution"), [id(3)]);
+    check("infinity.txt", &[fixture.tool("run").run().exits(0).tells("0 differ")]);
+    assert_eq!(fixture.stored("workflow_execution"), [id(3)]);
+    assert_eq!(fixture.stored("workflow_node_execution"), [id(3)]);
 }
 
 #[test]
 fn a_row_of_30_mb_is_held_and_stays() {
-    let world = World::new("dify-1.12");
+    let fixture = Fixture::new("dify-1.12");
     for n in 1..=2 {
-        world.insert(RUNS, json!({"id": id(n)}));
-        world.insert(NODES, json!({"id": id(n)}));
+        fixture.insert(RUNS, json!({"id": id(n)}));
+        fixture.insert(NODES, json!({"id": id(n)}));
     }
-    world.database.psql(&format!(
+    fixture.database.psql(&format!(
         "UPDATE {NODES} SET inputs = '\"' || repeat('abcdef', 5000000) || '\"' WHERE id = '{}'",
         id(1)
     ));
-    check("too-large.txt", &[world.tool("run").run().exits(0).tells("0 differ")]);
-    assert_eq!(world.stored("workflow_node_execution"), [id(2)]);
+    check("too-large.txt", &[fixture.tool("run").run().exits(0).tells("0 differ")]);
+    assert_eq!(fixture.stored("workflow_node_execution"), [id(2)]);
 }
 
 #[test]
 fn an_empty_database_is_done_at_once() {
-    let world = World::new("dify-newest");
-    let run = world.tool("run").run().exits(0).tells("nothing new to do");
+    let fixture = Fixture::new("dify-newest");
+    let run = fixture.tool("run").run().exits(0).tells("nothing new to do");
     check("empty.txt", &[run]);
 }
 
 #[test]
 fn one_row_is_enough() {
-    let world = World::new("dify-0.15");
-    world.insert(RUNS, json!({"id": id(1), "sequence_number": 1}));
-    world.insert(NODES, json!({"id": id(1)}));
-    let first = world.tool("run --workers 64 --max-rows 1").run().exits(75);
-    assert_eq!(world.stored("workflow_execution"), [id(1)]);
+    let fixture = Fixture::new("dify-0.15");
+    fixture.insert(RUNS, json!({"id": id(1), "sequence_number": 1}));
+    fixture.insert(NODES, json!({"id": id(1)}));
+    let first = fixture.tool("run --workers 64 --max-rows 1").run().exits(75);
+    assert_eq!(fixture.stored("workflow_execution"), [id(1)]);
     // The budget is spent before anybody has looked whether there is more.
-    let second = world.tool("run --workers 64 --max-rows 1").run().exits(75);
-    let third = world.tool("run --workers 64 --max-rows 1").run().exits(0);
+    let second = fixture.tool("run --workers 64 --max-rows 1").run().exits(75);
+    let third = fixture.tool("run --workers 64 --max-rows 1").run().exits(0);
     check("one-row.txt", &[first, second, third.tells("nothing new to do")]);
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn rows_that_are_all_of_one_moment_go_like_any_other() {
-    let world = World::new("dify-1.12");
+    let fixture = Fixture::new("dify-1.12");
     for n in 1..=300 {
-        world.insert(RUNS, json!({"id": id(n)}));
+        fixture.insert(RUNS, json!({"id": id(n)}));
     }
-    world.database.psql(&format!(
+    fixture.database.psql(&format!(
         "INSERT INTO {NODES} (id, tenant_id, app_id, workflow_id, triggered_from, workflow_run_id, \
          \"index\", node_id, node_type, title, status, created_by_role, created_by, created_at, \
          finished_at) SELECT gen_random_uuid(), tenant_id, app_id, workflow_id, 'workflow-run', \
          id, 1, 'n', 'llm', 'LLM', status, created_by_role, created_by, created_at, finished_at \
          FROM {RUNS}"
     ));
-    let first = world.tool("run --max-rows 100").run().exits(75);
-    let second = world.tool("run").run().exits(0).tells("0 differ");
+    let first = fixture.tool("run --max-rows 100").run().exits(75);
+    let second = fixture.tool("run").run().exits(0).tells("0 differ");
     check("one-moment.txt", &[first, second]);
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }

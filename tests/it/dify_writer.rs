@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::harness::world::{TABLES, World};
+use crate::harness::fixture::{Fixture, TABLES};
 
 #[derive(Deserialize)]
 struct Vector {
@@ -74,20 +74,20 @@ fn assert_reordered(got: &str, wanted: &str) {
 
 #[test]
 fn what_arrives_is_what_difys_own_writer_wrote() {
-    let world = World::new("dify-1.12");
+    let fixture = Fixture::new("dify-1.12");
     let vectors = vectors();
     for vector in &vectors {
-        world.insert(&vector.table, Value::Object(vector.row.clone()));
+        fixture.insert(&vector.table, Value::Object(vector.row.clone()));
     }
-    world.tool("run").run().exits(0).tells("0 differ");
-    world.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0).tells("0 differ");
+    fixture.holds_every_finished_row_once();
 
     let (mut exact, mut lossy, mut held, mut surrogates) = (0, 0, 0, 0);
     for (table, logstore) in TABLES {
-        let mut holds = world.held(table);
-        let logs = world.sls.logs(logstore);
+        let mut holds = fixture.held(table);
+        let logs = fixture.sls.logs(logstore);
         let mut logs: BTreeMap<&str, _> = logs.iter().map(|log| (log.field("id"), log)).collect();
-        let seconds = world.database.psql(&format!(
+        let seconds = fixture.database.psql(&format!(
             "SELECT id, floor(extract(epoch FROM finished_at)) FROM {table} WHERE finished_at \
              IS NOT NULL"
         ));

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::world::World;
+use crate::harness::fixture::Fixture;
 
 mod postgres;
 mod rows;
@@ -55,55 +55,55 @@ impl Case {
     }
 
     /// A world in which the case stands, with 400 runs.
-    fn world(&self) -> World {
-        self.world_of(World::new("dify-1.12"))
+    fn fixture(&self) -> Fixture {
+        self.world_of(Fixture::new("dify-1.12"))
     }
 
-    fn world_of(&self, world: World) -> World {
-        world.fill(400, 20);
-        world.set_proven(self.numbers == Numbers::Proven);
-        world.sls.switch(&json!({"signature_life_s": 3}));
-        world.sls.switch(&self.switches);
-        self.faults.iter().for_each(|fault| world.sls.order(fault));
-        world
+    fn world_of(&self, fixture: Fixture) -> Fixture {
+        fixture.fill(400, 20);
+        fixture.set_proven(self.numbers == Numbers::Proven);
+        fixture.sls.switch(&json!({"signature_life_s": 3}));
+        fixture.sls.switch(&self.switches);
+        self.faults.iter().for_each(|fault| fixture.sls.order(fault));
+        fixture
     }
 
     /// The first run of the case, and then the end that all cases have.
     #[track_caller]
     fn holds(&self) {
-        let world = self.world();
+        let fixture = self.fixture();
         let arguments = format!("{SHORT} {}", self.arguments);
-        let outcome = world.tool(arguments.trim()).run();
+        let outcome = fixture.tool(arguments.trim()).run();
         let code = outcome.status.code();
         assert!(code.is_some_and(|code| self.exits.contains(&code)), "{outcome}");
         for text in self.tells {
             assert!(outcome.stderr.contains(text), "expected `{text}`\n{outcome}");
         }
-        ends_well(&world);
+        ends_well(&fixture);
     }
 }
 
 /// In a world that is well again, runs end with 0 within a minute, and every row is there once.
 #[track_caller]
-fn ends_well(world: &World) {
-    world.sls.forget_faults();
-    world.sls.release();
+fn ends_well(fixture: &Fixture) {
+    fixture.sls.forget_faults();
+    fixture.sls.release();
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let outcome = world.tool(SHORT).run();
+        let outcome = fixture.tool(SHORT).run();
         match outcome.status.code() {
             Some(0) => break,
             Some(75) if Instant::now() < deadline => {}
             _ => panic!("it does not end well\n{outcome}"),
         }
     }
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
     let open =
-        world.database.psql("SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'");
+        fixture.database.psql("SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'");
     assert_eq!(open.trim(), "0", "nothing is left open");
     let tags = "SELECT count(*) FROM sls_backfill.sighting s JOIN sls_backfill.batch b \
                 ON b.id = s.batch_id WHERE b.state IN ('split', 'abandoned')";
-    assert_eq!(world.database.psql(tags).trim(), "0", "nothing of a replaced batch is in SLS");
+    assert_eq!(fixture.database.psql(tags).trim(), "0", "nothing of a replaced batch is in SLS");
 }
 
 fn fault(kind: &str, nth: u32, times: u32, action: Value) -> Value {

@@ -12,14 +12,14 @@
 pub(crate) mod bouncer;
 pub(crate) mod cluster;
 pub(crate) mod database;
+#[cfg(feature = "simulator")]
+pub(crate) mod fixture;
 pub(crate) mod golden;
 pub(crate) mod http;
 #[cfg(feature = "simulator")]
 pub(crate) mod signed;
 pub(crate) mod simulator;
 pub(crate) mod tool;
-#[cfg(feature = "simulator")]
-pub(crate) mod world;
 
 use std::time::{Duration, Instant};
 

@@ -10,12 +10,12 @@ use dify_sls_backfill::wire::sign::{Credentials, SignatureVersion};
 use serde_json::{Value, json};
 
 use crate::harness::database::Database;
+use crate::harness::fixture::{Fixture, TABLES};
 use crate::harness::simulator::{PROJECT, Simulator};
-use crate::harness::world::{TABLES, World};
 
 /// A database and a local SLS, and nothing done yet.
-fn untouched(shape: &str) -> World {
-    World { database: Database::fresh().shape(shape), sls: Simulator::start() }
+fn untouched(shape: &str) -> Fixture {
+    Fixture { database: Database::fresh().shape(shape), sls: Simulator::start() }
 }
 
 /// What another client of the same project sees and does.
@@ -25,8 +25,8 @@ struct Other {
 }
 
 impl Other {
-    fn of(world: &World) -> Self {
-        let env = world.sls.env();
+    fn of(fixture: &Fixture) -> Self {
+        let env = fixture.sls.env();
         let get = |name| env.iter().find(|(key, _)| *key == name).unwrap().1.clone();
         let client = Client::new(ClientSettings {
             endpoint: Endpoint::parse(&get("ALIYUN_SLS_ENDPOINT"), PROJECT).unwrap(),
@@ -103,8 +103,8 @@ fn made_by_dify(database: &Database, table: &str) -> Value {
 
 #[test]
 fn what_is_missing_is_made_as_dify_makes_it() {
-    let world = untouched("dify-1.12");
-    let outcome = world
+    let fixture = untouched("dify-1.12");
+    let outcome = fixture
         .tool("init --shards 3 --auto-split false")
         .env("ALIYUN_SLS_LOGSTORE_TTL", "3650")
         .run()
@@ -119,12 +119,12 @@ fn what_is_missing_is_made_as_dify_makes_it() {
          index     workflow_node_execution     made: 24 keys\n",
         "{outcome}"
     );
-    let other = Other::of(&world);
+    let other = Other::of(&fixture);
     for (table, logstore) in TABLES {
         let settings = other.logstore(logstore);
         assert_eq!((&settings["ttl"], &settings["shardCount"]), (&json!(3650), &json!(3)));
         assert_eq!(settings["autoSplit"], false);
-        let (index, by_dify) = (other.index(logstore), made_by_dify(&world.database, table));
+        let (index, by_dify) = (other.index(logstore), made_by_dify(&fixture.database, table));
         assert_eq!(index["scan_index"], true);
         assert_eq!(index["max_text_len"], 16_384);
         let keys = index["keys"].as_object().unwrap();
@@ -139,7 +139,7 @@ fn what_is_missing_is_made_as_dify_makes_it() {
         }
     }
     let before = TABLES.map(|(_, logstore)| (other.index(logstore), other.logstore(logstore)));
-    let again = world.tool("init").run().exits(0);
+    let again = fixture.tool("init").run().exits(0);
     assert_eq!(again.stdout.matches("left as it is").count(), 5, "{again}");
     let after = TABLES.map(|(_, logstore)| (other.index(logstore), other.logstore(logstore)));
     assert_eq!(after, before);
@@ -147,11 +147,11 @@ fn what_is_missing_is_made_as_dify_makes_it() {
 
 #[test]
 fn an_index_made_by_dify_is_left_as_it_is() {
-    let world = untouched("dify-1.12");
-    let other = Other::of(&world);
-    let indexes = TABLES.map(|(table, _)| made_by_dify(&world.database, table));
+    let fixture = untouched("dify-1.12");
+    let other = Other::of(&fixture);
+    let indexes = TABLES.map(|(table, _)| made_by_dify(&fixture.database, table));
     other.make([&indexes[0], &indexes[1]]);
-    world
+    fixture
         .tool("init")
         .run()
         .exits(0)
@@ -164,9 +164,9 @@ fn an_index_made_by_dify_is_left_as_it_is() {
 
 #[test]
 fn an_index_made_by_hand_is_completed_and_keeps_what_is_its_own() {
-    let world = untouched("dify-1.12");
-    let other = Other::of(&world);
-    let mut runs = made_by_dify(&world.database, "workflow_runs");
+    let fixture = untouched("dify-1.12");
+    let other = Other::of(&fixture);
+    let mut runs = made_by_dify(&fixture.database, "workflow_runs");
     let keys = runs["keys"].as_object_mut().unwrap();
     keys.remove("total_tokens");
     keys.insert("mine".to_owned(), json!({"type": "double"}));
@@ -176,9 +176,9 @@ fn an_index_made_by_hand_is_completed_and_keeps_what_is_its_own() {
     keys.insert("Status".to_owned(), status);
     runs["scan_index"] = json!(false);
     runs["max_text_len"] = json!(4096);
-    let nodes = made_by_dify(&world.database, "workflow_node_executions");
+    let nodes = made_by_dify(&fixture.database, "workflow_node_executions");
     other.make([&runs, &nodes]);
-    world
+    fixture
         .tool("init")
         .run()
         .exits(0)
@@ -194,18 +194,22 @@ fn an_index_made_by_hand_is_completed_and_keeps_what_is_its_own() {
     assert_eq!(index["keys"]["inputs"]["type"], "json");
     assert_eq!(index["keys"]["log_version"]["type"], "long");
     assert_eq!(index["keys"].get("Status"), None);
-    world.tool("init").run().exits(0).prints("workflow_execution          left as it is: 24 keys");
+    fixture
+        .tool("init")
+        .run()
+        .exits(0)
+        .prints("workflow_execution          left as it is: 24 keys");
     assert_eq!(other.index("workflow_node_execution"), nodes);
 }
 
 #[test]
 fn what_sls_does_not_know_everywhere_yet_is_waited_for() {
-    let world = untouched("dify-1.12");
+    let fixture = untouched("dify-1.12");
     // GetProject, CreateProject and GetProject again come first.
     let absent = json!({"status": 404, "code": "ProjectNotExist", "message": "not yet"});
     let fault = json!({"kind": "any", "nth": 4, "times": 4, "action": {"refuse": absent}});
-    world.sls.post("/_sim/faults", &fault);
-    world
+    fixture.sls.post("/_sim/faults", &fault);
+    fixture
         .tool("init")
         .run()
         .exits(0)
@@ -215,11 +219,11 @@ fn what_sls_does_not_know_everywhere_yet_is_waited_for() {
 
 #[test]
 fn six_at_once_make_it_once() {
-    let world = untouched("dify-1.12");
-    let all: Vec<_> = (0..6).map(|_| world.tool("init").spawn()).collect();
+    let fixture = untouched("dify-1.12");
+    let all: Vec<_> = (0..6).map(|_| fixture.tool("init").spawn()).collect();
     for running in all {
         running.wait().exits(0);
     }
-    let again = world.tool("init").run().exits(0);
+    let again = fixture.tool("init").run().exits(0);
     assert_eq!(again.stdout.matches("left as it is").count(), 5, "{again}");
 }

@@ -242,7 +242,8 @@ pub mod record;
         let map = Map::of_lib(&fs::read_to_string(root.join("src/lib.rs")).unwrap());
         let lines: Vec<String> = map.0.iter().map(|line| line.join(" ")).collect();
         let expected =
-            "cli|commands|pipeline|source dify sls ledger|pg|record wire|secret told".split('|');
+            "cli|commands|pipeline|source dify sls ledger|pg|record wire|secret error_text"
+                .split('|');
         assert_eq!(lines, expected.collect::<Vec<_>>());
     }
 

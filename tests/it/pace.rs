@@ -7,61 +7,61 @@ use serde_json::json;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
+use crate::harness::fixture::Fixture;
 use crate::harness::poll;
 use crate::harness::simulator::Simulator;
-use crate::harness::world::World;
 
 #[test]
 fn a_rate_is_kept_and_shown_as_the_reason_to_wait() {
-    let world = World::new("dify-1.12");
-    world.fill(200, 10);
-    let mut before = world.sls.stats();
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
+    let mut before = fixture.sls.stats();
     // One second's worth, or one batch, may go at once.
     for (table, flag, counter, per_s, burst) in [
         ("workflow_runs", "--rows-per-s 80", "logs", 80.0, 80.0),
         ("workflow_node_executions", "--bytes-per-s 128KiB", "raw_bytes", 131_072.0, 65_536.0),
     ] {
         let begun = Instant::now();
-        world
+        fixture
             .tool(&format!("run --tables {table} --batch-kib 64 {flag}"))
             .run()
             .exits(0)
             .tells(&format!("{table}: waiting: {}", flag.split(' ').next().unwrap()));
         let took_s = begun.elapsed().as_secs_f64();
-        let after = world.sls.stats();
+        let after = fixture.sls.stats();
         let sent = after[counter].as_f64().unwrap() - before[counter].as_f64().unwrap();
         let at_least_s = (sent - burst) / per_s;
         assert!(at_least_s > 1.0, "{sent} {counter} are too few for this test");
         assert!(took_s > at_least_s, "{sent} {counter} in {took_s} s, not in {at_least_s} s");
         before = after;
     }
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn requests_are_counted_with_their_repetitions() {
-    let world = World::new("dify-1.12");
-    world.fill(200, 10);
-    world.sls.order(&json!({"kind": "put", "nth": 2, "times": 4, "action": "cut_before"}));
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
+    fixture.sls.order(&json!({"kind": "put", "nth": 2, "times": 4, "action": "cut_before"}));
     let begun = Instant::now();
-    world
+    fixture
         .tool("run --batch-kib 64 --requests-per-s 4")
         .run()
         .exits(0)
         .tells("waiting: --requests-per-s");
     let took_s = begun.elapsed().as_secs_f64();
-    let requests = world.sls.stats()["put_ok"].as_f64().unwrap() + 4.0;
+    let requests = fixture.sls.stats()["put_ok"].as_f64().unwrap() + 4.0;
     assert!(took_s > (requests - 4.0) / 4.0, "{requests} requests in {took_s} s");
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn a_quota_answer_halves_what_is_in_flight_and_is_shown() {
-    let world = World::new("dify-1.12");
-    world.fill(1000, 10);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(1000, 10);
     let refuse = json!({"status": 403, "code": "ShardWriteQuotaExceed", "message": "wait"});
-    world.sls.order(&json!({"kind": "put", "nth": 3, "times": 2, "action": {"refuse": refuse}}));
-    world
+    fixture.sls.order(&json!({"kind": "put", "nth": 3, "times": 2, "action": {"refuse": refuse}}));
+    fixture
         .tool("run --batch-kib 64 --workers 8 -v")
         .run()
         .exits(0)
@@ -69,18 +69,18 @@ fn a_quota_answer_halves_what_is_in_flight_and_is_shown() {
         .tells("waiting: SLS says ShardWriteQuotaExceed")
         // It creeps back.
         .tells("8 requests at a time again");
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn reading_waits_for_a_replica_that_is_too_far_behind() {
     let primary = Arc::new(Cluster::start(&[]));
     let database = Database::fresh_in(&primary).shape("dify-1.12");
-    let world = World { database, sls: Simulator::start() };
-    world.tool("init").run().exits(0);
+    let fixture = Fixture { database, sls: Simulator::start() };
+    fixture.tool("init").run().exits(0);
     let replica = primary.start_replica();
-    world.fill(200, 20);
-    let ledger = world.database.url();
+    fixture.fill(200, 20);
+    let ledger = fixture.database.url();
     let on_replica = |sql: &str| {
         let url = ledger.replace(&primary.port.to_string(), &replica.port.to_string());
         let outcome = crate::harness::tool::Tool::other("psql", ["-XAtc", sql, &url]).run();
@@ -90,21 +90,21 @@ fn reading_waits_for_a_replica_that_is_too_far_behind() {
         (on_replica("SELECT count(*) FROM workflow_runs") == "200").then_some(())
     });
     on_replica("SELECT pg_wal_replay_pause()");
-    world.database.psql("CREATE TABLE something_new (id int)");
+    fixture.database.psql("CREATE TABLE something_new (id int)");
     poll("the replica to be behind", Duration::from_secs(20), || {
         let sql = "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn() \
                    AND clock_timestamp() - pg_last_xact_replay_timestamp() > interval '2 seconds'";
         (on_replica(sql) == "t").then_some(())
     });
-    let mut running = world
+    let mut running = fixture
         .tool("run --no-probe --replica-lag-max-s 1")
         .env("DB_PORT", replica.port.to_string())
         .arg("--ledger-url")
         .arg(&ledger)
         .spawn();
     running.wait_for("waiting: a replica of Postgres is over 1 s behind");
-    assert_eq!(world.sls.stats()["put_ok"], 0, "nothing was read, so nothing is sent");
+    assert_eq!(fixture.sls.stats()["put_ok"], 0, "nothing was read, so nothing is sent");
     on_replica("SELECT pg_wal_replay_resume()");
     running.wait().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }

@@ -6,36 +6,36 @@ use std::time::Duration;
 use crate::harness::bouncer::Bouncer;
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
+use crate::harness::fixture::Fixture;
 use crate::harness::poll;
 use crate::harness::simulator::Simulator;
-use crate::harness::world::World;
 
 /// A world where nothing was done yet: not even the ledger is there.
-fn untouched(cluster: &Arc<Cluster>) -> World {
+fn untouched(cluster: &Arc<Cluster>) -> Fixture {
     let database = Database::fresh_in(cluster).shape("dify-1.12");
-    World { database, sls: Simulator::start() }
+    Fixture { database, sls: Simulator::start() }
 }
 
 #[test]
 fn all_of_it_works_through_a_pgbouncer_in_transaction_mode() {
     let cluster = Cluster::shared();
     let bouncer = Bouncer::start(&cluster, 3);
-    let world = untouched(&cluster);
-    world.fill(2000, 20);
-    let tool = |arguments: &str| world.tool(arguments).env("DB_PORT", bouncer.port.to_string());
+    let fixture = untouched(&cluster);
+    fixture.fill(2000, 20);
+    let tool = |arguments: &str| fixture.tool(arguments).env("DB_PORT", bouncer.port.to_string());
     tool("init").run().exits(0).prints("ledger    sls_backfill                ready");
     tool("init").run().exits(0);
-    world.slow_down(20);
+    fixture.slow_down(20);
     let mut first = tool("run --workers 8 --batch-kib 64").spawn();
     first.wait_for("order time");
     tool("run").run().exits(6).tells("another run is at work: pid ");
     first.signal("INT");
     first.wait().exits(75);
-    world.sls.forget_faults();
+    fixture.sls.forget_faults();
     tool("run --workers 8").run().exits(0).tells("0 differ");
     tool("run --workers 8 --key-order walk").run().exits(0).tells("nothing new to do");
     tool("status").run().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
@@ -43,13 +43,13 @@ fn the_ledger_is_made_through_a_pgbouncer_by_many_at_once() {
     let cluster = Cluster::shared();
     let bouncer = Bouncer::start(&cluster, 2);
     for _ in 0..3 {
-        let world = untouched(&cluster);
-        let status = || world.tool("status").env("DB_PORT", bouncer.port.to_string()).spawn();
+        let fixture = untouched(&cluster);
+        let status = || fixture.tool("status").env("DB_PORT", bouncer.port.to_string()).spawn();
         let all = [status(), status(), status(), status()];
         for running in all {
             running.wait().exits(0);
         }
-        let applied = world.database.psql(
+        let applied = fixture.database.psql(
             "SELECT count(*), bool_and(success), count(DISTINCT version) \
              FROM sls_backfill._sqlx_migrations",
         );
@@ -60,21 +60,21 @@ fn the_ledger_is_made_through_a_pgbouncer_by_many_at_once() {
 #[test]
 fn a_replica_is_read_with_its_ledger_on_the_primary() {
     let primary = Arc::new(Cluster::start(&[]));
-    let world = untouched(&primary);
-    world.tool("init").run().exits(0);
+    let fixture = untouched(&primary);
+    fixture.tool("init").run().exits(0);
     let replica = primary.start_replica();
     // Before the first commit reaches it, it cannot say up to when it shows what there is.
-    world.fill(200, 20);
+    fixture.fill(200, 20);
     poll("the replica to have it all", Duration::from_secs(20), || {
         let sql = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication";
-        (world.database.psql(sql) == "t").then_some(())
+        (fixture.database.psql(sql) == "t").then_some(())
     });
     let on_replica =
-        |arguments: &str| world.tool(arguments).env("DB_PORT", replica.port.to_string());
+        |arguments: &str| fixture.tool(arguments).env("DB_PORT", replica.port.to_string());
     on_replica("run").run().exits(3).tells("is a replica").tells("hint: ").tells("--ledger-url");
-    let ledger = world.database.url();
+    let ledger = fixture.database.url();
     on_replica("run").arg("--ledger-url").arg(&ledger).run().exits(0).tells("0 differ");
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
     on_replica("status").arg("--ledger-url").arg(&ledger).run().exits(0);
     on_replica("run --dry-run").run().exits(0).prints("workflow_runs: 200 rows: 196 would go");
 }
@@ -112,12 +112,12 @@ fn pages_are_read_along_an_index_without_a_sort() {
         ("auto_explain.log_analyze", "on"),
         ("auto_explain.log_timing", "off"),
     ]));
-    let world = untouched(&cluster);
-    world.fill(50_000, 30);
-    world.database.psql("CREATE INDEX ON workflow_node_executions (created_at, id)");
+    let fixture = untouched(&cluster);
+    fixture.fill(50_000, 30);
+    fixture.database.psql("CREATE INDEX ON workflow_node_executions (created_at, id)");
     for (order, statements) in [("time", 3), ("by-run", 3), ("walk", 3)] {
         let before = cluster.log().len();
-        world
+        fixture
             .tool(&format!("run --dry-run --tables workflow_node_executions --key-order {order}"))
             .run()
             .exits(0)

@@ -3,32 +3,32 @@
 use serde_json::{Value, json};
 
 use crate::harness::database::Database;
+use crate::harness::fixture::Fixture;
 use crate::harness::http;
 use crate::harness::simulator::{PROJECT, Simulator};
-use crate::harness::world::World;
 
 const PROBED: &str = "SELECT seqid_proven FROM sls_backfill.ledger";
 
 /// A world whose ledger knows nothing of numbers.
-fn unproven() -> World {
-    let world = World::new("dify-1.12");
-    world.fill(50, 5);
-    world.database.psql(
+fn unproven() -> Fixture {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(50, 5);
+    fixture.database.psql(
         "UPDATE sls_backfill.ledger SET seqid_proven = NULL, seqid_probed_at = NULL, \
          seqid_of = NULL",
     );
-    world
+    fixture
 }
 
 #[track_caller]
-fn the_scratch_logstore_is_gone(world: &World) {
+fn the_scratch_logstore_is_gone(fixture: &Fixture) {
     let path = format!("/_sim/logs/{PROJECT}/dify-sls-backfill-probe");
-    let (status, body) = http::request(world.sls.port, "GET", &path, "");
+    let (status, body) = http::request(fixture.sls.port, "GET", &path, "");
     assert_eq!(status, 404, "{body}");
 }
 
-fn checks(world: &World, command: &str, code: i32) -> Vec<Value> {
-    let outcome = world.tool(command).arg("--output=json").run().exits(code);
+fn checks(fixture: &Fixture, command: &str, code: i32) -> Vec<Value> {
+    let outcome = fixture.tool(command).arg("--output=json").run().exits(code);
     let report: Value = serde_json::from_str(outcome.stdout.trim()).unwrap();
     assert_eq!(report["fit"], code == 0, "{report}");
     report["checks"].as_array().unwrap().clone()
@@ -42,41 +42,45 @@ fn state_of(checks: &[Value], name: &str) -> String {
 
 #[test]
 fn a_run_tries_out_numbers_once_before_it_sends() {
-    let world = unproven();
-    world.tool("run").run().exits(0).tells("trying out on logstore dify-sls-backfill-probe");
-    assert_eq!(world.database.psql(PROBED), "t");
-    the_scratch_logstore_is_gone(&world);
-    let again = world.tool("run").run().exits(0);
+    let fixture = unproven();
+    fixture.tool("run").run().exits(0).tells("trying out on logstore dify-sls-backfill-probe");
+    assert_eq!(fixture.database.psql(PROBED), "t");
+    the_scratch_logstore_is_gone(&fixture);
+    let again = fixture.tool("run").run().exits(0);
     assert!(!again.stderr.contains("trying out"), "{again}");
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn numbers_that_sls_ignores_are_not_proven() {
-    let world = unproven();
-    world.sls.switch(&json!({"seqid": "ignored"}));
-    world.tool("run").run().exits(0).tells("not proven to refuse a number");
-    assert_eq!(world.database.psql(PROBED), "f");
-    the_scratch_logstore_is_gone(&world);
+    let fixture = unproven();
+    fixture.sls.switch(&json!({"seqid": "ignored"}));
+    fixture.tool("run").run().exits(0).tells("not proven to refuse a number");
+    assert_eq!(fixture.database.psql(PROBED), "f");
+    the_scratch_logstore_is_gone(&fixture);
 }
 
 #[test]
 fn a_run_that_may_not_probe_leaves_it_open() {
-    let world = unproven();
-    world.tool("run --no-probe").run().exits(0).tells("not proven to refuse a number");
-    assert_eq!(world.database.psql(PROBED), "");
+    let fixture = unproven();
+    fixture.tool("run --no-probe").run().exits(0).tells("not proven to refuse a number");
+    assert_eq!(fixture.database.psql(PROBED), "");
 }
 
 #[test]
 fn a_run_without_the_right_to_make_a_logstore_goes_on_unproven() {
-    let world = unproven();
+    let fixture = unproven();
     let refuse = json!({"refuse": {"status": 403, "code": "Unauthorized", "message": "denied"}});
     // It looks for two indexes and how long logs are kept, makes two groups and lists them; then
     // it makes the logstore.
-    world.sls.order(&json!({"kind": "admin", "nth": 9, "action": refuse}));
-    world.tool("run").run().exits(0).tells("dify-sls-backfill-probe cannot be made: Unauthorized");
-    assert_eq!(world.database.psql(PROBED), "");
-    world.holds_every_finished_row_once();
+    fixture.sls.order(&json!({"kind": "admin", "nth": 9, "action": refuse}));
+    fixture
+        .tool("run")
+        .run()
+        .exits(0)
+        .tells("dify-sls-backfill-probe cannot be made: Unauthorized");
+    assert_eq!(fixture.database.psql(PROBED), "");
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
@@ -92,64 +96,65 @@ fn lost_answers_and_a_logstore_that_is_not_ready_do_not_mislead_the_probe() {
         (3, &often),
         (1, &absent),
     ] {
-        let world = unproven();
-        world.sls.order(&json!({"kind": "put", "nth": nth, "action": action}));
-        let probed = world.tool("doctor --probe").run().exits(0);
+        let fixture = unproven();
+        fixture.sls.order(&json!({"kind": "put", "nth": nth, "action": action}));
+        let probed = fixture.tool("doctor --probe").run().exits(0);
         probed.prints("proven: SLS refuses a number that it has stored");
-        assert_eq!(world.database.psql(PROBED), "t", "{nth} {action}");
+        assert_eq!(fixture.database.psql(PROBED), "t", "{nth} {action}");
     }
 }
 
 #[test]
 fn the_doctor_finds_a_fit_world_fit_and_writes_nothing() {
-    let world = unproven();
-    let settings = world.sls.call("GET", "/logstores/workflow_execution", &[], "");
+    let fixture = unproven();
+    let settings = fixture.sls.call("GET", "/logstores/workflow_execution", &[], "");
     let shorter = settings.replace("\"ttl\":3650", "\"ttl\":365");
     assert_ne!(settings, shorter);
-    world.sls.call("PUT", "/logstores/workflow_execution", &[], &shorter);
+    fixture.sls.call("PUT", "/logstores/workflow_execution", &[], &shorter);
     let dump = "SELECT ledger::text FROM sls_backfill.ledger";
-    let before = world.database.psql(dump);
-    let found = checks(&world, "doctor", 0);
+    let before = fixture.database.psql(dump);
+    let found = checks(&fixture, "doctor", 0);
     assert!(found.iter().all(|check| check["state"] != "fail"), "{found:?}");
     assert_eq!(state_of(&found, "table workflow_runs"), "ok");
     assert_eq!(state_of(&found, "logstore workflow_execution"), "warn", "365 days are few");
-    assert_eq!(world.database.psql(dump), before);
-    world.tool("doctor").run().exits(0).prints("everything is fit");
+    assert_eq!(fixture.database.psql(dump), before);
+    fixture.tool("doctor").run().exits(0).prints("everything is fit");
 }
 
 #[test]
 fn the_doctor_says_what_to_type_where_nothing_is_made_yet() {
-    let world = World { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() };
-    world
+    let fixture =
+        Fixture { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() };
+    fixture
         .tool("doctor")
         .run()
         .exits(3)
         .prints("FAIL")
         .prints("there is no project dify-logs")
         .prints("hint: `dify-sls-backfill init` makes");
-    assert_eq!(world.database.psql("SELECT to_regnamespace('sls_backfill') IS NULL"), "t");
-    let found = checks(&world, "doctor --probe", 3);
+    assert_eq!(fixture.database.psql("SELECT to_regnamespace('sls_backfill') IS NULL"), "t");
+    let found = checks(&fixture, "doctor --probe", 3);
     assert_eq!(state_of(&found, "seqid"), "warn", "it tries nothing where something has failed");
-    assert_eq!(world.database.psql("SELECT to_regnamespace('sls_backfill') IS NULL"), "t");
+    assert_eq!(fixture.database.psql("SELECT to_regnamespace('sls_backfill') IS NULL"), "t");
 }
 
 #[test]
 fn the_doctor_finds_what_is_wrong() {
-    let world = unproven();
-    world.sls.switch(&json!({"clock_offset_s": 172_800}));
-    assert_eq!(state_of(&checks(&world, "doctor", 0), "clocks"), "warn");
-    world.sls.switch(&json!({"clock_offset_s": 0}));
-    world.database.psql("ALTER TABLE workflow_runs RENAME COLUMN status TO state");
-    assert_eq!(state_of(&checks(&world, "doctor", 3), "table workflow_runs"), "fail");
-    world.database.psql("ALTER TABLE workflow_runs RENAME COLUMN state TO status");
-    world.tool("run").run().exits(0);
-    let copy = world.database.copy();
-    let of_copy = World { database: copy, sls: Simulator::start() };
-    let found = of_copy.tool("doctor").envs(world.sls.env()).run().exits(3);
+    let fixture = unproven();
+    fixture.sls.switch(&json!({"clock_offset_s": 172_800}));
+    assert_eq!(state_of(&checks(&fixture, "doctor", 0), "clocks"), "warn");
+    fixture.sls.switch(&json!({"clock_offset_s": 0}));
+    fixture.database.psql("ALTER TABLE workflow_runs RENAME COLUMN status TO state");
+    assert_eq!(state_of(&checks(&fixture, "doctor", 3), "table workflow_runs"), "fail");
+    fixture.database.psql("ALTER TABLE workflow_runs RENAME COLUMN state TO status");
+    fixture.tool("run").run().exits(0);
+    let copy = fixture.database.copy();
+    let of_copy = Fixture { database: copy, sls: Simulator::start() };
+    let found = of_copy.tool("doctor").envs(fixture.sls.env()).run().exits(3);
     found.prints("it is in another database").prints("`dify-sls-backfill audit`");
-    world.database.psql("DROP SCHEMA sls_backfill CASCADE");
-    let found = checks(&world, "doctor", 3);
+    fixture.database.psql("DROP SCHEMA sls_backfill CASCADE");
+    let found = checks(&fixture, "doctor", 3);
     assert_eq!(state_of(&found, "groups workflow_execution"), "fail");
-    let wrong = world.tool("doctor").env("DB_PASSWORD", "wrong").env("ALIYUN_SLS_ENDPOINT", "");
+    let wrong = fixture.tool("doctor").env("DB_PASSWORD", "wrong").env("ALIYUN_SLS_ENDPOINT", "");
     wrong.run().exits(3).prints("password").prints("ALIYUN_SLS_ENDPOINT is not set");
 }

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::harness::fixture::Fixture;
 use crate::harness::poll;
 use crate::harness::tool::{Running, Tool};
-use crate::harness::world::World;
 
 /// A run that takes a few seconds where SLS answers slowly.
 const SLOW_RUN: &str = "run --workers 2 --batch-kib 64";
 
 #[test]
 fn without_a_terminal_progress_is_a_line_now_and_then() {
-    let world = World::new("dify-1.12");
-    world.fill(1000, 10);
-    world.slow_down(100);
-    let mut running = world.tool(&format!("{SLOW_RUN} --progress-every-s 1")).spawn();
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(1000, 10);
+    fixture.slow_down(100);
+    let mut running = fixture.tool(&format!("{SLOW_RUN} --progress-every-s 1")).spawn();
     let line = running.wait_for("workflow_runs: ");
     assert!(line.contains("pass 1"), "{line}");
     running.wait_for(" rows/s, ");
@@ -26,9 +26,9 @@ fn without_a_terminal_progress_is_a_line_now_and_then() {
 
 #[test]
 fn a_program_gets_the_same_as_events() {
-    let world = World::new("dify-1.12");
-    world.fill(150, 10);
-    let outcome = world
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(150, 10);
+    let outcome = fixture
         .tool(&format!("{SLOW_RUN} --progress-every-s 1 --log-format json --rows-per-s 100"))
         .run()
         .exits(0);
@@ -53,19 +53,19 @@ fn a_program_gets_the_same_as_events() {
 
 #[test]
 fn a_quiet_run_says_nothing() {
-    let world = World::new("dify-1.12");
-    world.fill(200, 10);
-    let outcome = world.tool("run -q --progress-every-s 1 --rows-per-s 300").run().exits(0);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
+    let outcome = fixture.tool("run -q --progress-every-s 1 --rows-per-s 300").run().exits(0);
     assert_eq!(outcome.stderr, "");
-    let on_terminal = Terminal::start(&world, "run -q").wait(0);
+    let on_terminal = Terminal::start(&fixture, "run -q").wait(0);
     assert!(!on_terminal.contains("INFO") && !on_terminal.contains("rows/s"), "{on_terminal}");
 }
 
 #[test]
 fn a_person_sees_a_bar_that_messages_do_not_tear() {
-    let world = World::new("dify-1.12");
-    world.fill(150, 10);
-    let screen = Terminal::start(&world, &format!("{SLOW_RUN} --rows-per-s 100 -v")).wait(0);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(150, 10);
+    let screen = Terminal::start(&fixture, &format!("{SLOW_RUN} --rows-per-s 100 -v")).wait(0);
     assert!(screen.contains("workflow_node_executions [="), "{screen}");
     assert!(screen.contains(" of about 600 rows"), "{screen}");
     assert!(screen.contains("waiting: --rows-per-s"), "{screen}");
@@ -82,32 +82,32 @@ fn a_person_sees_a_bar_that_messages_do_not_tear() {
 
 #[test]
 fn ctrl_c_under_a_bar_finishes_what_is_in_flight_and_a_second_one_does_not() {
-    let world = World::new("dify-1.12");
-    world.fill(1000, 10);
-    world.slow_down(50);
-    let mut terminal = Terminal::start(&world, SLOW_RUN);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(1000, 10);
+    fixture.slow_down(50);
+    let mut terminal = Terminal::start(&fixture, SLOW_RUN);
     terminal.wait_for("workflow_runs [=");
     terminal.interrupt();
     let screen = terminal.wait(75);
     assert!(screen.contains("stopping: what is in flight is finished first"), "{screen}");
     assert!(screen.contains("hint: run the same command again to go on"), "{screen}");
     let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
-    assert_eq!(world.database.psql(open).trim(), "0", "nothing is left in the air");
+    assert_eq!(fixture.database.psql(open).trim(), "0", "nothing is left in the air");
 
-    world.sls.forget_faults();
-    world.sls.order(&json!({"kind": "put", "times": 100, "action": "hold"}));
-    let mut terminal = Terminal::start(&world, SLOW_RUN);
+    fixture.sls.forget_faults();
+    fixture.sls.order(&json!({"kind": "put", "times": 100, "action": "hold"}));
+    let mut terminal = Terminal::start(&fixture, SLOW_RUN);
     // All rows are one range, which one worker owns.
-    world.sls.wait_until("held", 1);
+    fixture.sls.wait_until("held", 1);
     terminal.interrupt();
     terminal.wait_for("stopping: ");
     terminal.interrupt();
     let screen = terminal.wait(75);
     assert!(screen.contains("stopped at once; the next run looks up"), "{screen}");
-    world.sls.forget_faults();
-    world.sls.release();
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.sls.forget_faults();
+    fixture.sls.release();
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
 }
 
 /// The tool on a terminal of its own: `script` makes one, and writes down what is shown.
@@ -116,13 +116,13 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(world: &World, arguments: &str) -> Self {
+    fn start(fixture: &Fixture, arguments: &str) -> Self {
         let tool = env!("CARGO_BIN_EXE_dify-sls-backfill");
         let command = format!("stty cols 120 rows 40; exec {tool} {arguments}");
         let script = Tool::other("script", ["-qefc", &command, "/dev/null"])
             .env("TERM", "xterm")
-            .envs(world.database.env())
-            .envs(world.sls.env())
+            .envs(fixture.database.env())
+            .envs(fixture.sls.env())
             .spawn();
         Self { script }
     }

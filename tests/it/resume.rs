@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
-use crate::harness::world::World;
+use crate::harness::fixture::Fixture;
 
 /// A run that takes a while where SLS answers slowly: small batches, two workers.
 const SLOW_RUN: &str = "run --workers 2 --batch-kib 64";
@@ -16,97 +16,97 @@ fn ten_kills_at_random_moments_lose_and_double_nothing() {
         std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
     eprintln!("SEED={seed}");
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
-    let world = World::new("dify-1.12");
-    world.fill(3000, 60);
-    world.slow_down(20);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(3000, 60);
+    fixture.slow_down(20);
     for _ in 0..10 {
-        let running = world.tool(SLOW_RUN).spawn();
+        let running = fixture.tool(SLOW_RUN).spawn();
         std::thread::sleep(Duration::from_millis(random.random_range(100..900)));
         running.kill();
     }
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn a_lost_answer_is_sent_again_and_stored_once() {
-    let world = World::new("dify-1.12");
-    world.fill(200, 10);
-    world
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
+    fixture
         .sls
         .post("/_sim/faults", &json!({"kind": "put", "nth": 1, "times": 1, "action": "cut_after"}));
-    world.tool("run").run().exits(0).tells("the same number goes out again").tells("0 differ");
-    world.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0).tells("the same number goes out again").tells("0 differ");
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn a_request_that_never_arrived_is_sent_again() {
-    let world = World::new("dify-1.12");
-    world.fill(200, 10);
-    world.sls.post(
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
+    fixture.sls.post(
         "/_sim/faults",
         &json!({"kind": "put", "nth": 1, "times": 2, "action": "cut_before"}),
     );
-    world.tool("run").run().exits(0).tells("the same number goes out again");
-    world.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0).tells("the same number goes out again");
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn an_sls_that_does_not_answer_leaves_batches_that_can_be_sent_again() {
-    let world = World::new("dify-1.12");
-    world.fill(2000, 30);
-    world.sls.post(
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(2000, 30);
+    fixture.sls.post(
         "/_sim/faults",
         &json!({"kind": "put", "nth": 9, "times": 1_000_000, "action": "cut_before"}),
     );
-    let mut running = world.tool("run --batch-kib 64").spawn();
+    let mut running = fixture.tool("run --batch-kib 64").spawn();
     running.wait_for("the same number goes out again");
     std::thread::sleep(Duration::from_secs(1));
     running.signal("INT");
     running.wait().exits(75).tells("may or may not be in SLS");
     let open = "SELECT count(*), count(DISTINCT lane_id) FROM sls_backfill.batch \
                 WHERE state = 'intent'";
-    let open = world.database.psql(open);
+    let open = fixture.database.psql(open);
     let (batches, lanes) = open.trim().split_once('|').unwrap();
     assert!(batches != "0" && batches == lanes, "one open number a lane: {open}");
-    world.sls.forget_faults();
-    world.tool("run").run().exits(0).tells("0 still open");
-    world.holds_every_finished_row_once();
+    fixture.sls.forget_faults();
+    fixture.tool("run").run().exits(0).tells("0 still open");
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn an_answer_that_is_not_from_sls_is_not_believed() {
     for action in ["html", "no_request_id"] {
-        let world = World::new("dify-1.12");
-        world.fill(100, 10);
-        world
+        let fixture = Fixture::new("dify-1.12");
+        fixture.fill(100, 10);
+        fixture
             .sls
             .post("/_sim/faults", &json!({"kind": "put", "nth": 1, "times": 1, "action": action}));
-        world.tool("run").run().exits(0).tells("not from SLS");
-        world.holds_every_finished_row_once();
+        fixture.tool("run").run().exits(0).tells("not from SLS");
+        fixture.holds_every_finished_row_once();
     }
 }
 
 #[test]
 fn a_quota_answer_is_waited_for() {
-    let world = World::new("dify-1.12");
-    world.fill(200, 10);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
     let refuse = json!({"status": 403, "code": "ShardWriteQuotaExceed", "message": "wait"});
-    world.sls.post(
+    fixture.sls.post(
         "/_sim/faults",
         &json!({"kind": "put", "nth": 1, "times": 3, "action": {"refuse": refuse}}),
     );
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn the_first_signal_finishes_what_is_in_flight() {
     for signal in ["INT", "TERM"] {
-        let world = World::new("dify-1.12");
-        world.fill(2000, 30);
-        world.slow_down(20);
-        let mut running = world.tool(SLOW_RUN).spawn();
+        let fixture = Fixture::new("dify-1.12");
+        fixture.fill(2000, 30);
+        fixture.slow_down(20);
+        let mut running = fixture.tool(SLOW_RUN).spawn();
         running.wait_for("order time");
         std::thread::sleep(Duration::from_millis(200));
         running.signal(signal);
@@ -116,69 +116,69 @@ fn the_first_signal_finishes_what_is_in_flight() {
             .tells("stopping: what is in flight is finished first")
             .tells("hint: run the same command again to go on");
         let open =
-            world.database.psql("SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'");
+            fixture.database.psql("SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'");
         assert_eq!(open.trim(), "0", "nothing is left in the air");
-        world.tool("run").run().exits(0);
-        world.holds_every_finished_row_once();
+        fixture.tool("run").run().exits(0);
+        fixture.holds_every_finished_row_once();
     }
 }
 
 #[test]
 fn a_second_run_is_refused_and_one_that_joins_shares_the_work() {
-    let world = World::new("dify-1.12");
-    world.fill(2000, 30);
-    world.slow_down(20);
-    let mut first = world.tool(SLOW_RUN).spawn();
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(2000, 30);
+    fixture.slow_down(20);
+    let mut first = fixture.tool(SLOW_RUN).spawn();
     first.wait_for("order time");
-    world
+    fixture
         .tool("run")
         .run()
         .exits(6)
         .tells("another run is at work: pid ")
         .tells("hint: wait for it, or share its work with --join");
-    let second = world.tool(&format!("{SLOW_RUN} --join")).spawn();
+    let second = fixture.tool(&format!("{SLOW_RUN} --join")).spawn();
     second.wait().exits(0);
     first.wait().exits(0);
-    world.holds_every_finished_row_once();
-    world.tool("run").run().exits(0).tells("nothing new to do");
+    fixture.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0).tells("nothing new to do");
 }
 
 #[test]
 fn a_process_stopped_past_its_lease_writes_nothing_when_it_wakes() {
-    let world = World::new("dify-1.12");
-    world.fill(2000, 30);
-    world.slow_down(20);
-    let mut first = world.tool(SLOW_RUN).spawn();
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(2000, 30);
+    fixture.slow_down(20);
+    let mut first = fixture.tool(SLOW_RUN).spawn();
     first.wait_for("order time");
     std::thread::sleep(Duration::from_millis(300));
     first.signal("STOP");
     // As if a minute had gone by; its intents and ranges fall to the next run.
-    world.database.psql(
+    fixture.database.psql(
         "UPDATE sls_backfill.process SET lease_until = now() - interval '1 second'; \
          UPDATE sls_backfill.range SET lease_until = now() - interval '1 second' \
          WHERE owner IS NOT NULL",
     );
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
     first.signal("CONT");
     first.wait();
-    world.holds_every_finished_row_once();
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn rows_that_come_late_are_taken_by_the_next_run() {
-    let world = World::new("dify-1.12");
-    world.fill(200, 10);
-    world.tool("run").run().exits(0);
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
+    fixture.tool("run").run().exits(0);
     // A transaction that began before the run and commits after it.
-    world.database.psql(
+    fixture.database.psql(
         "INSERT INTO workflow_node_executions SELECT (jsonb_populate_record(n, \
          jsonb_build_object('id', gen_random_uuid()))).* FROM workflow_node_executions n \
          WHERE created_at > (now() AT TIME ZONE 'UTC') - interval '20 hours' \
          AND status = 'succeeded'",
     );
-    world.tool("run").run().exits(0);
-    world.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
 }

@@ -15,16 +15,17 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use crate::harness::bouncer::Bouncer;
 use crate::harness::cluster::{Cluster, Owner, binary};
 use crate::harness::database::Database;
+use crate::harness::fixture::Fixture;
 use crate::harness::poll;
 use crate::harness::simulator::Simulator;
 use crate::harness::tool::{Running, Tool};
-use crate::harness::world::World;
 
 /// Fewer rows than any limit, more than one.
-fn small_world() -> World {
-    let world = World { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() };
-    world.fill(20, 5);
-    world
+fn small_world() -> Fixture {
+    let fixture =
+        Fixture { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() };
+    fixture.fill(20, 5);
+    fixture
 }
 
 /// The settings as lines of an env file.
@@ -34,16 +35,17 @@ fn lines(settings: &[(&str, String)]) -> String {
 
 #[test]
 fn an_env_file_is_all_that_is_needed() {
-    let world = small_world();
+    let fixture = small_world();
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let dify = format!(
         "# Dify\nexport DB_TYPE=postgresql\n{}SECRET_KEY=sk-9f73s3ljTXVcMT3Blb3ljTqtsKiGHXVcMT3Bl\n\
          CELERY_BROKER_URL=redis://:${{REDIS_PASSWORD:-difyai123456}}@redis:6379/1\nDB_HOST=nowhere\n",
-        lines(&world.database.env())
+        lines(&fixture.database.env())
     );
     fs::write(path(".env"), dify).unwrap();
-    fs::write(path("sls.env"), format!("{}DB_HOST=127.0.0.1\n", lines(&world.sls.env()))).unwrap();
+    fs::write(path("sls.env"), format!("{}DB_HOST=127.0.0.1\n", lines(&fixture.sls.env())))
+        .unwrap();
     let tool = |command: &str, first: &str, second: &str| {
         Tool::new(command.split(' '))
             .arg("--env-file")
@@ -53,7 +55,7 @@ fn an_env_file_is_all_that_is_needed() {
     };
     tool("init", ".env", "sls.env").run().exits(0);
     tool("run", ".env", "sls.env").run().exits(0).tells("0 differ");
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
     // The later file is stronger, the environment stronger than both; an empty variable is none.
     tool("run", "sls.env", ".env").run().exits(3).tells("connect to Postgres at nowhere");
     tool("run", "sls.env", ".env").env("DB_HOST", "127.0.0.1").run().exits(0);
@@ -78,21 +80,21 @@ fn an_env_file_is_all_that_is_needed() {
 
 #[test]
 fn any_password_works_from_the_environment_a_url_or_a_file() {
-    let world = small_world();
+    let fixture = small_world();
     let password = "p@:/%25 w?#&=$'\"\\密";
     let encoded = "p%40%3A%2F%2525%20w%3F%23%26%3D%24%27%22%5C%E5%AF%86";
-    let role = format!("odd@{}", world.database.name);
-    world
+    let role = format!("odd@{}", fixture.database.name);
+    fixture
         .database
         .psql(&format!("CREATE ROLE \"{role}\" SUPERUSER LOGIN PASSWORD $pw${password}$pw$"));
-    let by_parts = || world.tool("status").env("DB_USERNAME", role.as_str());
+    let by_parts = || fixture.tool("status").env("DB_USERNAME", role.as_str());
     by_parts().env("DB_PASSWORD", password).run().exits(0);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     fs::write(&file, format!("{password}\n")).unwrap();
     by_parts().env("DB_PASSWORD", "").env("DB_PASSWORD_FILE", &file).run().exits(0);
     by_parts().env("DB_PASSWORD_FILE", &file).run().exits(2).tells("both DB_PASSWORD and ");
-    let url = world.database.url();
+    let url = fixture.database.url();
     let (_, host) = url.split_once('@').unwrap();
     let url = format!("postgresql://{}:{encoded}@{host}", role.replace('@', "%40"));
     by_parts().env("DATABASE_URL", &url).run().exits(0);
@@ -104,9 +106,9 @@ fn any_password_works_from_the_environment_a_url_or_a_file() {
         .run()
         .exits(0);
     // A flag is seen by everybody.
-    let flag = world.tool("status").arg("--ledger-url").arg(&url).run().exits(0);
+    let flag = fixture.tool("status").arg("--ledger-url").arg(&url).run().exits(0);
     flag.tells("everybody on this machine can see the password in --ledger-url");
-    world.database.psql(&format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\""));
+    fixture.database.psql(&format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\""));
 }
 
 #[test]
@@ -129,9 +131,9 @@ fn the_commit_is_in_the_version_and_verbosity_is_as_asked() {
     let version = Tool::new(["--version"]).run().exits(0).stdout;
     let beginning = format!("dify-sls-backfill {} (commit ", env!("CARGO_PKG_VERSION"));
     assert!(version.starts_with(&beginning), "{version}");
-    let world = small_world();
-    assert_eq!(world.tool("init -q").run().exits(0).stderr, "");
-    let run = |arguments: &str| world.tool(format!("run {arguments}").trim());
+    let fixture = small_world();
+    assert_eq!(fixture.tool("init -q").run().exits(0).stderr, "");
+    let run = |arguments: &str| fixture.tool(format!("run {arguments}").trim());
     assert!(!run("").run().exits(0).stderr.contains("DEBUG"));
     run("-v").run().exits(0).tells("DEBUG");
     run("").env("SQLALCHEMY_ECHO", "true").run().exits(0).tells("DEBUG");
@@ -145,13 +147,13 @@ fn the_commit_is_in_the_version_and_verbosity_is_as_asked() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
-    let world = small_world();
-    world.tool("init").run().exits(0);
+    let fixture = small_world();
+    fixture.tool("init").run().exits(0);
     let tool = env!("CARGO_BIN_EXE_dify-sls-backfill");
     for command in ["status", "run", "help run", "--version"] {
         let script = format!("'{tool}' {command} | true; exit ${{PIPESTATUS[0]}}");
         let script = Tool::other("bash", ["-c", &script]);
-        let outcome = script.envs(world.database.env()).envs(world.sls.env()).run().exits(0);
+        let outcome = script.envs(fixture.database.env()).envs(fixture.sls.env()).run().exits(0);
         assert!(!outcome.stderr.contains("panicked"), "{outcome}");
     }
 }
@@ -330,11 +332,11 @@ fn tls_in_front_of(port: u16, certificates: &Certificates) -> u16 {
 
 #[test]
 fn sls_is_reached_by_tls_with_an_extra_ca() {
-    let world = small_world();
+    let fixture = small_world();
     let certificates = Certificates::new("IP:127.0.0.1");
-    let port = tls_in_front_of(world.sls.port, &certificates);
+    let port = tls_in_front_of(fixture.sls.port, &certificates);
     let tool = |command: &str| {
-        world.tool(command).env("ALIYUN_SLS_ENDPOINT", format!("https://127.0.0.1:{port}"))
+        fixture.tool(command).env("ALIYUN_SLS_ENDPOINT", format!("https://127.0.0.1:{port}"))
     };
     for name in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"] {
         tool("init").env(name, certificates.path("ca.crt")).run().exits(0);
@@ -345,7 +347,7 @@ fn sls_is_reached_by_tls_with_an_extra_ca() {
     fs::write(&file, format!("REQUESTS_CA_BUNDLE={}\n", certificates.path("ca.crt").display()))
         .unwrap();
     tool("run").arg("--env-file").arg(&file).run().exits(0).tells("0 differ");
-    world.holds_every_finished_row_once();
+    fixture.holds_every_finished_row_once();
     tool("run").env("SSL_CERT_FILE", "/no/such").run().exits(2).tells("read SSL_CERT_FILE");
     let mut distrustful = tool("run").spawn();
     distrustful.wait_for("UnknownIssuer");
@@ -396,11 +398,11 @@ fn no_secret_is_told_anywhere() {
     secrets.are_not_in(&command_line(&simulator), "the simulator's command line");
     let line = simulator.wait_for("listening on ");
     let address = line.trim_start_matches("listening on ").trim().to_owned();
-    let world = World { database, sls: Simulator::start() };
-    world.fill(20, 5);
+    let fixture = Fixture { database, sls: Simulator::start() };
+    fixture.fill(20, 5);
 
     let tool = |arguments: &[&str]| {
-        with_keys(Tool::new(arguments).envs(world.database.env()).envs(world.sls.env()))
+        with_keys(Tool::new(arguments).envs(fixture.database.env()).envs(fixture.sls.env()))
             .env("ALIYUN_SLS_ENDPOINT", format!("http://{address}"))
             .env("DB_USERNAME", role.as_str())
             .env("DB_PASSWORD", password)
@@ -455,10 +457,10 @@ fn no_secret_is_told_anywhere() {
         "{told:.500}"
     );
 
-    for name in [&world.database.name, &empty.name] {
+    for name in [&fixture.database.name, &empty.name] {
         let dump = Command::new(binary("pg_dump"))
             .args(["-n", "sls_backfill"])
-            .arg(world.database.url().replace(&world.database.name, name))
+            .arg(fixture.database.url().replace(&fixture.database.name, name))
             .output()
             .unwrap();
         let dump = String::from_utf8_lossy(&dump.stdout).into_owned();
@@ -468,6 +470,6 @@ fn no_secret_is_told_anywhere() {
     let of_simulator = simulator.kill();
     secrets.are_not_in(&of_simulator.stdout, "the simulator's standard output");
     secrets.are_not_in(&of_simulator.stderr, "the simulator's standard error");
-    world.database.psql(&format!("REASSIGN OWNED BY {role} TO postgres"));
+    fixture.database.psql(&format!("REASSIGN OWNED BY {role} TO postgres"));
     empty.psql(&format!("REASSIGN OWNED BY {role} TO postgres; DROP ROLE {role}"));
 }

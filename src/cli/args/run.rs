@@ -10,14 +10,14 @@ use uuid::Uuid;
 
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
-use crate::commands::run::{RunSettings, Verify};
+use crate::commands::run_settings::{RunSettings, Verify};
 use crate::dify::conversion::LogTime;
-use crate::pipeline::canary::CanarySettings;
-use crate::pipeline::cut::BatchLimits;
-use crate::pipeline::pace::Rates;
-use crate::pipeline::settle::Windows;
-use crate::pipeline::window::Wish;
-use crate::pipeline::worker::RANGE_ROWS;
+use crate::pipeline::guard::pace::Rates;
+use crate::pipeline::read::batching::BatchLimits;
+use crate::pipeline::read::range_size::RANGE_ROWS;
+use crate::pipeline::read::window::Wish;
+use crate::pipeline::recover::rules::Timings;
+use crate::pipeline::send::canary::CanarySettings;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -132,32 +132,32 @@ pub struct RunArgs {
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
     #[command(flatten)]
-    windows: WindowsArgs,
+    timings: TimingsArgs,
 }
 
 /// What is assumed of SLS's times; only tests against a local SLS may assume less.
 #[derive(Args)]
-pub struct WindowsArgs {
+pub struct TimingsArgs {
     /// A request is refused when its signature is older (seconds)
-    #[arg(long, hide = true, default_value_t = Windows::SLS.signature_life_s,
+    #[arg(long, hide = true, default_value_t = Timings::SLS.signature_life_s,
           value_parser = clap::value_parser!(i64).range(1..))]
     signature_life_s: i64,
     /// A request that came in time is stored at most so much later (seconds)
-    #[arg(long, hide = true, default_value_t = Windows::SLS.late_s,
+    #[arg(long, hide = true, default_value_t = Timings::SLS.late_s,
           value_parser = clap::value_parser!(i64).range(0..))]
     late_s: i64,
     /// What is stored can be pulled at most so much later (seconds)
-    #[arg(long, hide = true, default_value_t = Windows::SLS.visible_s,
+    #[arg(long, hide = true, default_value_t = Timings::SLS.visible_s,
           value_parser = clap::value_parser!(i64).range(0..))]
     visible_s: i64,
 }
 
-impl WindowsArgs {
+impl TimingsArgs {
     /// Refuses shorter windows than SLS's own for an SLS that is not on this machine.
-    pub fn windows(&self, is_loopback: bool) -> anyhow::Result<Windows> {
+    pub fn timings(&self, is_loopback: bool) -> anyhow::Result<Timings> {
         let Self { signature_life_s, late_s, visible_s } = *self;
-        let asked = Windows { signature_life_s, late_s, visible_s };
-        let Windows { signature_life_s, late_s, visible_s } = Windows::SLS;
+        let asked = Timings { signature_life_s, late_s, visible_s };
+        let Timings { signature_life_s, late_s, visible_s } = Timings::SLS;
         anyhow::ensure!(
             is_loopback
                 || (asked.signature_life_s >= signature_life_s
@@ -199,12 +199,12 @@ impl RunArgs {
             true => None,
             false => Some(environment.sls(self.deadline_s)?),
         };
-        let windows =
-            self.windows.windows(sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback))?;
+        let timings =
+            self.timings.timings(sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback))?;
         Ok(RunSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
             sls,
-            windows,
+            timings,
             probe: !self.no_probe,
             tables: tables(&self.tables),
             wish: Wish {

@@ -5,11 +5,11 @@ use crate::commands::output::count;
 use crate::commands::setup::conversion;
 use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
-use crate::ledger::epoch::Seqid;
-use crate::ledger::look::{Look, Standing, look};
+use crate::ledger::inspection::{Inspection, Standing, inspect};
+use crate::ledger::stop::Seqid;
 use crate::pg::Address;
 use crate::pg::identity::Identity;
-use crate::pipeline::window::WALK_ROWS_MAX;
+use crate::pipeline::read::window::WALK_ROWS_MAX;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::source::catalog::Shape;
@@ -89,15 +89,15 @@ pub async fn check_ledger(
     source: Option<Identity>,
     checks: &mut Vec<Check>,
 ) -> Option<Standing> {
-    let look = match look(address).await {
-        Ok(look) => look,
+    let inspection = match inspect(address).await {
+        Ok(inspection) => inspection,
         Err(error) => {
             checks.push(Check::error("ledger", &error));
             return None;
         }
     };
-    checks.push(check_server(&look, settings.allow_fsync_off));
-    let standing = look.standing?;
+    checks.push(check_server(&inspection, settings.allow_fsync_off));
+    let standing = inspection.standing?;
     checks.push(check_standing(&standing, source.as_ref()));
     if let Ok(sls) = &settings.sls {
         checks.push(check_seqid(&standing, &sls.place()));
@@ -105,17 +105,17 @@ pub async fn check_ledger(
     Some(standing)
 }
 
-fn check_server(look: &Look, allow_fsync_off: bool) -> Check {
+fn check_server(inspection: &Inspection, allow_fsync_off: bool) -> Check {
     let name = "ledger";
-    if look.is_replica {
+    if inspection.is_replica {
         let hint = "keep the ledger on the primary, or elsewhere: --ledger-url";
         return Check::fail(name, "its Postgres is a replica, which takes no writes", hint);
     }
-    if !look.fsync && !allow_fsync_off {
+    if !inspection.fsync && !allow_fsync_off {
         let hint = "set fsync = on, or keep the ledger elsewhere with --ledger-url";
         return Check::fail(name, "its Postgres runs with fsync = off: a crash loses it", hint);
     }
-    match (&look.standing, look.may_write) {
+    match (&inspection.standing, inspection.may_write) {
         (_, false) => Check::fail(
             name,
             "this user may not write it",
@@ -133,7 +133,7 @@ fn check_server(look: &Look, allow_fsync_off: bool) -> Check {
 fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
     let name = "epoch";
     let hint = "`dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the \
-                stop";
+                shutdown";
     if let Some(because) = &standing.stopped_because {
         return Check::fail(name, because, hint);
     }

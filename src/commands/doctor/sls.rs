@@ -8,9 +8,9 @@ use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
 use crate::dify::index::index;
 use crate::dify::index::merge::{Change, merge};
-use crate::ledger::look::Standing;
-use crate::pipeline::patience::patiently;
-use crate::pipeline::window::Clocks;
+use crate::ledger::inspection::Standing;
+use crate::pipeline::read::window::Clocks;
+use crate::pipeline::retry::with_retries;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::answer::Failure;
@@ -33,7 +33,7 @@ pub async fn check_sls(
         Err(error) => return checks.push(Check::error("project", &error)),
     };
     let project = &settings.project;
-    match patiently(|| client.has_project()).await {
+    match with_retries(|| client.has_project()).await {
         Ok(true) => checks.push(Check::ok("project", settings.place())),
         Ok(false) => {
             let found = format!("there is no project {project}");
@@ -91,7 +91,7 @@ async fn check_logstore(
 ) {
     let logstore = table.logstore();
     let name = format!("logstore {logstore}");
-    match patiently(|| client.logstore(logstore)).await {
+    match with_retries(|| client.logstore(logstore)).await {
         Ok(Some(found)) => checks.push(check_settings(&name, &found)),
         Ok(None) => return checks.push(Check::fail(&name, "is not there", INIT)),
         Err(failure) => return checks.push(Check::fail(&name, failure.to_string(), RIGHTS)),
@@ -122,7 +122,7 @@ fn check_settings(name: &str, found: &Value) -> Check {
 /// Whether Dify's queries would find what they ask for.
 async fn check_index(client: &Client, table: Table, shape: Option<&Shape>) -> Check {
     let name = format!("index {}", table.logstore());
-    let found = match patiently(|| client.index(table.logstore())).await {
+    let found = match with_retries(|| client.index(table.logstore())).await {
         Ok(Some(found)) => found,
         Ok(None) => return Check::fail(&name, "is not there", INIT),
         Err(failure) => return Check::fail(&name, failure.to_string(), RIGHTS),
@@ -150,7 +150,7 @@ async fn check_index(client: &Client, table: Table, shape: Option<&Shape>) -> Ch
 /// Whether others were at work on the logstore, as far as their names tell.
 async fn check_groups(client: &Client, table: Table, standing: Option<&Standing>) -> Check {
     let name = format!("groups {}", table.logstore());
-    let groups = match patiently(|| client.groups(table.logstore())).await {
+    let groups = match with_retries(|| client.groups(table.logstore())).await {
         Ok(groups) => groups,
         Err(failure) => return Check::fail(&name, failure.to_string(), RIGHTS),
     };

@@ -13,20 +13,24 @@ use crate::commands::setup::{self};
 use crate::dify::conversion::{Conversion, LogTime};
 use crate::ledger::hold::HeldPass;
 use crate::ledger::pass::{Pass, PassPlan};
-use crate::ledger::tail::{Difference, Judgement};
-use crate::pipeline::canary::Canaries;
-use crate::pipeline::feed::FeedSettings;
-use crate::pipeline::follow::Follower;
+use crate::ledger::sighting::{Comparison, Difference};
 use crate::pipeline::progress::Progress;
-use crate::pipeline::settler::{Settled, Settler, SettlerParts};
-use crate::pipeline::stop::channel;
-use crate::pipeline::window::{can_go_on, plan, scope};
-use crate::pipeline::worker::{Recount, Shared, Worker};
+use crate::pipeline::read::preparer::PreparerParts;
+use crate::pipeline::read::range_scan::ScanSettings;
+use crate::pipeline::read::scanner::{Recount, ScannerParts};
+use crate::pipeline::read::window::{can_go_on, plan, scope};
+use crate::pipeline::recover::resolver::{Resolved, Resolver, ResolverParts};
+use crate::pipeline::send::canary::Canaries;
+use crate::pipeline::send::uploader::UploaderParts;
+use crate::pipeline::shutdown::channel;
+use crate::pipeline::verify::tail_reader::TailReader;
+use crate::pipeline::worker::{Worker, WorkerParts};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::source::catalog::Shape;
 
-use crate::commands::run::{Outcome, Run, Verify};
+use crate::commands::run::{Outcome, Run};
+use crate::commands::run_settings::Verify;
 
 /// A pass to work on.
 struct Job {
@@ -46,10 +50,10 @@ impl Run<'_> {
     ) -> Result<Outcome, Ended> {
         let table = shape.table;
         let pass = self.pass(shape).await?;
-        let mut follower = Follower::begin(&self.client, &self.ledger, table).await?;
+        let mut tail_reader = TailReader::begin(&self.client, &self.ledger, table).await?;
         let (tail_stopper, tail_stop) = channel();
         let mut tail = match self.settings.verify {
-            Verify::Tags => Some(tokio::spawn(follower.clone().follow(tail_stop.clone()))),
+            Verify::Tags => Some(tokio::spawn(tail_reader.clone().follow(tail_stop.clone()))),
             Verify::None => None,
         };
         // Before the first ANALYZE the planner guesses without knowing anything.
@@ -59,8 +63,8 @@ impl Run<'_> {
         };
         let rows_left = rows_estimated.saturating_sub(self.ledger.rows_seen(&pass).await?);
         let progress = Progress::new(table, rows_left);
-        let settler = self.settler(shape, &pass, &follower, &progress)?;
-        let settler = tokio::spawn(settler.settle(tail_stop));
+        let resolver = self.resolver(shape, &pass, &tail_reader, &progress)?;
+        let resolver = tokio::spawn(resolver.resolve(tail_stop));
         let report =
             Arc::clone(&progress).report(self.screen.clone(), self.settings.progress_every);
         let reporter = tokio::spawn(report);
@@ -73,23 +77,23 @@ impl Run<'_> {
         // The reporter's bar must be gone before anything else is written.
         let _ = reporter.await;
         tail_stopper.stop();
-        let settler = settler.await.context("settle what is open")?;
+        let resolver = resolver.await.context("settle what is open")?;
         worked?;
         if let Some(tail) = tail {
             tail.await.context("follow the upload")??;
         }
-        let settled = settler?.finish().await?;
+        let resolved = resolver?.finish().await?;
         self.tell(table, &progress);
-        tell_settled(table, &settled);
+        tell_resolved(table, &resolved);
 
         let is_closed = self.ledger.close_pass(pass.id).await?;
-        let sent = progress.sent.load(Ordering::Relaxed) + settled.sent_rows;
-        let mut outcome = Outcome { sent, differences: settled.differ, ..Outcome::default() };
+        let sent = progress.sent.load(Ordering::Relaxed) + resolved.sent_rows;
+        let mut outcome = Outcome { sent, differences: resolved.differ, ..Outcome::default() };
         if self.settings.verify == Verify::Tags {
-            let judgement = follower.finish(&self.stop).await?;
+            let comparison = tail_reader.finish(&self.shutdown).await?;
             // Who was asked to stop has not read to the end, and cannot tell what is missing.
-            if !self.stop.is_asked() {
-                outcome.differences += tell_judgement(table, &judgement);
+            if !self.shutdown.is_asked() {
+                outcome.differences += tell_comparison(table, &comparison);
             }
         }
         let open = self.ledger.intents(&self.process, table).await?;
@@ -102,24 +106,24 @@ impl Run<'_> {
         Ok(outcome)
     }
 
-    fn settler(
+    fn resolver(
         &self,
         shape: &Shape,
         pass: &Pass,
-        follower: &Follower,
+        tail_reader: &TailReader,
         progress: &Arc<Progress>,
-    ) -> anyhow::Result<Settler> {
+    ) -> anyhow::Result<Resolver> {
         let conversion = serde_json::from_value(pass.conversion.clone())
             .context("read the pass's conversion from the ledger")?;
-        let parts = SettlerParts {
+        let parts = ResolverParts {
             source: self.source.clone(),
             ledger: self.ledger.clone(),
             client: self.client.clone(),
-            lookout: Arc::clone(&self.lookout),
+            signing_lease: Arc::clone(&self.signing_lease),
             process: self.process.clone(),
             table: shape.table,
-            follower: follower.clone(),
-            world: self.world,
+            tail_reader: tail_reader.clone(),
+            guarantees: self.guarantees,
             memory: self.memory.clone(),
             progress: Arc::clone(progress),
             pace: Arc::clone(&self.pace),
@@ -128,7 +132,7 @@ impl Run<'_> {
             settled_before: self.settled_before,
             nth: self.settings.workers as usize,
         };
-        Settler::new(parts, self.stop.clone())
+        Resolver::new(parts, self.shutdown.clone())
     }
 
     fn tell(&self, table: Table, progress: &Progress) {
@@ -257,47 +261,11 @@ impl Run<'_> {
         plan: &PassPlan,
         progress: &Arc<Progress>,
     ) -> anyhow::Result<()> {
-        let conversion: Conversion = serde_json::from_value(job.conversion)
-            .context("read a pass's conversion from the ledger")?;
-        let settings = self.settings;
-        let shared = Arc::new(Shared {
-            feed: FeedSettings {
-                source: self.source.clone(),
-                ledger: Some(self.ledger.clone()),
-                shape: shape.clone(),
-                limits: settings.limits.clone(),
-                settled_before: self.settled_before,
-                abandoned_before: self.abandoned_before,
-                kept_since: self
-                    .kept
-                    .get(&shape.table)
-                    .copied()
-                    .filter(|_| conversion.log_time == LogTime::FinishedAt),
-            },
-            ledger: self.ledger.clone(),
-            client: self.client.clone(),
-            lookout: Arc::clone(&self.lookout),
-            world: self.world,
-            process: self.process.clone(),
-            pass_id: job.pass_id,
-            conversion_id: job.conversion_id,
-            conversion,
-            scope: scope(plan),
-            range_rows: settings.range_rows,
-            workers: settings.workers,
-            recount: if settings.verify == Verify::None { Recount::No } else { Recount::Yes },
-            memory: self.memory.clone(),
-            rows: self.rows.clone(),
-            pace: Arc::clone(&self.pace),
-            health: Arc::clone(&self.health),
-            canaries: self.canaries(shape.table).await?,
-            progress: Arc::clone(progress),
-            only_holds: job.only_holds,
-            cutting: tokio::sync::Mutex::default(),
-        });
+        let parts = self.worker_parts(shape, job, plan, progress).await?;
         let mut workers = tokio::task::JoinSet::new();
-        for nth in 0..settings.workers as usize {
-            workers.spawn(Worker::new(Arc::clone(&shared), self.stop.clone(), nth)?.work());
+        for nth in 0..self.settings.workers as usize {
+            let worker = Worker::new(parts.clone(), progress, &self.shutdown, nth)?;
+            workers.spawn(worker.work());
         }
         // The first error ends all: dropping the set aborts the others, and their intents are in
         // the ledger.
@@ -305,6 +273,65 @@ impl Run<'_> {
             ended.context("a worker ended badly")??;
         }
         Ok(())
+    }
+
+    async fn worker_parts(
+        &self,
+        shape: &Shape,
+        job: Job,
+        plan: &PassPlan,
+        progress: &Arc<Progress>,
+    ) -> anyhow::Result<WorkerParts> {
+        let conversion: Conversion = serde_json::from_value(job.conversion)
+            .context("read a pass's conversion from the ledger")?;
+        let settings = self.settings;
+        let is_verified = settings.verify != Verify::None;
+        let kept_since = self.kept.get(&shape.table).copied();
+        Ok(WorkerParts {
+            scanner: ScannerParts {
+                ledger: self.ledger.clone(),
+                process: self.process.clone(),
+                pass_id: job.pass_id,
+                scan: ScanSettings {
+                    source: self.source.clone(),
+                    ledger: Some(self.ledger.clone()),
+                    shape: shape.clone(),
+                    limits: settings.limits.clone(),
+                    settled_before: self.settled_before,
+                    abandoned_before: self.abandoned_before,
+                    kept_since: kept_since.filter(|_| conversion.log_time == LogTime::FinishedAt),
+                },
+                scope: scope(plan),
+                range_rows: settings.range_rows,
+                workers: settings.workers,
+                recount: if is_verified { Recount::Yes } else { Recount::No },
+                rows: self.rows.clone(),
+                health: Arc::clone(&self.health),
+                progress: Arc::clone(progress),
+                only_holds: job.only_holds,
+                cutting: Arc::default(),
+            },
+            preparer: PreparerParts {
+                source: self.source.clone(),
+                ledger_id: self.ledger.id,
+                conversion_id: job.conversion_id,
+                conversion,
+                settled_before: self.settled_before,
+                client: self.client.clone(),
+                memory: self.memory.clone(),
+            },
+            uploader: UploaderParts {
+                table: shape.table,
+                ledger: self.ledger.clone(),
+                client: self.client.clone(),
+                process: self.process.clone(),
+                signing_lease: Arc::clone(&self.signing_lease),
+                guarantees: self.guarantees,
+                pace: Arc::clone(&self.pace),
+                canaries: self.canaries(shape.table).await?,
+                progress: Arc::clone(progress),
+            },
+        })
     }
 }
 
@@ -320,8 +347,8 @@ async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Erro
 }
 
 /// Tells what became of batches whose fate was open.
-fn tell_settled(table: Table, settled: &Settled) {
-    let Settled { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = settled;
+fn tell_resolved(table: Table, resolved: &Resolved) {
+    let Resolved { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = resolved;
     if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
         tracing::info!(
             "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, \
@@ -338,15 +365,15 @@ fn tell_settled(table: Table, settled: &Settled) {
 }
 
 /// Tells what the comparison of the ledger with SLS gave; gives the number of differences.
-fn tell_judgement(table: Table, judgement: &Judgement) -> u64 {
-    let differences = judgement.differences.len() as u64;
+fn tell_comparison(table: Table, comparison: &Comparison) -> u64 {
+    let differences = comparison.differences.len() as u64;
     tracing::info!(
         "{table}: pulled back and compared: {} batches with {} rows are equal, {} differ",
-        count(judgement.batches_equal),
-        count(judgement.rows_equal),
+        count(comparison.batches_equal),
+        count(comparison.rows_equal),
         count(differences),
     );
-    for Difference { batch_id, rows, found } in judgement.differences.iter().take(20) {
+    for Difference { batch_id, rows, found } in comparison.differences.iter().take(20) {
         tracing::error!("batch {batch_id}: SLS should hold {rows} rows of it, it holds {found}");
     }
     differences

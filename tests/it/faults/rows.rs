@@ -5,21 +5,21 @@ use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault};
-use crate::harness::world::TABLES;
+use crate::harness::fixture::TABLES;
 
 /// A run that left two batches open that never arrived.
-fn with_open_batches(numbers: crate::faults::Numbers) -> crate::harness::world::World {
-    let world =
+fn with_open_batches(numbers: crate::faults::Numbers) -> crate::harness::fixture::Fixture {
+    let fixture =
         Case { faults: vec![fault("put", 3, 100_000, json!("cut_before"))], ..Case::of(numbers) }
-            .world();
-    let mut running = world.tool(&format!("{SHORT} --workers 2")).spawn();
+            .fixture();
+    let mut running = fixture.tool(&format!("{SHORT} --workers 2")).spawn();
     running.wait_for("no answer from SLS");
     let running = running;
     running.kill();
-    world.sls.forget_faults();
+    fixture.sls.forget_faults();
     let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
-    assert_ne!(world.database.psql(open).trim(), "0");
-    world
+    assert_ne!(fixture.database.psql(open).trim(), "0");
+    fixture
 }
 
 /// Rows of the open batches.
@@ -29,124 +29,124 @@ const OPEN_ROWS: &str = "SELECT encode(substring(row_ids FROM 16 * n + 1 FOR 16)
 #[test]
 fn rows_that_change_between_intent_and_recovery_are_sent_as_they_are_now() {
     for numbers in [Proven, Unproven] {
-        let world = with_open_batches(numbers);
-        world.database.psql(&format!(
+        let fixture = with_open_batches(numbers);
+        fixture.database.psql(&format!(
             "UPDATE workflow_runs SET outputs = '{{\"a\": \"changed\"}}' WHERE id IN ({OPEN_ROWS})"
         ));
-        world.tool(SHORT).run().exits(0).tells(" read anew");
-        let changed = world
+        fixture.tool(SHORT).run().exits(0).tells(" read anew");
+        let changed = fixture
             .sls
             .logs("workflow_execution")
             .iter()
             .filter(|log| log.field("outputs").contains("changed"))
             .count();
         assert_ne!(changed, 0);
-        ends_well(&world);
+        ends_well(&fixture);
     }
 }
 
 #[test]
 fn a_batch_that_was_never_answered_is_halved_and_goes_through() {
     for numbers in [Proven, Unproven] {
-        let world = with_open_batches(numbers);
-        world.database.psql("UPDATE sls_backfill.batch SET unknowns = 10 WHERE state = 'intent'");
-        world.tool(SHORT).run().exits(0).tells(" halved, 0 read anew, 0 still open");
+        let fixture = with_open_batches(numbers);
+        fixture.database.psql("UPDATE sls_backfill.batch SET unknowns = 10 WHERE state = 'intent'");
+        fixture.tool(SHORT).run().exits(0).tells(" halved, 0 read anew, 0 still open");
         let halves = "SELECT count(*) > 0 FROM sls_backfill.batch WHERE parent_id IS NOT NULL \
                       AND state = 'proved'";
-        assert_eq!(world.database.psql(halves).trim(), "t");
-        ends_well(&world);
+        assert_eq!(fixture.database.psql(halves).trim(), "t");
+        ends_well(&fixture);
     }
 }
 
 #[test]
 fn rows_that_vanish_between_intent_and_recovery_are_gone_and_accounted_for() {
     for numbers in [Proven, Unproven] {
-        let world = with_open_batches(numbers);
+        let fixture = with_open_batches(numbers);
         // The first row of every open batch, and its nodes.
-        world.database.psql(
+        fixture.database.psql(
             "CREATE TEMP TABLE victims AS SELECT encode(substring(row_ids FROM 1 FOR 16), \
              'hex')::uuid AS id FROM sls_backfill.batch WHERE state = 'intent'; \
              DELETE FROM workflow_runs WHERE id IN (SELECT id FROM victims); \
              DELETE FROM workflow_node_executions WHERE id IN (SELECT id FROM victims)",
         );
-        world.tool(SHORT).run().exits(0).tells(" read anew");
+        fixture.tool(SHORT).run().exits(0).tells(" read anew");
         let gone = "SELECT sum(rows_gone) FROM sls_backfill.range";
-        assert_ne!(world.database.psql(gone).trim(), "0");
-        ends_well(&world);
+        assert_ne!(fixture.database.psql(gone).trim(), "0");
+        ends_well(&fixture);
     }
 }
 
 #[test]
 fn a_column_that_vanishes_between_intent_and_recovery_is_lived_with() {
-    let world = with_open_batches(Unproven);
-    world.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
-    world.tool(&format!("{SHORT} --new-conversion")).run().exits(0).tells(" read anew");
-    ends_well(&world);
+    let fixture = with_open_batches(Unproven);
+    fixture.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
+    fixture.tool(&format!("{SHORT} --new-conversion")).run().exits(0).tells(" read anew");
+    ends_well(&fixture);
 }
 
 #[test]
 fn a_later_date_in_the_ledger_stays_though_the_clock_went_back() {
-    let world = with_open_batches(Proven);
+    let fixture = with_open_batches(Proven);
     // As if SLS's clock had been 20 min ahead when they were signed: it may take them so long.
-    world.database.psql(
+    fixture.database.psql(
         "UPDATE sls_backfill.batch SET signed_at = signed_at + interval '20 minutes' \
          WHERE state = 'intent'",
     );
-    world.sls.order(&fault("put", 1, 100_000, json!("cut_before")));
+    fixture.sls.order(&fault("put", 1, 100_000, json!("cut_before")));
     let run = format!("{SHORT} --max-rows 1");
-    world.tool(&run).run().exits(75).tells("a request may still be on its way to SLS");
+    fixture.tool(&run).run().exits(75).tells("a request may still be on its way to SLS");
     let lost = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent' \
                 AND parent_id IS NULL AND signed_at > now() + interval '10 minutes'";
-    assert_ne!(world.database.psql(lost).trim(), "0");
-    world.database.psql(
+    assert_ne!(fixture.database.psql(lost).trim(), "0");
+    fixture.database.psql(
         "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '20 minutes' \
          WHERE state = 'intent'",
     );
-    ends_well(&world);
+    ends_well(&fixture);
 }
 
 #[test]
 fn holds_of_a_finished_pass_outlive_a_column() {
-    let world = Case::of(Proven).world();
-    world.tool(SHORT).run().exits(0);
-    world.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
-    world.database.psql(
+    let fixture = Case::of(Proven).fixture();
+    fixture.tool(SHORT).run().exits(0);
+    fixture.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
+    fixture.database.psql(
         "UPDATE workflow_runs SET status = 'succeeded', finished_at = created_at \
          + interval '2 seconds' WHERE status = 'running'",
     );
-    world.tool(SHORT).run().exits(0);
-    assert!(world.held("workflow_runs").is_empty());
-    ends_well(&world);
+    fixture.tool(SHORT).run().exits(0);
+    assert!(fixture.held("workflow_runs").is_empty());
+    ends_well(&fixture);
 }
 
 #[test]
 fn rows_that_are_deleted_and_come_back_are_not_sent_again() {
-    let world = Case::of(Proven).world();
-    world.tool(SHORT).run().exits(0);
+    let fixture = Case::of(Proven).fixture();
+    fixture.tool(SHORT).run().exits(0);
     let each = |sql: &str| {
         for (table, _) in TABLES {
-            world.database.psql(&sql.replace("TABLE_NAME", table));
+            fixture.database.psql(&sql.replace("TABLE_NAME", table));
         }
     };
     each("CREATE TABLE kept_TABLE_NAME AS TABLE TABLE_NAME; DELETE FROM TABLE_NAME");
-    world.tool(SHORT).run().exits(0);
+    fixture.tool(SHORT).run().exits(0);
     each("INSERT INTO TABLE_NAME TABLE kept_TABLE_NAME");
     let everything = format!("{SHORT} --since 2000-01-01");
-    world
+    fixture
         .tool(&everything)
         .run()
         .exits(0)
         .tells("workflow_runs: looked at 400 rows, sent 0 ")
         .tells("workflow_node_executions: looked at 1,600 rows, sent 0 ");
-    ends_well(&world);
+    ends_well(&fixture);
 }
 
 #[test]
 fn rows_committed_late_are_found_within_the_look_back() {
-    let world = Case::of(Proven).world();
-    world.tool(SHORT).run().exits(0);
+    let fixture = Case::of(Proven).fixture();
+    fixture.tool(SHORT).run().exits(0);
     // Of before the end of what is covered, and not there when it was read.
-    world.database.psql(
+    fixture.database.psql(
         "INSERT INTO workflow_runs (id, tenant_id, app_id, workflow_id, type, triggered_from, \
          version, graph, inputs, status, outputs, elapsed_time, total_tokens, total_steps, \
          created_by_role, created_by, created_at, finished_at) \
@@ -156,53 +156,53 @@ fn rows_committed_late_are_found_within_the_look_back() {
          now() AT TIME ZONE 'UTC' - interval '39 hours' \
          FROM workflow_runs WHERE status = 'succeeded' LIMIT 1",
     );
-    world.tool(SHORT).run().exits(0);
-    ends_well(&world);
+    fixture.tool(SHORT).run().exits(0);
+    ends_well(&fixture);
 }
 
 #[test]
 fn rows_that_finish_later_are_sent_by_a_later_run() {
-    let world = Case::of(Proven).world();
-    world.tool(SHORT).run().exits(0);
-    world.database.psql(
+    let fixture = Case::of(Proven).fixture();
+    fixture.tool(SHORT).run().exits(0);
+    fixture.database.psql(
         "UPDATE workflow_runs SET status = 'succeeded', finished_at = created_at \
          + interval '2 seconds' WHERE status = 'running'; \
          UPDATE workflow_node_executions SET status = 'failed', finished_at = created_at \
          + interval '2 seconds' WHERE status = 'running'",
     );
-    world.tool(SHORT).run().exits(0);
-    assert!(world.held("workflow_runs").is_empty());
-    ends_well(&world);
+    fixture.tool(SHORT).run().exits(0);
+    assert!(fixture.held("workflow_runs").is_empty());
+    ends_well(&fixture);
 }
 
 #[test]
 fn holds_are_tried_by_one_process_at_a_time() {
-    let world = Case::of(Proven).world();
-    world.tool(SHORT).run().exits(0);
-    world.database.psql(
+    let fixture = Case::of(Proven).fixture();
+    fixture.tool(SHORT).run().exits(0);
+    fixture.database.psql(
         "UPDATE workflow_runs SET status = 'succeeded', finished_at = created_at \
          + interval '2 seconds' WHERE status = 'running'",
     );
-    world.sls.order(&fault("put", 1, 1, json!("hold")));
-    let first = world.tool(SHORT).spawn();
-    world.sls.wait_until("held", 1);
+    fixture.sls.order(&fault("put", 1, 1, json!("hold")));
+    let first = fixture.tool(SHORT).spawn();
+    fixture.sls.wait_until("held", 1);
     // It finds the range of holds taken, and nothing else to do.
-    let second = world.tool(&format!("{SHORT} --join")).spawn();
+    let second = fixture.tool(&format!("{SHORT} --join")).spawn();
     std::thread::sleep(std::time::Duration::from_millis(500));
-    world.sls.release();
+    fixture.sls.release();
     first.wait().exits(0);
     second.wait().exits(0);
-    ends_well(&world);
+    ends_well(&fixture);
 }
 
 #[test]
 fn overlapping_windows_and_filters_send_every_row_once() {
-    let world = Case::of(Proven).world();
+    let fixture = Case::of(Proven).fixture();
     let day = |days: u32| {
         let sql = format!("SELECT to_char(now() - interval '{days} days', 'YYYY-MM-DD')");
-        world.database.psql(&sql).trim().to_owned()
+        fixture.database.psql(&sql).trim().to_owned()
     };
-    let tenant = world.database.psql("SELECT tenant_id FROM workflow_runs LIMIT 1");
+    let tenant = fixture.database.psql("SELECT tenant_id FROM workflow_runs LIMIT 1");
     for arguments in [
         format!("--since {} --until {}", day(10), day(5)),
         format!("--since {} --until {}", day(20), day(7)),
@@ -211,7 +211,7 @@ fn overlapping_windows_and_filters_send_every_row_once() {
         String::new(),
         format!("--since {}", day(400)),
     ] {
-        world.tool(format!("{SHORT} {arguments}").trim()).run().exits(0);
+        fixture.tool(format!("{SHORT} {arguments}").trim()).run().exits(0);
     }
-    ends_well(&world);
+    ends_well(&fixture);
 }

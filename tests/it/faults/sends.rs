@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault, refuse};
-use crate::harness::world::World;
+use crate::harness::fixture::Fixture;
 
 /// `name: Case { … }`: the test of that name, and one in each world.
 macro_rules! cases {
@@ -138,17 +138,17 @@ fn a_number_older_than_its_signature_is_not_repeated() {
         ],
         ..Case::of(Proven)
     };
-    let world = case.world();
-    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
+    let fixture = case.fixture();
+    let running = fixture.tool(&format!("{SHORT} --workers 1")).spawn();
     // The batch is given up when the life of its signature is over, whatever keeps it from going.
-    world
+    fixture
         .database
         .wait_until("SELECT count(*) > 0 FROM sls_backfill.batch WHERE unknowns > 0", "t");
     // From then on SLS may have forgotten the number.
-    world.sls.switch(&json!({"seqid": "ignored"}));
-    world.sls.forget_faults();
+    fixture.sls.switch(&json!({"seqid": "ignored"}));
+    fixture.sls.forget_faults();
     running.wait();
-    ends_well(&world);
+    ends_well(&fixture);
 }
 
 #[test]
@@ -159,15 +159,15 @@ fn a_refusal_after_an_attempt_of_another_process_does_not_mean_that_nothing_is_t
         faults: vec![fault("put", 1, 1, json!({"hold_after": {}}))],
         ..Case::of(Proven)
     };
-    let world = case.world();
-    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
-    world.sls.wait_until("held", 1);
+    let fixture = case.fixture();
+    let running = fixture.tool(&format!("{SHORT} --workers 1")).spawn();
+    fixture.sls.wait_until("held", 1);
     running.kill();
-    world.sls.release();
+    fixture.sls.release();
     // The next run repeats its number, and is refused for the content.
-    world.sls.order(&fault("put", 1, 4, refuse(400, "PostBodyInvalid", "cannot be parsed")));
-    world.tool(&format!("{SHORT} --workers 1")).run().exits(0);
-    ends_well(&world);
+    fixture.sls.order(&fault("put", 1, 4, refuse(400, "PostBodyInvalid", "cannot be parsed")));
+    fixture.tool(&format!("{SHORT} --workers 1")).run().exits(0);
+    ends_well(&fixture);
 }
 
 #[test]
@@ -177,23 +177,23 @@ fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
         faults: vec![fault("put", 1, 1, json!("cut_after"))],
         ..Case::of(Unproven)
     };
-    let world = case.world();
+    let fixture = case.fixture();
     let run = format!("{SHORT} --tables workflow_runs --max-rows 30");
-    let outcome = world.tool(&run).run().exits(75);
+    let outcome = fixture.tool(&run).run().exits(75);
     outcome.tells("nothing of it is sent again").tells("1 found in SLS, 0 sent again");
-    world.sls.switch(&json!({"split_groups_ms": null}));
-    ends_well(&world);
+    fixture.sls.switch(&json!({"split_groups_ms": null}));
+    ends_well(&fixture);
 }
 
 #[test]
 fn a_run_ends_when_sls_goes_away_with_its_last_batch() {
-    let world = World::new("dify-1.12");
-    world.fill(40, 20);
-    world.sls.order(&fault("put", 1, 1, json!("hold")));
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(40, 20);
+    fixture.sls.order(&fault("put", 1, 1, json!("hold")));
     let run = format!("{SHORT} --tables workflow_runs --workers 2");
-    let running = world.tool(&run).deadline(Duration::from_secs(180)).spawn();
-    world.sls.wait_until("held", 1);
-    let World { database, sls } = world;
+    let running = fixture.tool(&run).deadline(Duration::from_secs(180)).spawn();
+    fixture.sls.wait_until("held", 1);
+    let Fixture { database, sls } = fixture;
     drop(sls);
     // Its other stages have nothing left to do but to wait for this batch.
     running.wait().exits(75).tells("run the same command again");
@@ -210,61 +210,62 @@ fn who_cannot_read_what_is_sent_does_not_send_on() {
         ],
         ..Case::of(Proven)
     };
-    let world = case.world();
-    world.tool(&format!("{SHORT} --workers 1")).run().exits(70).tells("Unauthorized");
-    let (sent, all) = (world.stored("workflow_execution").len(), world.finished("workflow_runs"));
+    let fixture = case.fixture();
+    fixture.tool(&format!("{SHORT} --workers 1")).run().exits(70).tells("Unauthorized");
+    let (sent, all) =
+        (fixture.stored("workflow_execution").len(), fixture.finished("workflow_runs"));
     assert!(sent < all.len(), "{sent} rows were sent though nobody could read them");
-    ends_well(&world);
+    ends_well(&fixture);
 }
 
 #[test]
 fn a_logstore_that_was_made_anew_is_not_written_to_before_an_audit() {
-    let world = Case::of(Proven).world();
-    world.tool(SHORT).arg("--max-rows=100").run().exits(75);
-    world.delete_logstore("workflow_execution");
-    world.tool("init --ttl-days 3650").run().exits(0);
-    let outcome = world.tool(SHORT).run();
+    let fixture = Case::of(Proven).fixture();
+    fixture.tool(SHORT).arg("--max-rows=100").run().exits(75);
+    fixture.delete_logstore("workflow_execution");
+    fixture.tool("init --ttl-days 3650").run().exits(0);
+    let outcome = fixture.tool(SHORT).run();
     assert!(outcome.status.code().is_some_and(|code| code == 70 || code == 3), "{outcome}");
     outcome.tells("dify-sls-backfill audit");
-    assert_eq!(world.stored("workflow_execution"), [""; 0]);
+    assert_eq!(fixture.stored("workflow_execution"), [""; 0]);
 }
 
 #[test]
 fn a_refused_row_is_held_alone_and_the_rest_goes_through() {
     for numbers in [Proven, Unproven] {
         let case = Case::of(numbers);
-        let world = case.world();
+        let fixture = case.fixture();
         // A value of over 1 MB, which this SLS refuses.
-        world.database.psql(
+        fixture.database.psql(
             "UPDATE workflow_runs SET outputs = '{\"a\": \"' || repeat('x', 1200000) || '\"}' \
              WHERE id = (SELECT id FROM workflow_runs WHERE status = 'succeeded' \
              ORDER BY created_at LIMIT 1)",
         );
-        world.sls.switch(&json!({"big_values": "refuse"}));
+        fixture.sls.switch(&json!({"big_values": "refuse"}));
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("rejects.jsonl");
         let run = format!("{SHORT} --rejects {}", file.display());
-        world.tool(&run).run().exits(5).tells("SLS refuses 1 rows");
-        let held = world.held("workflow_runs");
+        fixture.tool(&run).run().exits(5).tells("SLS refuses 1 rows");
+        let held = fixture.held("workflow_runs");
         let (id, reason) = held.iter().find(|(_, reason)| *reason != "running").unwrap();
         assert_eq!(reason, "refused");
-        let stored = world.stored("workflow_execution");
-        let missing: Vec<_> = world
+        let stored = fixture.stored("workflow_execution");
+        let missing: Vec<_> = fixture
             .finished("workflow_runs")
             .into_iter()
             .filter(|finished| !stored.contains(finished))
             .collect();
         assert_eq!(missing, [id.as_str()]);
-        world.tool("status").run().exits(0).prints(&format!("{id} refused: SLS says Post"));
+        fixture.tool("status").run().exits(0).prints(&format!("{id} refused: SLS says Post"));
         // It is not tried again by itself.
-        world.tool(SHORT).run().exits(5);
+        fixture.tool(SHORT).run().exits(5);
         let lines = std::fs::read_to_string(&file).unwrap();
         assert!(lines.contains(id) && lines.lines().count() == 1, "{lines}");
         // Once the cause is gone, the file is fed again.
-        world.sls.switch(&json!({"big_values": "store"}));
+        fixture.sls.switch(&json!({"big_values": "store"}));
         let retry = format!("{SHORT} --retry {}", file.display());
-        world.tool(&retry).run().exits(0).tells("1 held rows of");
-        ends_well(&world);
+        fixture.tool(&retry).run().exits(0).tells("1 held rows of");
+        ends_well(&fixture);
     }
 }
 
@@ -279,25 +280,25 @@ fn a_shard_that_splits_in_mid_run_doubles_nothing() {
             ],
             ..Case::of(Proven)
         };
-        let world = case.world();
-        let running = world.tool(&format!("{SHORT} --workers 2")).spawn();
-        world.sls.wait_until("held", 1);
-        world.split_shards();
-        world.sls.order(&fault("put", 1, 2, json!("cut_after")));
-        world.sls.release();
+        let fixture = case.fixture();
+        let running = fixture.tool(&format!("{SHORT} --workers 2")).spawn();
+        fixture.sls.wait_until("held", 1);
+        fixture.split_shards();
+        fixture.sls.order(&fault("put", 1, 2, json!("cut_after")));
+        fixture.sls.release();
         running.wait();
-        ends_well(&world);
+        ends_well(&fixture);
     }
 }
 
 #[test]
 fn a_logstore_deleted_in_mid_run_is_told_and_nothing_is_sent_into_the_new_one_unasked() {
     let case = Case { faults: vec![fault("put", 4, 1, json!("hold"))], ..Case::of(Proven) };
-    let world = case.world();
-    let running = world.tool(&format!("{SHORT} --workers 1")).spawn();
-    world.sls.wait_until("held", 1);
-    world.delete_logstore("workflow_execution");
-    world.sls.release();
+    let fixture = case.fixture();
+    let running = fixture.tool(&format!("{SHORT} --workers 1")).spawn();
+    fixture.sls.wait_until("held", 1);
+    fixture.delete_logstore("workflow_execution");
+    fixture.sls.release();
     let outcome = running.wait();
     assert!(outcome.status.code().is_some_and(|code| code == 70 || code == 3), "{outcome}");
     outcome.tells("LogStoreNotExist");
@@ -320,26 +321,26 @@ fn credentials_that_expire_in_mid_run_stop_it_and_the_next_run_goes_on() {
 #[test]
 fn a_run_without_an_answer_for_its_last_batch_ends_with_75_and_says_until_when() {
     let case = Case::of(Unproven);
-    let world = case.world();
-    world.sls.switch(&json!({"signature_life_s": 900}));
-    world.sls.order(&fault("put", 2, 1, json!("cut_before")));
-    let outcome = world.tool("run --batch-kib 64 --visible-s 1").run();
+    let fixture = case.fixture();
+    fixture.sls.switch(&json!({"signature_life_s": 900}));
+    fixture.sls.order(&fault("put", 2, 1, json!("cut_before")));
+    let outcome = fixture.tool("run --batch-kib 64 --visible-s 1").run();
     outcome.exits(75).tells("may still be on its way to SLS").tells("1 still open");
     let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
-    assert_eq!(world.database.psql(open).trim(), "1");
+    assert_eq!(fixture.database.psql(open).trim(), "1");
     // As if its signature's life were over.
-    world.database.psql(
+    fixture.database.psql(
         "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '20 minutes' \
          WHERE state = 'intent'",
     );
-    world.tool("run --visible-s 1").run().exits(0).tells("1 sent again");
-    world.holds_every_finished_row_once();
+    fixture.tool("run --visible-s 1").run().exits(0).tells("1 sent again");
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
 fn short_windows_are_for_a_local_sls_only() {
-    let world = crate::harness::world::World::new("dify-1.12");
-    world
+    let fixture = crate::harness::fixture::Fixture::new("dify-1.12");
+    fixture
         .tool(SHORT)
         .env("ALIYUN_SLS_ENDPOINT", "https://cn-hangzhou.log.aliyuncs.com")
         .deadline(Duration::from_secs(20))

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::harness::database::Database;
+use crate::harness::fixture::Fixture;
 use crate::harness::simulator::{PROJECT, Simulator};
-use crate::harness::world::World;
 
 pub(crate) const RUNS: &str = "workflow_execution";
 pub(crate) const NODES: &str = "workflow_node_execution";
@@ -58,7 +58,7 @@ CREATE VIEW node_log AS SELECT
 
 /// A history in Postgres and, migrated, in the local SLS, and whom it is about.
 pub(crate) struct Migrated {
-    pub(crate) world: World,
+    pub(crate) fixture: Fixture,
     /// The app with the most runs.
     pub(crate) tenant: String,
     pub(crate) app: String,
@@ -87,42 +87,42 @@ impl Migrated {
             let mut conn = PgConnection::connect(&database.url()).await.unwrap();
             demo::fill(&mut conn, &settings, |_| {}).await.unwrap();
         });
-        let world = World { database, sls: Simulator::start() };
+        let fixture = Fixture { database, sls: Simulator::start() };
         // For ever: the history has fixed times, which grow old.
-        world.tool("init").env("ALIYUN_SLS_LOGSTORE_TTL", "3650").run().exits(0);
-        world.tool("run").run().exits(0);
-        world.holds_every_finished_row_once();
-        world.database.psql(VIEWS);
-        let one = |sql: &str| world.database.psql(sql);
+        fixture.tool("init").env("ALIYUN_SLS_LOGSTORE_TTL", "3650").run().exits(0);
+        fixture.tool("run").run().exits(0);
+        fixture.holds_every_finished_row_once();
+        fixture.database.psql(VIEWS);
+        let one = |sql: &str| fixture.database.psql(sql);
         let most = "SELECT {} FROM run_log GROUP BY 1, 2, 3 ORDER BY count(*) DESC LIMIT 1";
         let whose = one(&most.replace("{}", "tenant_id, app_id, triggered_from"));
         let [tenant, app, trigger]: [String; 3] =
             whose.split('|').map(str::to_owned).collect::<Vec<_>>().try_into().unwrap();
-        Self { world, tenant, app, trigger }
+        Self { fixture, tenant, app, trigger }
     }
 
     /// What SLS gives for `sql` as Dify's SDK mode sends it: `query | sql`, from 0 to now.
     #[track_caller]
     pub(crate) fn sls(&self, logstore: &str, query: &str, sql: &str) -> Vec<Row> {
-        Asking(&self.world.sls).sql(logstore, &format!("{query} | {sql}"))
+        Asking(&self.fixture.sls).sql(logstore, &format!("{query} | {sql}"))
     }
 
     /// What SLS gives for `sql` alone, as Dify's PG mode sends it.
     #[track_caller]
     pub(crate) fn sls_plain(&self, logstore: &str, sql: &str) -> Vec<Row> {
-        Asking(&self.world.sls).sql(logstore, sql)
+        Asking(&self.fixture.sls).sql(logstore, sql)
     }
 
     /// What GetLogs gives without SQL, as Dify's SDK mode asks: 100 logs, the oldest first.
     #[track_caller]
     pub(crate) fn search(&self, logstore: &str, query: &str) -> Vec<Row> {
-        Asking(&self.world.sls).search(logstore, query)
+        Asking(&self.fixture.sls).search(logstore, query)
     }
 
     /// What Postgres gives for the twin of a statement.
     #[track_caller]
     pub(crate) fn twin(&self, sql: &str) -> Vec<Row> {
-        let rows = self.world.database.psql(&format!(
+        let rows = self.fixture.database.psql(&format!(
             "SET datestyle = ISO; SELECT coalesce(json_agg(t), '[]') FROM ({sql}) t"
         ));
         let rows: Vec<BTreeMap<String, Value>> = serde_json::from_str(&rows).unwrap();
@@ -132,7 +132,7 @@ impl Migrated {
     /// One value from Postgres.
     #[track_caller]
     pub(crate) fn value(&self, sql: &str) -> String {
-        self.world.database.psql(sql)
+        self.fixture.database.psql(sql)
     }
 
     /// The condition on tenant and app that most statements have.

@@ -131,7 +131,7 @@ fn statement_12_finds_the_nodes_of_a_run() {
     same_set(dify.search(NODES, &query), twin);
     // Dify asks for 1,000 logs; a page has 100.
     let body = json!({"query": query, "line": 1000});
-    let message = Asking(&dify.world.sls).get_logs_v3(NODES, body).refused();
+    let message = Asking(&dify.fixture.sls).get_logs_v3(NODES, body).refused();
     assert_eq!(message, "line must be at most 100");
 }
 
@@ -151,7 +151,7 @@ fn statement_12_in_pages_is_refused_for_its_offset() {
                 "
     );
     let body = json!({"query": format!("* | {sql}")});
-    let message = Asking(&dify.world.sls).get_logs_v3(NODES, body).refused();
+    let message = Asking(&dify.fixture.sls).get_logs_v3(NODES, body).refused();
     assert!(message.contains("mismatched input 'OFFSET'"), "{message}");
 }
 

@@ -1,0 +1,64 @@
+//! What `run` needs to know, checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::commands::output::Format;
+use crate::commands::setup::{PostgresSettings, SlsSettings};
+use crate::dify::conversion::LogTime;
+use crate::pipeline::guard::pace::Rates;
+use crate::pipeline::read::batching::BatchLimits;
+use crate::pipeline::read::window::Wish;
+use crate::pipeline::recover::rules::Timings;
+use crate::pipeline::send::canary::CanarySettings;
+use crate::record::table::Table;
+
+/// How the upload is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Not at all.
+    None,
+    /// Every batch is pulled back, its count and digest compared with the ledger.
+    Tags,
+}
+
+/// What `run` needs to know.
+pub struct RunSettings {
+    pub postgres: PostgresSettings,
+    /// `None` in a dry run.
+    pub sls: Option<SlsSettings>,
+    pub tables: Vec<Table>,
+    pub wish: Wish,
+    pub rows_max: Option<u64>,
+    pub workers: u32,
+    pub rates: Rates,
+    /// A replica of the source may be that far behind; `None`: as far as it likes.
+    pub replica_lag_max_s: Option<u32>,
+    /// How often progress is told where there are no bars.
+    pub progress_every: Duration,
+    pub limits: BatchLimits,
+    pub memory_bytes: u64,
+    /// About how many rows a range has.
+    pub range_rows: u32,
+    pub settle_s: i64,
+    pub abandoned_after_s: i64,
+    pub timings: Timings,
+    pub put_graph: bool,
+    pub log_time: LogTime,
+    /// Send also rows that are older than their logstore keeps logs.
+    pub beyond_ttl: bool,
+    pub canary: CanarySettings,
+    /// Go on with an open pass although the conversion has changed.
+    pub new_conversion: bool,
+    pub verify: Verify,
+    pub join: bool,
+    pub dry_run: bool,
+    /// Whether to probe by itself where no probe was made yet.
+    pub probe: bool,
+    pub allow_fsync_off: bool,
+    /// Where to write the rows that something is wrong with.
+    pub rejects: Option<PathBuf>,
+    /// A rejects file whose rows are to be tried again.
+    pub retry: Option<PathBuf>,
+    pub format: Format,
+}

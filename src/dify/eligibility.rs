@@ -1,0 +1,173 @@
+//! Which rows are held: the rules that need neither Dify's other tables nor SLS.
+//!
+//! The order of the rules: the status first (a row that runs is `running`, whatever else is odd
+//! about it), then whether there is a usable finish time, then whether it is old enough, then the
+//! other values; a control row last, when it is terminal and settled, since only then would it be
+//! sent.
+
+use crate::dify::python;
+use crate::record::hold::HoldReason;
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+
+/// How much of a status that nobody knows is told.
+const STATUS_CHARS_MAX: usize = 64;
+
+/// Why a row with these values is held, and in words what about it; `None` if these values leave it
+/// fit to be stored. `finished_at` is `None` for NULL; what finished after `settled_before` may
+/// still change.
+pub fn hold_reason(
+    table: Table,
+    status: &[u8],
+    created_at: Timestamp,
+    finished_at: Option<Timestamp>,
+    settled_before: Timestamp,
+) -> Option<(HoldReason, String)> {
+    match status_kind(table, status) {
+        StatusKind::Terminal => {}
+        StatusKind::Open => {
+            let status = String::from_utf8_lossy(status);
+            return Some((HoldReason::Running, format!("its status is {status}")));
+        }
+        StatusKind::Unknown => {
+            let status: String =
+                String::from_utf8_lossy(status).chars().take(STATUS_CHARS_MAX).collect();
+            return Some((HoldReason::Invalid, format!("its status {status:?} is unknown")));
+        }
+    }
+    let Some(finished_at) = finished_at else {
+        return Some((HoldReason::NoFinishTime, "finished_at is NULL".to_owned()));
+    };
+    // `__time__` is a fixed 32-bit number of seconds.
+    if finished_at.unix_s().is_none_or(|unix_s| u32::try_from(unix_s).is_err()) {
+        let detail = format!("finished_at is {finished_at}, not from 1970 to 2106");
+        return Some((HoldReason::Invalid, detail));
+    }
+    if finished_at > settled_before {
+        return Some((HoldReason::Running, format!("it finished only at {finished_at}")));
+    }
+    if python::isoformat(created_at).is_none() {
+        let detail = format!("created_at is {created_at}, not in the years 1 to 9999");
+        return Some((HoldReason::Invalid, detail));
+    }
+    None
+}
+
+/// What a status says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StatusKind {
+    Terminal,
+    Open,
+    Unknown,
+}
+
+/// Dify's `WorkflowExecutionStatus` and `WorkflowNodeExecutionStatus`, from 0.6 on; terminal for
+/// runs is `WorkflowExecutionStatus.ended_values()`. A `retry` row is an attempt that failed and
+/// was repeated; versions 0.14 to 1.x kept it.
+fn status_kind(table: Table, status: &[u8]) -> StatusKind {
+    match (table, status) {
+        (_, b"succeeded" | b"failed" | b"stopped")
+        | (Table::Runs, b"partial-succeeded")
+        | (Table::NodeExecutions, b"exception" | b"retry") => StatusKind::Terminal,
+        (_, b"running" | b"pending" | b"paused" | b"scheduled") => StatusKind::Open,
+        _ => StatusKind::Unknown,
+    }
+}
+
+/// Whether a run's row is one that newer Dify keeps beside SLS only to steer the run: it has a task
+/// and no payload. Sent, it would hide the run's real log. The payload may be empty JSON as well as
+/// NULL: `{}` is what Dify's model puts into `outputs` when nobody sets it.
+pub fn is_control_row(task_id: Option<&[u8]>, payload: [Option<&[u8]>; 3]) -> bool {
+    task_id.is_some() && payload.into_iter().all(|text| is_empty_json(text) || text == Some(b"{}"))
+}
+
+/// Whether Dify's writer would write `{}` for this JSON column, for want of a value.
+pub fn is_empty_json(text: Option<&[u8]>) -> bool {
+    matches!(text, None | Some(b"" | b"null"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(unix_s: i64) -> Timestamp {
+        Timestamp::from_unix_s(unix_s)
+    }
+
+    #[test]
+    fn every_status_is_terminal_open_or_unknown() {
+        use StatusKind::{Open, Terminal, Unknown};
+        for (status, run, node) in [
+            ("succeeded", Terminal, Terminal),
+            ("failed", Terminal, Terminal),
+            ("stopped", Terminal, Terminal),
+            ("partial-succeeded", Terminal, Unknown),
+            ("exception", Unknown, Terminal),
+            ("retry", Unknown, Terminal),
+            ("running", Open, Open),
+            ("pending", Open, Open),
+            ("paused", Open, Open),
+            ("scheduled", Open, Open),
+            ("", Unknown, Unknown),
+            ("Succeeded", Unknown, Unknown),
+            ("succeeded ", Unknown, Unknown),
+        ] {
+            assert_eq!(status_kind(Table::Runs, status.as_bytes()), run, "{status}");
+            assert_eq!(status_kind(Table::NodeExecutions, status.as_bytes()), node, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_first_rule_that_applies_gives_the_reason() {
+        let (past, settled, late) = (at(1_700_000_000), at(1_800_000_000), at(1_800_000_001));
+        let end = at(1 << 32);
+        for (status, created_at, finished_at, reason) in [
+            ("succeeded", past, Some(settled), None),
+            ("succeeded", past, Some(at(0)), None),
+            ("succeeded", past, Some(late), Some(HoldReason::Running)),
+            ("running", Timestamp::INFINITY, None, Some(HoldReason::Running)),
+            ("running", past, Some(past), Some(HoldReason::Running)),
+            ("odd", past, None, Some(HoldReason::Invalid)),
+            ("failed", Timestamp::INFINITY, None, Some(HoldReason::NoFinishTime)),
+            ("failed", past, Some(Timestamp::INFINITY), Some(HoldReason::Invalid)),
+            ("failed", past, Some(Timestamp::NEG_INFINITY), Some(HoldReason::Invalid)),
+            ("failed", past, Some(at(-1)), Some(HoldReason::Invalid)),
+            ("failed", past, Some(end), Some(HoldReason::Invalid)),
+            ("failed", past, Some(end.plus_s(-1)), Some(HoldReason::Running)),
+            ("failed", Timestamp::NEG_INFINITY, Some(past), Some(HoldReason::Invalid)),
+            ("failed", at(-62_135_596_801), Some(past), Some(HoldReason::Invalid)),
+            ("failed", at(-62_135_596_800), Some(past), None),
+            ("failed", at(253_402_300_800), Some(past), Some(HoldReason::Invalid)),
+            // Created after it finished: a server that was not in UTC, with Dify before 0.6.9.
+            ("failed", late, Some(past), None),
+        ] {
+            let held =
+                hold_reason(Table::Runs, status.as_bytes(), created_at, finished_at, settled);
+            assert_eq!(
+                held.as_ref().map(|held| held.0),
+                reason,
+                "{status} {created_at} {finished_at:?}: {held:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_unknown_status_is_told_in_64_characters() {
+        let status = "状\n".repeat(100);
+        let held = hold_reason(Table::Runs, status.as_bytes(), at(0), None, at(0));
+        let (reason, detail) = held.unwrap();
+        assert_eq!(reason, HoldReason::Invalid);
+        assert_eq!(detail, format!("its status {:?} is unknown", "状\n".repeat(32)));
+    }
+
+    #[test]
+    fn a_control_row_has_a_task_and_no_payload() {
+        let task: Option<&[u8]> = Some(&[7; 16]);
+        assert!(is_control_row(task, [None, None, None]));
+        assert!(is_control_row(task, [Some(b"null"), Some(b""), Some(b"{}")]));
+        assert!(!is_control_row(None, [None, None, None]));
+        assert!(!is_control_row(task, [Some(b"{\"nodes\": []}"), None, None]));
+        assert!(!is_control_row(task, [None, Some(b"[]"), None]));
+        assert!(!is_control_row(task, [None, None, Some(b"{ }")]));
+    }
+}

@@ -1,0 +1,108 @@
+//! A look at a ledger that changes nothing, not even by making its schema.
+
+use anyhow::Context as _;
+use sqlx::{Connection as _, PgConnection, Postgres, Row as _, Transaction};
+
+use crate::ledger::stop::Seqid;
+use crate::pg::identity::{Identity, identity};
+use crate::pg::{self, Address};
+
+/// What was seen of the server and, if there is one, of the ledger.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    pub fsync: bool,
+    pub is_replica: bool,
+    /// Whether this user may make the schema, or write into the one that is there.
+    pub may_write: bool,
+    /// `None`: there is no ledger yet.
+    pub standing: Option<Standing>,
+}
+
+/// How a ledger stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    pub id: uuid::Uuid,
+    /// `None`: it has sent nothing yet.
+    pub project: Option<String>,
+    /// The number of the last process.
+    pub epoch: i64,
+    pub stopped_because: Option<String>,
+    /// Processes whose lease has not run out.
+    pub alive: i64,
+    /// What a probe has shown, where (project and endpoint), and when.
+    pub seqid: Option<(Seqid, String, String)>,
+    /// In words, how ledger and source are not who they were.
+    pub own_differences: Vec<String>,
+    pub source_then: Identity,
+}
+
+/// Looks at the ledger at `address`, in a transaction that cannot write.
+pub async fn inspect(address: &Address) -> anyhow::Result<Inspection> {
+    let mut connection =
+        address.connect_plainly().await.with_context(|| format!("connect to {address}"))?;
+    let look = look_through(&mut connection).await;
+    connection.close().await.context("close the connection")?;
+    look
+}
+
+async fn look_through(connection: &mut PgConnection) -> anyhow::Result<Inspection> {
+    let mut tx = connection.begin_with("BEGIN READ ONLY").await.context("begin a look")?;
+    let row = pg::statement(
+        "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica, \
+         to_regclass('sls_backfill.ledger') IS NOT NULL AS made, \
+         has_database_privilege(current_database(), 'CREATE') AS may_create",
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .context("look at the ledger's server")?;
+    let may_create = row.try_get("may_create")?;
+    let (fsync, is_replica) = (row.try_get("fsync")?, row.try_get("replica")?);
+    if !row.try_get::<bool, _>("made")? {
+        return Ok(Inspection { fsync, is_replica, may_write: may_create, standing: None });
+    }
+    let row = pg::statement(
+        "SELECT has_schema_privilege(n.oid, 'USAGE') AND bool_and(has_table_privilege(c.oid, \
+         'SELECT, INSERT, UPDATE, DELETE')) AS may_write FROM pg_namespace n \
+         JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind = 'r' \
+         WHERE n.nspname = 'sls_backfill' GROUP BY n.oid",
+    )
+    .fetch_one(&mut *tx)
+    .await
+    .context("look at the rights on the ledger")?;
+    let may_write = row.try_get("may_write")?;
+    let standing = if may_write { Some(standing(&mut tx).await?) } else { None };
+    Ok(Inspection { fsync, is_replica, may_write, standing })
+}
+
+async fn standing(tx: &mut Transaction<'_, Postgres>) -> anyhow::Result<Standing> {
+    let own = identity(tx).await?;
+    let row = pg::statement(
+        "SELECT id, project, epoch, stopped_because, own_identity, source_identity, seqid_proven, \
+         seqid_of, to_char(seqid_probed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI \"UTC\"') \
+           AS seqid_at, \
+         (SELECT count(*) FROM sls_backfill.process \
+           WHERE ended_at IS NULL AND lease_until > clock_timestamp()) AS alive \
+         FROM sls_backfill.ledger",
+    )
+    .fetch_one(&mut **tx)
+    .await
+    .context("look at the ledger: was another version of this program at work here?")?;
+    let known = |name: &str| -> anyhow::Result<Identity> {
+        let known: Option<serde_json::Value> = row.try_get(name)?;
+        Ok(known.map(serde_json::from_value).transpose()?.unwrap_or_default())
+    };
+    let proven: Option<bool> = row.try_get("seqid_proven")?;
+    let (of, at): (Option<String>, Option<String>) =
+        (row.try_get("seqid_of")?, row.try_get("seqid_at")?);
+    let seqid = proven.map(|proven| if proven { Seqid::Proven } else { Seqid::Ignored });
+    Ok(Standing {
+        id: row.try_get("id")?,
+        project: row.try_get("project")?,
+        epoch: row.try_get("epoch")?,
+        stopped_because: row.try_get("stopped_because")?,
+        alive: row.try_get("alive")?,
+        seqid: seqid.map(|seqid| (seqid, of.unwrap_or_default(), at.unwrap_or_default())),
+        own_differences: known("own_identity")?.differences(&own),
+        source_then: known("source_identity")?,
+    })
+}

@@ -1,0 +1,334 @@
+//! What was found in SLS: read positions, sightings, and which batches they prove.
+//!
+//! A position moves in the transaction that adds what was found before it, and only from where it
+//! stood. So however many processes read a shard, every log group is summed up once.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::ledger::Ledger;
+use crate::ledger::stop::Stopped;
+use crate::pg::{self, Tx};
+use crate::record::digest::{Digest, Sum};
+use crate::record::table::Table;
+
+/// A page of a shard, summed up.
+#[derive(Debug, Clone)]
+pub struct Page<'a> {
+    pub logstore: &'a str,
+    pub shard: u32,
+    /// Where the page begins: the position as it stands.
+    pub cursor: &'a str,
+    pub next_cursor: &'a str,
+    pub sums: &'a BTreeMap<Uuid, Sum>,
+}
+
+/// A batch that SLS does not hold as the book says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    pub batch_id: Uuid,
+    /// Rows that SLS should hold.
+    pub rows: u64,
+    /// Rows that were found.
+    pub found: u64,
+}
+
+/// A moment on the ledger's clock, in microseconds since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment(i64);
+
+/// What a comparison of the book with SLS gave.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Comparison {
+    pub batches_equal: u64,
+    pub rows_equal: u64,
+    pub differences: Vec<Difference>,
+}
+
+impl Ledger {
+    /// Where each shard of the logstore is to be read on.
+    pub async fn read_positions(&self, logstore: &str) -> anyhow::Result<BTreeMap<u32, String>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT shard, cursor FROM sls_backfill.read_position WHERE logstore = $1",
+        )
+        .bind(logstore)
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("look up where to read {logstore}"))?;
+        rows.iter()
+            .map(|row| {
+                Ok((u32::try_from(row.try_get::<i32, _>("shard")?)?, row.try_get("cursor")?))
+            })
+            .collect()
+    }
+
+    /// Begins to read a logstore at these cursors, one a shard, unless it is being read already.
+    /// All or nothing, one process after the other: whoever finds a position finds all of them,
+    /// and each is older than anything that was sent since. Fails with [`Stopped`] while an audit
+    /// reads, which begins elsewhere.
+    pub async fn begin_reading_all(
+        &self,
+        logstore: &str,
+        cursors: &[(u32, String)],
+    ) -> anyhow::Result<()> {
+        let context = || format!("note where to read {logstore}");
+        let mut tx = self.begin().await?;
+        let row = pg::statement("SELECT stopped_because FROM sls_backfill.ledger FOR UPDATE")
+            .fetch_one(&mut *tx)
+            .await
+            .with_context(context)?;
+        if let Some(because) = row.try_get("stopped_because")? {
+            return Err(Stopped { because }.into());
+        }
+        let shards = cursors.iter().map(|(shard, _)| i32::try_from(*shard));
+        pg::statement(
+            "INSERT INTO sls_backfill.read_position (logstore, shard, cursor) \
+             SELECT $1, c.shard, c.cursor FROM unnest($2::int[], $3::text[]) AS c(shard, cursor) \
+             WHERE NOT EXISTS \
+               (SELECT FROM sls_backfill.read_position WHERE logstore = $1)",
+        )
+        .bind(logstore)
+        .bind(shards.collect::<Result<Vec<_>, _>>()?)
+        .bind(cursors.iter().map(|(_, cursor)| cursor.clone()).collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await
+        .with_context(context)?;
+        tx.commit().await.with_context(context)
+    }
+
+    /// Begins to read a shard at `cursor`, unless it is being read already.
+    pub async fn begin_reading(
+        &self,
+        logstore: &str,
+        shard: u32,
+        cursor: &str,
+    ) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        pg::statement(
+            "INSERT INTO sls_backfill.read_position (logstore, shard, cursor) VALUES ($1, $2, $3) \
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(logstore)
+        .bind(i32::try_from(shard)?)
+        .bind(cursor)
+        .execute(&mut *tx)
+        .await
+        .with_context(|| format!("note where to read shard {shard} of {logstore}"))?;
+        tx.commit().await.context("note where to read")
+    }
+
+    /// Adds a page and moves the shard's position behind it; marks batches that are now whole as
+    /// proved. Gives `false`, and does nothing, when another process has read the page; fails with
+    /// [`Stopped`] when an audit reads by itself.
+    pub async fn add_page(&self, page: &Page<'_>) -> anyhow::Result<bool> {
+        let mut tx = self.begin_relaxed().await?;
+        let moved = pg::statement(
+            "UPDATE sls_backfill.read_position SET cursor = $4, updated_at = clock_timestamp() \
+             WHERE logstore = $1 AND shard = $2 AND cursor = $3 \
+             AND NOT EXISTS (SELECT FROM sls_backfill.ledger WHERE audit IS NOT NULL)",
+        )
+        .bind(page.logstore)
+        .bind(i32::try_from(page.shard)?)
+        .bind(page.cursor)
+        .bind(page.next_cursor)
+        .execute(&mut *tx)
+        .await
+        .with_context(|| format!("note what shard {} of {} holds", page.shard, page.logstore))?;
+        if moved.rows_affected() != 1 {
+            let audited = pg::statement(
+                "SELECT stopped_because FROM sls_backfill.ledger \
+                 WHERE audit IS NOT NULL AND stopped_because IS NOT NULL",
+            )
+            .fetch_optional(&mut *tx)
+            .await
+            .context("look whether an audit reads")?;
+            return match audited {
+                Some(row) => Err(Stopped { because: row.try_get("stopped_because")? }.into()),
+                None => Ok(false),
+            };
+        }
+        if !page.sums.is_empty() {
+            add_sightings(&mut tx, page).await.context("note what was found in SLS")?;
+            prove(&mut tx, page.sums.keys().copied().collect()).await.context("prove batches")?;
+        }
+        tx.commit().await.context("note what was found in SLS")?;
+        Ok(true)
+    }
+
+    /// The ledger's clock.
+    pub async fn moment(&self) -> anyhow::Result<Moment> {
+        let mut tx = self.begin_relaxed().await?;
+        let row =
+            pg::statement("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS now")
+                .fetch_one(&mut *tx)
+                .await
+                .context("look at the ledger's clock")?;
+        Ok(Moment(row.try_get("now")?))
+    }
+
+    /// Compares the batches of `table` that were known to be stored at `moment` with what was found
+    /// of them. Of the others only such count as different that were found more than once.
+    pub async fn compare(&self, table: Table, moment: Moment) -> anyhow::Result<Comparison> {
+        let mut comparison = Comparison::default();
+        let mut after = Uuid::nil();
+        loop {
+            let mut tx = self.begin_relaxed().await?;
+            let ids: Vec<Uuid> = pg::statement(
+                "SELECT id FROM sls_backfill.batch WHERE table_name = $1 AND id > $2 \
+                 ORDER BY id LIMIT 5000",
+            )
+            .bind(table.name())
+            .bind(after)
+            .fetch_all(&mut *tx)
+            .await
+            .context("compare the book with SLS")?
+            .iter()
+            .map(|row| row.try_get("id"))
+            .collect::<Result<_, _>>()?;
+            let Some(last) = ids.last() else { return Ok(comparison) };
+            after = *last;
+            for verdict in verdicts(&mut tx, ids).await.context("compare the book with SLS")? {
+                let is_settled = verdict.settled_at.is_some_and(|settled| settled <= moment.0);
+                let is_too_many = verdict.found.rows > verdict.wanted.rows;
+                if verdict.equal && verdict.found.rows > 0 {
+                    comparison.batches_equal += 1;
+                    comparison.rows_equal += verdict.found.rows;
+                } else if !verdict.equal && (is_settled || is_too_many) {
+                    comparison.differences.push(Difference {
+                        batch_id: verdict.batch_id,
+                        rows: verdict.wanted.rows,
+                        found: verdict.found.rows,
+                    });
+                }
+            }
+        }
+    }
+}
+
+async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
+    let shard = i32::try_from(page.shard)?;
+    for (batch_id, found) in page.sums {
+        let row = pg::statement(
+            "SELECT rows, digest, groups FROM sls_backfill.sighting \
+             WHERE batch_id = $1 AND logstore = $2 AND shard = $3 FOR UPDATE",
+        )
+        .bind(batch_id)
+        .bind(page.logstore)
+        .bind(shard)
+        .fetch_optional(&mut **tx)
+        .await?;
+        let mut sum = *found;
+        if let Some(row) = row {
+            sum.add(&sum_of(&row)?);
+        }
+        pg::statement(
+            "INSERT INTO sls_backfill.sighting \
+             (batch_id, logstore, shard, rows, digest, groups, first_cursor, last_cursor) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $7) ON CONFLICT (batch_id, logstore, shard) \
+             DO UPDATE SET rows = excluded.rows, digest = excluded.digest, \
+             groups = excluded.groups, last_cursor = excluded.last_cursor, \
+             seen_at = clock_timestamp()",
+        )
+        .bind(batch_id)
+        .bind(page.logstore)
+        .bind(shard)
+        .bind(i64::try_from(sum.rows)?)
+        .bind(sum.digest.to_bytes().to_vec())
+        .bind(i32::try_from(sum.groups)?)
+        .bind(page.cursor)
+        .execute(&mut **tx)
+        .await?;
+    }
+    Ok(())
+}
+
+pub(in crate::ledger) fn sum_of(row: &PgRow) -> anyhow::Result<Sum> {
+    let digest: &[u8] = row.try_get("digest")?;
+    Ok(Sum {
+        rows: u64::try_from(row.try_get::<i64, _>("rows")?)?,
+        digest: Digest::from_bytes(digest.try_into().context("a digest has 32 bytes")?),
+        groups: u32::try_from(row.try_get::<i32, _>("groups")?)?,
+    })
+}
+
+/// Marks those of `ids` that SLS holds whole and once. A batch that is doubled stays unproved.
+pub(in crate::ledger) async fn prove(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<()> {
+    let proved: Vec<_> = verdicts(tx, ids)
+        .await?
+        .into_iter()
+        .filter(|verdict| verdict.equal && verdict.found.rows > 0)
+        .map(|verdict| verdict.batch_id)
+        .collect();
+    pg::statement(
+        "UPDATE sls_backfill.batch SET state = 'proved', proved_at = clock_timestamp(), \
+         stored_at = coalesce(stored_at, clock_timestamp()) \
+         WHERE id = ANY($1) AND state IN ('intent', 'stored')",
+    )
+    .bind(proved)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+pub(in crate::ledger) struct Verdict {
+    pub(in crate::ledger) batch_id: Uuid,
+    /// What SLS should hold.
+    wanted: Sum,
+    found: Sum,
+    pub(in crate::ledger) equal: bool,
+    /// When it was known what became of it, in microseconds since 1970; `None`: not yet.
+    settled_at: Option<i64>,
+}
+
+/// What was found of each of these batches, over all shards.
+pub(in crate::ledger) async fn found(
+    tx: &mut Tx,
+    ids: Vec<Uuid>,
+) -> anyhow::Result<BTreeMap<Uuid, Sum>> {
+    let mut found: BTreeMap<Uuid, Sum> = BTreeMap::new();
+    let rows = pg::statement(
+        "SELECT batch_id, rows, digest, groups FROM sls_backfill.sighting WHERE batch_id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    for row in &rows {
+        found.entry(row.try_get("batch_id")?).or_default().add(&sum_of(row)?);
+    }
+    Ok(found)
+}
+
+/// What was found of each batch against what the book wants: a live batch whole and once, any
+/// other not at all.
+pub(in crate::ledger) async fn verdicts(
+    tx: &mut Tx,
+    ids: Vec<Uuid>,
+) -> anyhow::Result<Vec<Verdict>> {
+    let found = found(tx, ids.clone()).await?;
+    let rows = pg::statement(
+        "SELECT id, rows::int8 AS rows, digest, 1 AS groups, \
+         state NOT IN ('split', 'abandoned') AS live, \
+         CASE WHEN state <> 'intent' THEN \
+           (extract(epoch FROM coalesce(stored_at, intended_at)) * 1000000)::int8 END AS settled_at \
+         FROM sls_backfill.batch WHERE id = ANY($1)",
+    )
+    .bind(ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            let batch_id = row.try_get("id")?;
+            let sent = sum_of(row)?;
+            let wanted = if row.try_get("live")? { sent } else { Sum::default() };
+            let found = found.get(&batch_id).copied().unwrap_or_default();
+            // A server may split a group in two, so the number of groups is not compared.
+            let equal = (found.rows, found.digest) == (wanted.rows, wanted.digest);
+            Ok(Verdict { batch_id, wanted, found, equal, settled_at: row.try_get("settled_at")? })
+        })
+        .collect()
+}

@@ -1,0 +1,251 @@
+//! Whether this ledger is the one that it was: its identity, the stamps of its processes, and the
+//! stop that only an audit lifts.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+use sqlx::Row as _;
+use uuid::Uuid;
+
+use crate::ledger::Ledger;
+use crate::pg::identity::{Identity, identity};
+use crate::pg::{self, Tx};
+
+/// Nothing may be sent before an audit.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{because}\nso SLS may hold rows that this ledger does not know, and they would be doubled\n\
+     hint: `dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the stop"
+)]
+pub struct Stopped {
+    pub because: String,
+}
+
+/// An audit that was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Sightings that it has counted anew bear it.
+    pub number: i64,
+    /// Since then (Unix s, SLS's clock) whoever else comes is kept out.
+    pub fenced_at: i64,
+    /// The consumer groups of others that were there then, by logstore.
+    pub groups: BTreeMap<String, Vec<String>>,
+}
+
+/// What a probe of idempotent writes has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seqid {
+    /// SLS refuses a repeated number.
+    Proven,
+    /// SLS stored a repeated number, or refused a new one.
+    Ignored,
+}
+
+impl Ledger {
+    /// Fails with [`Stopped`] if the ledger, or the source, is not who it was, or if that was found
+    /// before. At the first time it remembers who they are.
+    pub async fn recognise(&self, source: &Identity) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let own = identity(&mut tx).await?;
+        let row = pg::statement(
+            "SELECT stopped_because, own_identity, source_identity FROM sls_backfill.ledger \
+             FOR UPDATE",
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .context("look whether the ledger is who it was")?;
+        if let Some(because) = row.try_get("stopped_because")? {
+            return Err(Stopped { because }.into());
+        }
+        let known = |name: &str| -> anyhow::Result<Identity> {
+            let known: Option<serde_json::Value> = row.try_get(name)?;
+            Ok(known.map(serde_json::from_value).transpose()?.unwrap_or_default())
+        };
+        let (own_then, source_then) = (known("own_identity")?, known("source_identity")?);
+        let because = match (own_then.differences(&own), source_then.differences(source)) {
+            (own, _) if !own.is_empty() => {
+                format!("the ledger is not where it was: {}", own.join("; "))
+            }
+            (_, source) if !source.is_empty() => {
+                format!("the source is not the one it was: {}", source.join("; "))
+            }
+            _ => {
+                remember(&mut tx, &own.or(own_then), &source.clone().or(source_then)).await?;
+                return tx.commit().await.context("remember who the ledger is");
+            }
+        };
+        write_stop(&mut tx, &because).await?;
+        tx.commit().await.context("stop the ledger")?;
+        Err(Stopped { because }.into())
+    }
+
+    /// Fails with [`Stopped`] if the ledger was stopped.
+    pub async fn check_stop(&self) -> anyhow::Result<()> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement("SELECT stopped_because FROM sls_backfill.ledger")
+            .fetch_one(&mut *tx)
+            .await
+            .context("look whether the ledger was stopped")?;
+        match row.try_get("stopped_because")? {
+            Some(because) => Err(Stopped { because }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// From now on nothing may be sent before an audit; gives the error that says so. What stopped
+    /// it first stays the reason.
+    pub async fn stop(&self, because: &str) -> anyhow::Result<Stopped> {
+        let mut tx = self.begin().await?;
+        write_stop(&mut tx, because).await?;
+        tx.commit().await.context("stop the ledger")?;
+        Ok(Stopped { because: because.to_owned() })
+    }
+
+    /// The stamps of those of the numbers that processes of this ledger have taken.
+    pub async fn stamps(&self, numbers: Vec<i64>) -> anyhow::Result<BTreeMap<i64, u32>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows =
+            pg::statement("SELECT epoch, stamp FROM sls_backfill.process WHERE epoch = ANY($1)")
+                .bind(numbers)
+                .fetch_all(&mut *tx)
+                .await
+                .context("look up the stamps of processes")?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("epoch")?, u32::try_from(row.try_get::<i32, _>("stamp")?)?)))
+            .collect()
+    }
+
+    /// A batch that was found in SLS under this ledger's tag and that the ledger lacks.
+    pub async fn unknown_batch(&self) -> anyhow::Result<Option<Uuid>> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement(
+            "SELECT s.batch_id FROM sls_backfill.sighting s LEFT JOIN sls_backfill.batch b \
+             ON b.id = s.batch_id WHERE b.id IS NULL LIMIT 1",
+        )
+        .fetch_optional(&mut *tx)
+        .await
+        .context("look for batches that the ledger lacks")?;
+        Ok(row.map(|row| row.try_get("batch_id")).transpose()?)
+    }
+
+    /// What a probe on `project_and_endpoint` has shown; `None`: none was made there.
+    pub async fn seqid(&self, project_and_endpoint: &str) -> anyhow::Result<Option<Seqid>> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement("SELECT seqid_proven FROM sls_backfill.ledger WHERE seqid_of = $1")
+            .bind(project_and_endpoint)
+            .fetch_optional(&mut *tx)
+            .await
+            .context("look up what the probe of idempotent writes has shown")?;
+        let proven: Option<Option<bool>> =
+            row.map(|row| row.try_get("seqid_proven")).transpose()?;
+        Ok(proven.flatten().map(|proven| if proven { Seqid::Proven } else { Seqid::Ignored }))
+    }
+
+    /// Writes down what a probe on `project_and_endpoint` has shown.
+    pub async fn probed(&self, project_and_endpoint: &str, seqid: Seqid) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        pg::statement(
+            "UPDATE sls_backfill.ledger SET seqid_proven = $2, seqid_of = $1, \
+             seqid_probed_at = clock_timestamp()",
+        )
+        .bind(project_and_endpoint)
+        .bind(seqid == Seqid::Proven)
+        .execute(&mut *tx)
+        .await
+        .context("write down what the probe has shown")?;
+        tx.commit().await.context("write down what the probe has shown")
+    }
+
+    /// The next process takes a number above `number`.
+    pub async fn count_from(&self, number: i64) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        pg::statement("UPDATE sls_backfill.ledger SET epoch = greatest(epoch, $1)")
+            .bind(number)
+            .execute(&mut *tx)
+            .await
+            .context("count on from the highest number that SLS knows")?;
+        tx.commit().await.context("count on from the highest number that SLS knows")
+    }
+
+    /// The audit that is not finished.
+    pub async fn open_audit(&self) -> anyhow::Result<Option<Audit>> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement("SELECT audit FROM sls_backfill.ledger")
+            .fetch_one(&mut *tx)
+            .await
+            .context("look for an audit that is not finished")?;
+        let audit: Option<serde_json::Value> = row.try_get("audit")?;
+        audit.map(serde_json::from_value).transpose().context("read the open audit")
+    }
+
+    /// Begins an audit: nothing is sent before it is finished, and every shard of `logstores` is
+    /// read anew from its beginning.
+    pub async fn begin_audit(&self, audit: &Audit) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let others = pg::statement(
+            "SELECT FROM sls_backfill.process WHERE ended_at IS NULL AND epoch <> $1 LIMIT 1",
+        )
+        .bind(audit.number)
+        .fetch_optional(&mut *tx)
+        .await
+        .context("look for other processes in the ledger")?;
+        anyhow::ensure!(
+            others.is_none(),
+            "another process has joined meanwhile\nhint: when it has ended, audit again"
+        );
+        write_stop(&mut tx, "an audit was begun and is not finished").await?;
+        pg::statement("UPDATE sls_backfill.ledger SET audit = $1")
+            .bind(serde_json::to_value(audit)?)
+            .execute(&mut *tx)
+            .await
+            .context("begin an audit")?;
+        pg::statement("DELETE FROM sls_backfill.read_position WHERE logstore = ANY($1)")
+            .bind(audit.groups.keys().cloned().collect::<Vec<_>>())
+            .execute(&mut *tx)
+            .await
+            .context("begin to read anew")?;
+        tx.commit().await.context("begin an audit")
+    }
+
+    /// Forgets that an audit was begun; the stop stays.
+    pub async fn drop_audit(&self) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        pg::statement("UPDATE sls_backfill.ledger SET audit = NULL")
+            .execute(&mut *tx)
+            .await
+            .context("take the audit back")?;
+        tx.commit().await.context("take the audit back")
+    }
+
+    /// Ends an audit: the stop is lifted, and ledger and source are who they are now.
+    pub async fn finish_audit(&self, source: &Identity) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        let own = identity(&mut tx).await?;
+        remember(&mut tx, &own, source).await?;
+        pg::statement("UPDATE sls_backfill.ledger SET stopped_because = NULL, audit = NULL")
+            .execute(&mut *tx)
+            .await
+            .context("lift the stop")?;
+        tx.commit().await.context("end the audit")
+    }
+}
+
+async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {
+    pg::statement("UPDATE sls_backfill.ledger SET stopped_because = coalesce(stopped_because, $1)")
+        .bind(because)
+        .execute(&mut **tx)
+        .await
+        .context("stop the ledger")?;
+    Ok(())
+}
+
+async fn remember(tx: &mut Tx, own: &Identity, source: &Identity) -> anyhow::Result<()> {
+    pg::statement("UPDATE sls_backfill.ledger SET own_identity = $1, source_identity = $2")
+        .bind(serde_json::to_value(own)?)
+        .bind(serde_json::to_value(source)?)
+        .execute(&mut **tx)
+        .await
+        .context("remember who the ledger is")?;
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Reads: from a window of the source to packed batches.
+
+pub mod assemble;
+pub mod batching;
+pub mod dry;
+pub mod preparer;
+pub mod range_scan;
+pub mod range_size;
+pub mod scanner;
+pub mod window;

@@ -1,0 +1,260 @@
+//! First stage of a worker: claims ranges, scans what is next in them, and plans batches.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::{Mutex, mpsc};
+use uuid::Uuid;
+
+use crate::ledger::Ledger;
+use crate::ledger::intent::Step;
+use crate::ledger::process::Process;
+use crate::ledger::range::{Lease, RangeKind, Work};
+use crate::pipeline::guard::budget::{RowBudget, TakenRows};
+use crate::pipeline::guard::health_gate::HealthGate;
+use crate::pipeline::progress::Progress;
+use crate::pipeline::progress::watch::Watch;
+use crate::pipeline::read::range_scan::{RangeScan, ScanSettings};
+use crate::pipeline::read::range_size::{next_range_rows, range_step};
+use crate::pipeline::shutdown::Shutdown;
+use crate::record::key::KeyOrder;
+use crate::source::scope::{Scope, Span};
+
+/// How long a worker without work waits before it asks again.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What is next in a range.
+pub struct Scanned {
+    /// The range, which stands where this begins.
+    pub lease: Lease,
+    pub next: ScannedWork,
+}
+
+pub enum ScannedWork {
+    Rows(Box<Rows>),
+    /// Nothing: it is read to its end. `rows_counted`: rows in it by one count.
+    End {
+        rows_counted: Option<u64>,
+    },
+}
+
+/// Rows that are to be read.
+pub struct Rows {
+    /// With the rows that are passed over.
+    pub step: Step,
+    pub row_ids: Vec<Uuid>,
+    /// No more bytes than that come of them, unless they change.
+    pub bytes: u64,
+    /// To be spent when they are in the ledger.
+    pub taken: TakenRows,
+}
+
+/// A range in work.
+struct Range {
+    /// It stands behind the last row that was looked at.
+    lease: Lease,
+    scope: Scope,
+    scan: RangeScan,
+}
+
+/// Whether the rows of a range are counted once more when it is done: the check of the reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recount {
+    Yes,
+    No,
+}
+
+/// What the scanners of one pass work with.
+#[derive(Clone)]
+pub struct ScannerParts {
+    pub ledger: Ledger,
+    pub process: Process,
+    pub pass_id: i64,
+    pub scan: ScanSettings,
+    /// The scope of the pass in its own key order.
+    pub scope: Scope,
+    /// About how many rows a range has at most.
+    pub range_rows: u32,
+    pub workers: u32,
+    pub recount: Recount,
+    pub rows: RowBudget,
+    pub health: Arc<HealthGate>,
+    pub progress: Arc<Progress>,
+    /// Whether only the pass's holds are to be tried, not its key space.
+    pub only_holds: bool,
+    /// Held by who looks for a range: two that cut at once would cut the same one.
+    pub cutting: Arc<Mutex<()>>,
+}
+
+/// The ranges that a worker owns.
+#[derive(Debug, Clone, Default)]
+pub struct OwnedRanges(Arc<std::sync::Mutex<BTreeMap<i64, Lease>>>);
+
+impl OwnedRanges {
+    fn add(&self, lease: &Lease) {
+        self.lock().insert(lease.range_id, lease.clone());
+    }
+
+    /// It is done, or somebody else's.
+    pub fn remove(&self, range_id: i64) {
+        self.lock().remove(&range_id);
+    }
+
+    /// All of them.
+    pub fn leases(&self) -> Vec<Lease> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<i64, Lease>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first stage of one worker.
+pub struct Scanner {
+    parts: ScannerParts,
+    owned: OwnedRanges,
+    shutdown: Shutdown,
+    watch: Arc<Watch>,
+}
+
+impl Scanner {
+    /// `owned` is told of every range that is claimed.
+    pub fn new(
+        parts: ScannerParts,
+        owned: OwnedRanges,
+        shutdown: Shutdown,
+        watch: Arc<Watch>,
+    ) -> Self {
+        Self { parts, owned, shutdown, watch }
+    }
+
+    /// Looks some steps ahead of who receives, until nobody does, or nothing is left to do: all is
+    /// done, somebody has asked to stop, or the row budget is spent.
+    pub async fn run(mut self, sender: mpsc::Sender<Scanned>) -> anyhow::Result<()> {
+        let mut range = None;
+        while let Ok(permit) = sender.reserve().await {
+            let Some(scanned) = self.next(&mut range, &sender).await? else { break };
+            permit.send(scanned);
+        }
+        Ok(())
+    }
+
+    async fn next(
+        &mut self,
+        current: &mut Option<Range>,
+        sender: &mpsc::Sender<Scanned>,
+    ) -> anyhow::Result<Option<Scanned>> {
+        let range = match current {
+            Some(range) => range,
+            None => match self.next_range(sender).await? {
+                Some(lease) => current.insert(self.begin(lease)),
+                None => return Ok(None),
+            },
+        };
+        let (range_id, table) = (range.lease.range_id, self.parts.scope.table);
+        let ScannerParts { health, progress, .. } = &self.parts;
+        health.pass(progress, &mut self.shutdown).await;
+        let next = self.watch.work(self.plan(range)).await;
+        let Some(next) = next.with_context(|| format!("read range {range_id} of {table}"))? else {
+            return Ok(None);
+        };
+        let lease = range.lease.clone();
+        match &next {
+            ScannedWork::Rows(rows) => {
+                range.lease.position = rows.step.position.unwrap_or(lease.position)
+            }
+            ScannedWork::End { .. } => *current = None,
+        }
+        Ok(Some(Scanned { lease, next }))
+    }
+
+    /// Claims a range, cuts a new one, or waits for the ranges of others that must come first.
+    async fn next_range(
+        &mut self,
+        sender: &mpsc::Sender<Scanned>,
+    ) -> anyhow::Result<Option<Lease>> {
+        let ScannerParts { ledger, process, pass_id, rows, scope, .. } = &self.parts;
+        while !self.shutdown.is_asked() && !rows.is_spent() && !sender.is_closed() {
+            let Some(cutting) = self.shutdown.or(self.parts.cutting.lock()).await else { break };
+            let work = self.watch.ledger(ledger.work(*pass_id, process));
+            match self.watch.work(work).await? {
+                Work::Range(lease) => return Ok(Some(lease)),
+                Work::Done => return Ok(None),
+                _ if self.parts.only_holds => return Ok(None),
+                Work::Wait => {
+                    drop(cutting);
+                    self.shutdown.or(tokio::time::sleep(IDLE)).await;
+                }
+                Work::Cut(order, after) => {
+                    let scope = Scope { order, ..scope.clone() };
+                    let ScannerParts { range_rows, workers, progress, scan, .. } = &self.parts;
+                    let left = progress.rows_left();
+                    let rows = next_range_rows(order, *range_rows, *workers, left);
+                    let step = range_step(order, rows);
+                    let upto = scan.source.next_cut(&scope, after, step);
+                    let upto = self.watch.work(upto).await?;
+                    let cut = ledger.cut_range(*pass_id, process, order, after, upto);
+                    let cut = self.watch.ledger(cut);
+                    if let Some(lease) = self.watch.work(cut).await? {
+                        return Ok(Some(lease));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn begin(&self, lease: Lease) -> Range {
+        let order = match lease.kind {
+            RangeKind::Keys(order) => order,
+            RangeKind::Holds => KeyOrder::Walk,
+        };
+        self.owned.add(&lease);
+        let ScannerParts { scan, scope, .. } = &self.parts;
+        let scope = Scope { order, ..scope.clone() };
+        let scan =
+            RangeScan::of_lease(scan.clone(), &lease, scope.clone(), Arc::clone(&self.watch));
+        Range { lease, scope, scan }
+    }
+
+    async fn plan(&self, range: &mut Range) -> anyhow::Result<Option<ScannedWork>> {
+        let ScannerParts { rows, scan, scope, .. } = &self.parts;
+        let mut taken = rows.take(u64::from(scan.limits.batch_logs_max));
+        if self.shutdown.is_asked() || taken.rows() == 0 {
+            return Ok(None);
+        }
+        let Some(cut) = range.scan.next(taken.rows()).await? else {
+            return Ok(Some(ScannedWork::End { rows_counted: self.count(range).await }));
+        };
+        taken.keep(cut.take.len() as u64);
+        let step = Step {
+            holds: cut.holds,
+            already: cut.already,
+            gone: cut.gone,
+            position: cut.position,
+            ..Step::of(scope.table)
+        };
+        let (row_ids, bytes) = (cut.take, cut.take_bytes);
+        Ok(Some(ScannedWork::Rows(Box::new(Rows { step, row_ids, bytes, taken }))))
+    }
+
+    /// Counts the rows of a range once more, as a check.
+    async fn count(&self, range: &Range) -> Option<u64> {
+        let Range { lease, scope, .. } = range;
+        if self.parts.recount == Recount::No || lease.kind == RangeKind::Holds {
+            return None;
+        }
+        let span = Span { after: lease.after, upto: lease.upto };
+        match self.parts.scan.source.count(scope, &span).await {
+            Ok(rows) => Some(rows),
+            // Only a check: that it cannot be made must not keep the range from being done.
+            Err(error) => {
+                tracing::warn!("range {} is not counted again: {error:#}", lease.range_id);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Recovers: what became of a batch whose answer was lost, or of a ledger that forgot.
+
+pub mod audit;
+pub mod resolver;
+pub mod rules;

@@ -1,0 +1,274 @@
+//! How an open batch ends: sent again, halved, held, or replaced by what its rows are now.
+
+use anyhow::Context as _;
+use std::ops::ControlFlow;
+use uuid::Uuid;
+
+use crate::dify::conversion::Conversion;
+use crate::ledger::in_doubt::{InDoubtBatch, Reason, Replacement};
+use crate::ledger::intent::{NewBatch, NewHold, Sending};
+use crate::pipeline::progress::watch::Watch;
+use crate::pipeline::read::assemble::{Assembled, Assembler, Packed};
+use crate::pipeline::recover::resolver::{Resend, Resolver, ResolverParts};
+use crate::pipeline::recover::rules::is_suspect;
+use crate::pipeline::retry::with_retries;
+use crate::pipeline::send::lane_keeper::{LaneSlot, is_at_home};
+use crate::pipeline::send::sender::{IntendedBatch, SendOutcome, Sender};
+use crate::record::hold::HoldReason;
+use crate::record::timestamp::Timestamp;
+
+/// When SLS refuses so many rows one by one, something is wrong with all of them.
+const REFUSED_ROWS_MAX: u64 = 100;
+
+impl Resolver {
+    /// Ends a batch the given way, or finds that it must wait after all.
+    pub(in crate::pipeline::recover::resolver) async fn end(
+        &mut self,
+        batch: InDoubtBatch,
+        resend: Resend,
+    ) -> anyhow::Result<()> {
+        let _memory = self.parts.memory.take(batch.raw_bytes).await;
+        match (resend, &batch.report.refusal, batch.row_ids.len()) {
+            (Resend::Anew, Some(refusal), 1) => {
+                let detail = format!("{refusal} to this row alone");
+                self.hold_refused(&batch, detail).await
+            }
+            (Resend::Anew, _, 2..) if is_suspect(&batch) => {
+                let (first, second) = batch.row_ids.split_at(batch.row_ids.len() / 2);
+                let mut replacement = Replacement::default();
+                self.make_anew(first, &mut replacement).await?;
+                self.make_anew(second, &mut replacement).await?;
+                let is_split = self.replace(&batch, Reason::Split, &replacement).await?;
+                self.resolved.halved += u64::from(is_split);
+                Ok(())
+            }
+            _ => self.send_again(batch, resend).await,
+        }
+    }
+
+    async fn hold_refused(&mut self, batch: &InDoubtBatch, detail: String) -> anyhow::Result<()> {
+        let mut replacement = Replacement::default();
+        self.make_anew(&batch.row_ids, &mut replacement).await?;
+        let rows = replacement.batches.drain(..).flat_map(|batch| batch.rows);
+        let refused: Vec<_> = rows
+            .map(|row| NewHold {
+                row_id: row.id,
+                created_at: row.created_at,
+                finished_at: Some(row.finished_at),
+                reason: HoldReason::Refused,
+                detail: detail.clone(),
+            })
+            .collect();
+        self.resolved.refused_rows += refused.len() as u64;
+        replacement.holds.extend(refused);
+        self.replace(batch, Reason::Split, &replacement).await?;
+        anyhow::ensure!(
+            self.resolved.refused_rows < REFUSED_ROWS_MAX,
+            "SLS refused {REFUSED_ROWS_MAX} rows one by one: {detail}\n\
+             they are held (`dify-sls-backfill status`), and nothing is lost\n\
+             hint: find out what SLS dislikes about them before you go on"
+        );
+        Ok(())
+    }
+
+    /// Sends a batch once more, if its rows are what they were.
+    async fn send_again(&mut self, batch: InDoubtBatch, resend: Resend) -> anyhow::Result<()> {
+        let Some(packed) = self.pack_again(&batch).await? else {
+            if resend == Resend::SameNumber {
+                tracing::info!(
+                    "batch {}: its rows have changed in Postgres since it was sent; it is waited \
+                     for",
+                    batch.id
+                );
+                self.wait_for(batch);
+                return Ok(());
+            }
+            let mut replacement = Replacement::default();
+            self.make_anew(&batch.row_ids, &mut replacement).await?;
+            let is_abandoned = self.replace(&batch, Reason::Abandoned, &replacement).await?;
+            self.resolved.abandoned += u64::from(is_abandoned);
+            return Ok(());
+        };
+        let signed = match resend {
+            Resend::SameNumber => self.sign_same_number(&batch).await?,
+            Resend::Anew => self.sign_anew(&batch).await?,
+        };
+        let Some((slot, signed_at)) = signed else { return Ok(()) };
+        let ResolverParts {
+            client,
+            signing_lease,
+            ledger,
+            process,
+            progress,
+            pace,
+            guarantees,
+            table,
+            ..
+        } = &self.parts;
+        let watch = &Watch::new(progress);
+        let sender = Sender {
+            client,
+            signing_lease,
+            ledger,
+            process,
+            progress,
+            watch,
+            pace,
+            guarantees: *guarantees,
+        };
+        let logstore = table.logstore();
+        let sent = batch.sent.as_ref().filter(|_| resend == Resend::SameNumber);
+        let intended = IntendedBatch {
+            batch_id: batch.id,
+            logstore,
+            slot: &slot,
+            signed_at,
+            unknown_since: sent.map(|sent| sent.signed_at),
+            packed: &packed,
+        };
+        if is_suspect(&batch) {
+            let (row, tries) = (batch.row_ids[0], batch.report.unknowns);
+            tracing::warn!("row {row} alone: SLS has not answered {tries} attempts to store it");
+        }
+        match sender.send(&intended, &mut self.shutdown).await? {
+            SendOutcome::Stored(request_id) => {
+                sender.acknowledge(batch.id, request_id).await?;
+                self.resolved.sent += 1;
+                self.resolved.sent_rows += batch.wanted.rows;
+            }
+            SendOutcome::Found => self.resolved.found += 1,
+            SendOutcome::GivenUp(flow) => {
+                self.lane.forget_cursors();
+                self.is_silent |= flow == ControlFlow::Break(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The batch as it was, or `None` if its rows have changed.
+    async fn pack_again(&mut self, batch: &InDoubtBatch) -> anyhow::Result<Option<Packed>> {
+        let mut own;
+        let assembler = if batch.conversion_id == self.parts.conversion_id {
+            &mut self.assembler
+        } else {
+            let conversion: Conversion = serde_json::from_value(batch.conversion.clone())
+                .context("read the batch's conversion from the ledger")?;
+            if !conversion.can_be_repeated(&self.parts.conversion) {
+                return Ok(None);
+            }
+            own = Assembler::new(conversion)?;
+            &mut own
+        };
+        // These rows were settled when the intent was made.
+        let (source, settled_before) = (&self.parts.source, Timestamp::INFINITY);
+        let assembled =
+            assembler.fill(source, &batch.row_ids, settled_before, batch.ingest_time).await?;
+        let is_same =
+            assembled.digest == batch.wanted.digest && assembled.rows.len() == batch.row_ids.len();
+        Ok(is_same.then(|| assembler.pack(self.parts.ledger.id, batch.id, &assembled)))
+    }
+
+    /// Tells the ledger that a number is about to be repeated. It keeps its date, so no request of
+    /// it lives longer than SLS certainly keeps the number. `None`: it is stored, or must be waited
+    /// for.
+    async fn sign_same_number(
+        &mut self,
+        batch: &InDoubtBatch,
+    ) -> anyhow::Result<Option<(LaneSlot, i64)>> {
+        let ResolverParts { ledger, process, client, table, .. } = &self.parts;
+        let sent = batch.sent.as_ref().context("the batch was never sent")?;
+        let logstore = table.logstore();
+        let shards = with_retries(|| client.shards(logstore))
+            .await
+            .with_context(|| format!("list the shards of {logstore}"))?;
+        if !is_at_home(&sent.hash_key, &sent.cursors, &shards) {
+            self.wait_for(batch.clone());
+            return Ok(None);
+        }
+        if !ledger.signed_anew(process, batch.id, sent.signed_at).await? {
+            self.resolved.found += 1;
+            return Ok(None);
+        }
+        let (hash_key, cursors) = (sent.hash_key.clone(), sent.cursors.clone());
+        let slot = LaneSlot { lane_id: sent.lane_id, hash_key, number: sent.number, cursors };
+        Ok(Some((slot, sent.signed_at)))
+    }
+
+    /// Gives the batch a new number, in the ledger first. `None`: it is stored, or somebody asks to
+    /// stop.
+    async fn sign_anew(&mut self, batch: &InDoubtBatch) -> anyhow::Result<Option<(LaneSlot, i64)>> {
+        let Some(slot) = self.lane.next_slot(&mut self.shutdown).await? else {
+            return Ok(None);
+        };
+        let ResolverParts { ledger, process, client, signing_lease, progress, .. } = &self.parts;
+        let Some(signed_at) = signing_lease.sign_date(client, progress, &mut self.shutdown).await
+        else {
+            return Ok(None);
+        };
+        let sending = Sending {
+            owner: process.id,
+            lane_id: slot.lane_id,
+            number: slot.number,
+            signed_at,
+            cursors: slot.cursors.clone(),
+        };
+        if !ledger.renumbered(batch.id, &sending).await? {
+            self.resolved.found += 1;
+            return Ok(None);
+        }
+        self.lane.used(&slot);
+        Ok(Some((slot, signed_at)))
+    }
+
+    /// Puts the batch back: it is not repeated, and looked for when it cannot come any more.
+    fn wait_for(&mut self, batch: InDoubtBatch) {
+        self.unrepeatable.insert(batch.id);
+        self.open.insert(batch.id, batch);
+    }
+
+    /// Makes batches and holds of rows as they are now.
+    async fn make_anew(
+        &mut self,
+        row_ids: &[Uuid],
+        replacement: &mut Replacement,
+    ) -> anyhow::Result<()> {
+        let ResolverParts { source, ledger, client, settled_before, conversion_id, .. } =
+            &self.parts;
+        let ingest_time = u32::try_from(client.now()).unwrap_or(u32::MAX);
+        let mut rest = row_ids.to_vec();
+        while !rest.is_empty() {
+            let mut assembled =
+                self.assembler.fill(source, &rest, *settled_before, ingest_time).await?;
+            rest = std::mem::take(&mut assembled.left_over);
+            replacement.holds.append(&mut assembled.holds);
+            replacement.gone.append(&mut assembled.gone);
+            if assembled.rows.is_empty() {
+                continue;
+            }
+            let id = Uuid::now_v7();
+            let raw_bytes = self.assembler.pack(ledger.id, id, &assembled).raw_size as u64;
+            let Assembled { rows, digest, not_json, .. } = assembled;
+            replacement.batches.push(NewBatch {
+                id,
+                rows,
+                raw_bytes,
+                digest,
+                not_json,
+                conversion_id: *conversion_id,
+                sending: None,
+                ingest_time,
+            });
+        }
+        Ok(())
+    }
+
+    async fn replace(
+        &self,
+        batch: &InDoubtBatch,
+        reason: Reason,
+        replacement: &Replacement,
+    ) -> anyhow::Result<bool> {
+        let ResolverParts { ledger, process, .. } = &self.parts;
+        ledger.replace(process, batch, reason, replacement).await
+    }
+}

@@ -1,0 +1,477 @@
+//! Canaries: the first batch of an age is pulled back, counted and found by search before others of
+//! that age go out.
+//!
+//! ```text
+//! admit ──► intent ──► deliver ──► proved: pull from the batch's cursors ──► search by its tag
+//!   ▲                                                                              │
+//!   └────────────── whoever waits decides anew ◄── how old logs may be, in the ledger
+//! ```
+//!
+//! What SLS certainly does not keep (refused as out of range; stored, it said, but not to be pulled)
+//! is abandoned and its rows are held `expired`: a later run tries them again.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::ledger::Ledger;
+use crate::ledger::intent::BatchRow;
+use crate::pipeline::progress::Progress;
+use crate::pipeline::read::assemble::LOG_SOURCE;
+use crate::pipeline::retry::with_retries;
+use crate::pipeline::send::age::{Decision, LogSpan, decide};
+use crate::pipeline::send::sender::{OutOfRange, SendOutcome};
+use crate::pipeline::shutdown::Shutdown;
+use crate::record::digest::{Digest, Sum};
+use crate::record::table::Table;
+use crate::sls::client::Client;
+use crate::sls::pull::{BATCH_TAG, sum_up};
+
+/// How long to wait before SLS is asked again.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// Search is asked less and less often, up to this.
+const SEARCH_EVERY_MAX: Duration = Duration::from_secs(15);
+
+/// Log groups a page: ours have 2 MiB.
+const PAGE_GROUPS: u32 = 4;
+
+/// SLS takes 30 conditions in a search; one is the source.
+const SOUGHT_IDS_MAX: usize = 25;
+
+/// How canaries are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CanarySettings {
+    /// How long a canary may take to be pulled back. What is stored can be pulled after seconds;
+    /// what is not there after that is not kept.
+    pub pull_wait: Duration,
+    /// How long a canary may take to be found by search (the index of old logs takes minutes);
+    /// `None`: it is not searched.
+    pub search_wait: Option<Duration>,
+}
+
+/// The canaries of one table, shared by its workers.
+pub struct Canaries {
+    client: Client,
+    ledger: Ledger,
+    table: Table,
+    settings: CanarySettings,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The oldest log time proved, Unix seconds.
+    proved_s: Option<i64>,
+    is_canary_out: bool,
+    /// A canary was not kept: nothing of an age that is not proved follows it.
+    is_lost: bool,
+}
+
+/// The right to send a batch of its age.
+#[derive(Default)]
+pub struct Clearance<'a> {
+    /// It is a canary: others wait until this is dropped.
+    of: Option<&'a Canaries>,
+}
+
+/// A batch on its way.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    pub batch_id: Uuid,
+    pub span: LogSpan,
+    pub rows: &'a [BatchRow],
+    pub digest: Digest,
+    /// Shard → a cursor that no log of the batch can precede.
+    pub cursors: &'a BTreeMap<u32, String>,
+}
+
+/// SLS does not keep logs as old as these, or does not find them. The text is for the operator.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Unkept {
+    text: String,
+    /// Whether SLS said that it took the logs.
+    pub was_acknowledged: bool,
+}
+
+impl Canaries {
+    /// Looks up in the ledger what is proved already.
+    pub async fn new(
+        client: &Client,
+        ledger: &Ledger,
+        table: Table,
+        settings: CanarySettings,
+    ) -> anyhow::Result<Self> {
+        let canaries = Self {
+            client: client.clone(),
+            ledger: ledger.clone(),
+            table,
+            settings,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        };
+        canaries.look_up().await?;
+        Ok(canaries)
+    }
+
+    /// Waits until a batch of this span may go out; `None` when asked to stop meanwhile.
+    pub async fn admit(
+        &self,
+        span: LogSpan,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> anyhow::Result<Option<Clearance<'_>>> {
+        let mut is_fresh = false;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let decision = {
+                let mut state = self.state();
+                let State { proved_s, is_canary_out, is_lost } = *state;
+                let now_s = self.client.now();
+                let decision = decide(proved_s, is_canary_out || is_lost, span.first_s, now_s);
+                // Another process may have proved it meanwhile: look before sending a canary.
+                state.is_canary_out |= decision == Decision::Canary && is_fresh;
+                decision
+            };
+            match decision {
+                Decision::Go => return Ok(Some(Clearance { of: None })),
+                Decision::Canary if is_fresh => {
+                    tracing::info!(
+                        "{}: rows of {} go first; others of that age follow when these are proved",
+                        self.table,
+                        span.first()
+                    );
+                    return Ok(Some(Clearance { of: Some(self) }));
+                }
+                Decision::Canary => {
+                    self.look_up().await?;
+                    is_fresh = true;
+                }
+                Decision::Wait => {
+                    let _shown = progress.wait("the oldest rows go first, and are proved");
+                    if shutdown.or(changed).await.is_none() {
+                        return Ok(None);
+                    }
+                    is_fresh = false;
+                }
+            }
+        }
+    }
+
+    /// Looks what became of a batch that was sent with this clearance: proves a canary, and gives up
+    /// what SLS will not keep. Hands the delivery on.
+    pub async fn after(
+        &self,
+        clearance: Clearance<'_>,
+        outcome: anyhow::Result<SendOutcome>,
+        sent: &Sent<'_>,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> anyhow::Result<SendOutcome> {
+        let looked = self.look(clearance.of.is_some(), outcome, sent, progress, shutdown).await;
+        self.state().is_lost |= looked.is_err();
+        looked
+    }
+
+    async fn look(
+        &self,
+        is_canary: bool,
+        outcome: anyhow::Result<SendOutcome>,
+        sent: &Sent<'_>,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> anyhow::Result<SendOutcome> {
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => match error.downcast_ref::<OutOfRange>() {
+                Some(out_of_range) => return Err(self.out_of_range(sent, out_of_range).await?),
+                None => return Err(error),
+            },
+        };
+        if is_canary && !matches!(outcome, SendOutcome::GivenUp(_)) {
+            let begun = Instant::now();
+            if self.prove(sent, progress, shutdown).await? {
+                let logstore = self.table.logstore();
+                self.ledger.prove_age(logstore, sent.span.first(), sent.batch_id).await?;
+                self.state().proved_s = Some(sent.span.first_s);
+                tracing::info!(
+                    "{}: SLS keeps rows of {}: pulled back{} after {:.1} s",
+                    self.table,
+                    sent.span.first(),
+                    if self.settings.search_wait.is_some() { ", counted and found" } else { "" },
+                    begun.elapsed().as_secs_f64()
+                );
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Whether the batch is kept and found; `false` when asked to stop meanwhile.
+    async fn prove(
+        &self,
+        sent: &Sent<'_>,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> anyhow::Result<bool> {
+        let wanted = sent.rows.len() as u64;
+        let begun = Instant::now();
+        let sum = loop {
+            let sum = self.pull(sent).await?;
+            if sum.rows >= wanted || begun.elapsed() > self.settings.pull_wait {
+                break sum;
+            }
+            let _shown = progress.wait("SLS does not give back the oldest rows yet");
+            if shutdown.or(tokio::time::sleep(ASK_EVERY)).await.is_none() {
+                return Ok(false);
+            }
+        };
+        if (sum.rows, sum.digest) != (wanted, sent.digest) {
+            return Err(self.not_pulled(sent, sum.rows).await?);
+        }
+        match self.settings.search_wait {
+            Some(search_wait) => self.search(sent, search_wait, progress, shutdown).await,
+            None => Ok(true),
+        }
+    }
+
+    /// What can be pulled of the batch now.
+    async fn pull(&self, sent: &Sent<'_>) -> anyhow::Result<Sum> {
+        let logstore = self.table.logstore();
+        let shards = with_retries(|| self.client.shards(logstore))
+            .await
+            .with_context(|| format!("list the shards of {logstore}"))?;
+        let last_known = sent.cursors.keys().max().copied();
+        let mut sum = Sum::default();
+        for shard in shards.iter().map(|shard| shard.id) {
+            let cursor = match sent.cursors.get(&shard) {
+                Some(cursor) => cursor.clone(),
+                // It was split off since: the batch may be in it.
+                None if Some(shard) > last_known => {
+                    with_retries(|| self.client.cursor(logstore, shard, "begin"))
+                        .await
+                        .with_context(|| format!("find the beginning of shard {shard}"))?
+                }
+                None => continue,
+            };
+            self.pull_shard(shard, cursor, sent, &mut sum).await?;
+        }
+        Ok(sum)
+    }
+
+    async fn pull_shard(
+        &self,
+        shard: u32,
+        mut cursor: String,
+        sent: &Sent<'_>,
+        sum: &mut Sum,
+    ) -> anyhow::Result<()> {
+        let logstore = self.table.logstore();
+        while sum.rows < sent.rows.len() as u64 {
+            let pulled = with_retries(|| self.client.pull(logstore, shard, &cursor, PAGE_GROUPS))
+                .await
+                .with_context(|| format!("pull shard {shard} of {logstore}"))?;
+            if pulled.next_cursor == cursor {
+                break;
+            }
+            let sums = sum_up(&pulled.raw, self.ledger.id)
+                .with_context(|| format!("read shard {shard} of {logstore} at {cursor}"))?;
+            if let Some(found) = sums.batches.get(&sent.batch_id) {
+                sum.add(found);
+            }
+            cursor = pulled.next_cursor;
+        }
+        Ok(())
+    }
+
+    /// Whether search finds the batch; `false` when asked to stop meanwhile.
+    async fn search(
+        &self,
+        sent: &Sent<'_>,
+        search_wait: Duration,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> anyhow::Result<bool> {
+        let begun = Instant::now();
+        let mut pause = ASK_EVERY;
+        loop {
+            let found = self.found(sent).await?;
+            if found >= sent.rows.len() as u64 {
+                return Ok(true);
+            }
+            if begun.elapsed() > search_wait {
+                return Err(self.not_found(sent, found, search_wait).into());
+            }
+            let _shown = progress.wait("SLS's search does not find the oldest rows yet");
+            if shutdown.or(tokio::time::sleep(pause)).await.is_none() {
+                return Ok(false);
+            }
+            pause = (pause * 2).min(SEARCH_EVERY_MAX);
+        }
+    }
+
+    /// How many logs of the batch search finds now. An incomplete answer counts as it is: a lower
+    /// bound. If tags are not searchable in this logstore, some rows are looked for by their ids.
+    async fn found(&self, sent: &Sent<'_>) -> anyhow::Result<u64> {
+        let logstore = self.table.logstore();
+        // Within a minute, SLS may show a log at an earlier time than its own.
+        let from = sent.span.first_s.div_euclid(60) * 60;
+        let to = (sent.span.last_s.div_euclid(60) + 1) * 60;
+        let count = async |query: &str| {
+            let counted = with_retries(|| self.client.count_found(logstore, from, to, query)).await;
+            counted.with_context(|| format!("search {logstore}"))
+        };
+        let by_tag = format!("__tag__:{BATCH_TAG}: \"{}/{}\"", self.ledger.id, sent.batch_id);
+        let by_tag = count(&by_tag).await?;
+        if by_tag.logs > 0 || !by_tag.is_complete {
+            return Ok(by_tag.logs);
+        }
+        let sought = sought_ids(sent.rows);
+        let ids: Vec<_> = sought.iter().map(|id| format!("id: \"{id}\"")).collect();
+        let by_id = format!("__source__: \"{LOG_SOURCE}\" and ({})", ids.join(" or "));
+        let by_id = count(&by_id).await?;
+        let all_are_there = by_id.logs >= sought.len() as u64;
+        Ok(if all_are_there { sent.rows.len() as u64 } else { 0 })
+    }
+
+    async fn out_of_range(
+        &self,
+        sent: &Sent<'_>,
+        refused: &OutOfRange,
+    ) -> anyhow::Result<anyhow::Error> {
+        let detail = format!("SLS refuses logs of {}: {}", sent.span.first(), refused.failure);
+        let fate = self.give_up(sent, refused.all_refused, &detail).await?;
+        let text = format!(
+            "SLS takes no log as old as these: {}\nthe oldest of the batch is of {}; {fate}\n{}",
+            refused.failure,
+            sent.span.first(),
+            ingest_hint(self.table),
+        );
+        Ok(Unkept { text, was_acknowledged: false }.into())
+    }
+
+    async fn not_pulled(&self, sent: &Sent<'_>, found: u64) -> anyhow::Result<anyhow::Error> {
+        let rows = sent.rows.len();
+        let detail = format!("SLS does not keep logs of {}", sent.span.first());
+        let fate = self.give_up(sent, found == 0, &detail).await?;
+        let text = format!(
+            "SLS said that it has stored batch {} with {rows} rows, but after {} s it gives back \
+             {found} of them as they were sent: it does not keep logs as old as these\n\
+             the oldest of the batch is of {}; {fate}\n{}",
+            sent.batch_id,
+            self.settings.pull_wait.as_secs(),
+            sent.span.first(),
+            ingest_hint(self.table),
+        );
+        Ok(Unkept { text, was_acknowledged: true }.into())
+    }
+
+    /// Holds the rows of a batch of which SLS certainly has nothing; says what became of them.
+    async fn give_up(
+        &self,
+        sent: &Sent<'_>,
+        is_certain: bool,
+        detail: &str,
+    ) -> anyhow::Result<String> {
+        let Sent { batch_id, rows, .. } = *sent;
+        let safe = "nothing was deleted anywhere, and every other batch of that age has waited";
+        if is_certain && self.ledger.hold_unkept(self.table, batch_id, rows, detail).await? {
+            return Ok(format!("its {} rows are held `expired`; {safe}", rows.len()));
+        }
+        Ok(format!("part of it may be in SLS, so the ledger keeps it as sent; {safe}"))
+    }
+
+    fn not_found(&self, sent: &Sent<'_>, found: u64, search_wait: Duration) -> Unkept {
+        let text = format!(
+            "SLS has stored batch {} with {} rows and gives them back, but after {} s its search \
+             finds {found} of them: Dify would not show them\n\
+             the oldest of the batch is of {}; nothing was deleted anywhere, and every other batch \
+             of that age has waited\n\
+             hint: is the index of {} as Dify makes it, and its TTL longer than the rows are old?\n\
+             hint: an index may be slow with old logs: give it time with --search-wait-s, or go on \
+             without looking with --no-canary-search",
+            sent.batch_id,
+            sent.rows.len(),
+            search_wait.as_secs(),
+            sent.span.first(),
+            self.table.logstore(),
+        );
+        Unkept { text, was_acknowledged: true }
+    }
+
+    async fn look_up(&self) -> anyhow::Result<()> {
+        let proved = self.ledger.proved_age(self.table.logstore()).await?;
+        self.state().proved_s = proved.and_then(|proved| proved.unix_s());
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Both its fields are whole whatever panicked.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Clearance<'_> {
+    fn drop(&mut self) {
+        if let Some(canaries) = self.of {
+            canaries.state().is_canary_out = false;
+            canaries.changed.notify_waiters();
+        }
+    }
+}
+
+/// Some of the rows, spread over the batch, the oldest and the youngest among them.
+fn sought_ids(rows: &[BatchRow]) -> Vec<Uuid> {
+    let mut by_time: Vec<_> = rows.iter().collect();
+    by_time.sort_unstable_by_key(|row| row.finished_at);
+    let last = by_time.len().saturating_sub(1);
+    let steps = last.min(SOUGHT_IDS_MAX - 1);
+    (0..=steps)
+        .filter_map(|step| by_time.get(step * last / steps.max(1)))
+        .map(|row| row.id)
+        .collect()
+}
+
+fn ingest_hint(table: Table) -> String {
+    format!(
+        "hint: raise the TTL of {} in SLS's console if it is shorter than the rows are old, and run \
+         the same command again\n\
+         hint: or give logs the time of sending, and Dify's daily charts count these rows on the \
+         day of the backfill: dify-sls-backfill run --log-time ingest --new-conversion",
+        table.logstore(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::timestamp::Timestamp;
+
+    #[test]
+    fn the_oldest_and_the_youngest_row_are_looked_for() {
+        let rows = |count: u32| -> Vec<_> {
+            let row = |nth: u32| BatchRow {
+                id: Uuid::from_u128(nth.into()),
+                created_at: Timestamp::from_unix_s(0),
+                finished_at: Timestamp::from_unix_s(nth.into()),
+            };
+            (0..count).rev().map(row).collect()
+        };
+        for count in [1, 2, 24, 25, 26, 4096] {
+            let sought = sought_ids(&rows(count));
+            assert_eq!(sought.len(), count.min(25) as usize);
+            assert!(sought.is_sorted() && sought.windows(2).all(|pair| pair[0] != pair[1]));
+            assert_eq!(sought[0], Uuid::from_u128(0));
+            assert_eq!(sought.last(), Some(&Uuid::from_u128(u128::from(count - 1))));
+        }
+        assert!(sought_ids(&[]).is_empty());
+    }
+}

@@ -1,0 +1,218 @@
+//! A worker's lane: a random hash key with numbers from 1, made when first needed, and cursors in
+//! front of what goes out on it. A number that was given up stays behind: the next one goes on, and
+//! once it is stored, SLS would refuse the one before.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use rand::RngExt as _;
+
+use crate::ledger::Ledger;
+use crate::ledger::lane::{KEYS_PER_HOUR_MAX, Lane};
+use crate::ledger::process::Process;
+use crate::pipeline::retry::with_retries;
+use crate::pipeline::shutdown::Shutdown;
+use crate::sls::client::Client;
+use crate::sls::pull::Shard;
+
+/// A cursor in front of a batch may be older than need be: settling then reads a bit more.
+const CURSORS_LIFE: Duration = Duration::from_secs(10);
+
+/// How often a worker that waits for a hash key asks again.
+const KEYS_RETRY: Duration = Duration::from_secs(5);
+
+/// Keeps one worker's lane.
+pub struct LaneKeeper {
+    client: Client,
+    ledger: Ledger,
+    process: Process,
+    logstore: &'static str,
+    /// Workers spread over the shards by their number.
+    nth: usize,
+    lane: Option<Lane>,
+    cursors: BTreeMap<u32, String>,
+    cursors_at: Instant,
+}
+
+/// What a batch needs of its lane.
+#[derive(Debug, Clone)]
+pub struct LaneSlot {
+    pub lane_id: i64,
+    pub hash_key: String,
+    pub number: u64,
+    /// Shard → a cursor that no log of the batch can precede.
+    pub cursors: BTreeMap<u32, String>,
+}
+
+impl LaneKeeper {
+    /// For the `nth` worker of `process` on `logstore`.
+    pub fn new(
+        client: &Client,
+        ledger: &Ledger,
+        process: &Process,
+        logstore: &'static str,
+        nth: usize,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            ledger: ledger.clone(),
+            process: process.clone(),
+            logstore,
+            nth,
+            lane: None,
+            cursors: BTreeMap::new(),
+            cursors_at: Instant::now(),
+        }
+    }
+
+    /// The next number of the lane. It may be asked for again until it is [`Self::used`]. `None`:
+    /// somebody has asked to stop while it was waited for.
+    pub async fn next_slot(&mut self, shutdown: &mut Shutdown) -> anyhow::Result<Option<LaneSlot>> {
+        let lane = match &self.lane {
+            Some(lane) => lane.clone(),
+            None => match self.open_lane(shutdown).await? {
+                Some(lane) => lane,
+                None => return Ok(None),
+            },
+        };
+        if self.cursors.is_empty() || self.cursors_at.elapsed() > CURSORS_LIFE {
+            self.cursors_at = Instant::now();
+            self.cursors = self.find_cursors(&lane.hash_key).await?;
+        }
+        let slot = LaneSlot {
+            lane_id: lane.id,
+            hash_key: lane.hash_key.clone(),
+            number: lane.last_number + 1,
+            cursors: self.cursors.clone(),
+        };
+        self.lane = Some(lane);
+        Ok(Some(slot))
+    }
+
+    /// The number is in the ledger: it must never be given out again.
+    pub fn used(&mut self, slot: &LaneSlot) {
+        if let Some(lane) = &mut self.lane {
+            lane.last_number = slot.number;
+        }
+    }
+
+    /// Takes new cursors for the next batch: the shards may have changed.
+    pub fn forget_cursors(&mut self) {
+        self.cursors.clear();
+    }
+
+    /// Opens a lane; waits where too many were opened lately. `None`: somebody has asked to stop.
+    async fn open_lane(&self, shutdown: &mut Shutdown) -> anyhow::Result<Option<Lane>> {
+        let mut is_told = false;
+        while !shutdown.is_asked() {
+            let shards: Vec<Shard> =
+                self.shards().await?.into_iter().filter(Shard::is_writable).collect();
+            anyhow::ensure!(
+                !shards.is_empty(),
+                "logstore {} has no shard that takes writes",
+                self.logstore
+            );
+            let shard = &shards[self.nth % shards.len()];
+            let key = random_key(shard)
+                .with_context(|| format!("read the key range of shard {}", shard.id))?;
+            let lane = self.ledger.open_lane(&self.process, self.logstore, &key).await?;
+            if lane.is_some() {
+                return Ok(lane);
+            }
+            if !is_told {
+                tracing::warn!(
+                    "{}: waiting, {KEYS_PER_HOUR_MAX} new hash keys were used in the last hour",
+                    self.logstore
+                );
+                is_told = true;
+            }
+            shutdown.or(tokio::time::sleep(KEYS_RETRY)).await;
+        }
+        Ok(None)
+    }
+
+    async fn find_cursors(&self, hash_key: &str) -> anyhow::Result<BTreeMap<u32, String>> {
+        let mut cursors = BTreeMap::new();
+        for shard in self.shards().await?.iter().filter(|shard| owns(shard, hash_key)) {
+            let cursor = with_retries(|| self.client.cursor(self.logstore, shard.id, "end"))
+                .await
+                .with_context(|| format!("find the end of shard {}", shard.id))?;
+            cursors.insert(shard.id, cursor);
+        }
+        Ok(cursors)
+    }
+
+    async fn shards(&self) -> anyhow::Result<Vec<Shard>> {
+        with_retries(|| self.client.shards(self.logstore))
+            .await
+            .with_context(|| format!("list the shards of {}", self.logstore))
+    }
+}
+
+/// Whether the shard that now takes writes for `hash_key` did so when `cursors` were taken. If not,
+/// it was split or merged, and the new one may not know the numbers of the old.
+pub fn is_at_home(hash_key: &str, cursors: &BTreeMap<u32, String>, shards: &[Shard]) -> bool {
+    // Read-only shards take no writes ever again, so a writable one of then was writable then.
+    let home = shards.iter().find(|shard| shard.is_writable() && owns(shard, hash_key));
+    home.is_some_and(|shard| cursors.contains_key(&shard.id))
+}
+
+/// Whether the shard's key range, `[begin, end)`, contains the key.
+fn owns(shard: &Shard, key: &str) -> bool {
+    let key = key.to_ascii_lowercase();
+    let (begin, end) = (shard.begin_key.to_ascii_lowercase(), shard.end_key.to_ascii_lowercase());
+    // The last shard ends with fff…f, which the documents leave out of every range.
+    begin <= key && (key < end || end.bytes().all(|byte| byte == b'f'))
+}
+
+/// A random key of the shard. Two workers never draw the same one: there are 2^120 and more.
+fn random_key(shard: &Shard) -> anyhow::Result<String> {
+    let begin = u128::from_str_radix(&shard.begin_key, 16)?;
+    let end = u128::from_str_radix(&shard.end_key, 16)?;
+    anyhow::ensure!(begin < end, "its key range is empty");
+    Ok(format!("{:032X}", rand::rng().random_range(begin..end)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_split_a_key_is_not_at_home_any_more() {
+        let shard = |id, status: &str, begin: &str, end: &str| Shard {
+            id,
+            status: status.to_owned(),
+            begin_key: begin.repeat(32),
+            end_key: end.repeat(32),
+        };
+        let key = "3".repeat(32);
+        let whole = shard(0, "readwrite", "0", "f");
+        let cursors = BTreeMap::from([(0, "c".to_owned())]);
+        assert!(is_at_home(&key, &cursors, std::slice::from_ref(&whole)));
+        let parent = Shard { status: "readonly".to_owned(), ..whole };
+        let children = [parent, shard(1, "readwrite", "0", "8"), shard(2, "readwrite", "8", "f")];
+        assert!(!is_at_home(&key, &cursors, &children));
+        let cursors = BTreeMap::from([(0, "c".to_owned()), (1, "c".to_owned())]);
+        assert!(is_at_home(&key, &cursors, &children));
+    }
+
+    #[test]
+    fn a_random_key_lies_in_its_shard() {
+        let shard = |begin: &str, end: &str| Shard {
+            id: 0,
+            status: "readwrite".to_owned(),
+            begin_key: begin.to_owned(),
+            end_key: end.to_owned(),
+        };
+        let (zero, half, all) = ("0".repeat(32), format!("8{}", "0".repeat(31)), "f".repeat(32));
+        let (low, high) = (shard(&zero, &half), shard(&half, &all));
+        for _ in 0..1000 {
+            let key = random_key(&low).unwrap();
+            assert!(owns(&low, &key) && !owns(&high, &key), "{key}");
+            let key = random_key(&high).unwrap();
+            assert!(owns(&high, &key) && !owns(&low, &key), "{key}");
+        }
+        assert!(random_key(&shard(&half, &half)).is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! Verifies: what SLS holds against what the ledger says.
+
+pub mod tail_reader;

@@ -1,0 +1,154 @@
+//! Reads a page of a shard for what a ledger would know of its batches: an audit writes them down.
+//!
+//! A batch explains itself: its tags say which ledger has sent it, how many rows it has and what
+//! their digest is; its logs hold the ids of the rows.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use uuid::Uuid;
+
+use crate::record::digest::{Digest, Sum};
+use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+use crate::sls::pull::{BATCH_TAG, parse_tag};
+use crate::wire::log_group::{LogGroupView, LogView, split_list};
+
+/// The tag that tells how many rows a batch has.
+pub const ROWS_TAG: &str = "__rows__";
+
+/// The tag that tells a batch's digest.
+pub const DIGEST_TAG: &str = "__digest__";
+
+/// What a page holds of a batch, whichever ledger has sent it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundBatch {
+    pub ledger_id: Uuid,
+    /// What its tags tell; `None` when they cannot be read.
+    pub tagged: Option<(u64, Digest)>,
+    /// What was found.
+    pub sum: Sum,
+    pub raw_bytes: u64,
+    /// The rows of the logs found; a log without a readable id has none.
+    pub rows: Vec<FoundRow>,
+    /// The time of a log of it, Unix seconds.
+    pub log_time: u32,
+}
+
+/// A row, as its log tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FoundRow {
+    pub id: Uuid,
+    /// `-infinity` where it cannot be read.
+    pub created_at: Timestamp,
+    pub finished_at: Timestamp,
+}
+
+/// The batches of a page of `table`'s logstore, by id.
+pub fn find(raw: &[u8], table: Table) -> anyhow::Result<BTreeMap<Uuid, FoundBatch>> {
+    let mut batches: BTreeMap<Uuid, FoundBatch> = BTreeMap::new();
+    let mut fields = Vec::new();
+    for bytes in split_list(raw).context("read a page of SLS")? {
+        let group = LogGroupView::parse(bytes).context("read a log group of SLS")?;
+        let Some((ledger_id, batch_id)) = group.tag(BATCH_TAG).and_then(parse_tag) else {
+            continue;
+        };
+        let batch = batches.entry(batch_id).or_default();
+        batch.ledger_id = ledger_id;
+        batch.tagged = tagged(&group);
+        batch.sum.groups += 1;
+        batch.raw_bytes += bytes.len() as u64;
+        for log in &group.logs {
+            batch.log_time = log.time.unwrap_or(0);
+            batch.rows.extend(row(log, table));
+            fields.clear();
+            fields.extend_from_slice(&log.contents);
+            batch.sum.rows += 1;
+            batch.sum.digest.add(Digest::of_log(batch.log_time, &mut fields));
+        }
+    }
+    Ok(batches)
+}
+
+fn tagged(group: &LogGroupView<'_>) -> Option<(u64, Digest)> {
+    let text = |tag| std::str::from_utf8(group.tag(tag)?).ok();
+    let digest: [u8; 32] = hex::decode(text(DIGEST_TAG)?).ok()?.try_into().ok()?;
+    Some((text(ROWS_TAG)?.parse().ok()?, Digest::from_bytes(digest)))
+}
+
+fn row(log: &LogView<'_>, table: Table) -> Option<FoundRow> {
+    let text = |key: &str| {
+        let (_, value) = log.contents.iter().find(|(name, _)| *name == key.as_bytes())?;
+        std::str::from_utf8(value).ok()
+    };
+    // Dify writes a run's `created_at` as `started_at`.
+    let created = match table {
+        Table::Runs => "started_at",
+        Table::NodeExecutions => "created_at",
+    };
+    let log_time = Timestamp::from_unix_s(log.time.unwrap_or(0).into());
+    Some(FoundRow {
+        id: text("id")?.parse().ok()?,
+        created_at: text(created)
+            .and_then(Timestamp::from_isoformat)
+            .unwrap_or(Timestamp::NEG_INFINITY),
+        finished_at: text("finished_at").and_then(Timestamp::from_isoformat).unwrap_or(log_time),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::log_group::LogGroupWriter;
+
+    fn group(rows: &[(u128, &str)], tags: &[(&str, &str)]) -> Vec<u8> {
+        let mut writer = LogGroupWriter::default();
+        for (id, created_at) in rows {
+            writer.begin_log(5, 0);
+            writer.field("id", Uuid::from_u128(*id).to_string().as_bytes());
+            writer.field("created_at", created_at.as_bytes());
+            writer.end_log();
+        }
+        writer.finish(None, Some("s"), tags);
+        let mut list = vec![0x0a];
+        prost::encode_length_delimiter(writer.bytes().len(), &mut list).unwrap();
+        list.extend_from_slice(writer.bytes());
+        list
+    }
+
+    #[test]
+    fn a_batch_is_found_whole_though_it_came_in_parts_and_from_another_ledger() {
+        let (ledger, batch) = (Uuid::from_u128(7), Uuid::from_u128(8));
+        let tag = format!("{ledger}/{batch}");
+        let digest = "00".repeat(32);
+        let tags = [(BATCH_TAG, tag.as_str()), (ROWS_TAG, "3"), (DIGEST_TAG, &digest)];
+        let page = [
+            group(&[(1, "2024-05-06T07:08:09"), (2, "nonsense")], &tags),
+            group(&[(9, "2024-05-06T07:08:09")], &[]),
+            group(&[(3, "2024-05-06T07:08:09.5")], &tags),
+        ]
+        .concat();
+        let found = find(&page, Table::NodeExecutions).unwrap();
+        assert_eq!(found.len(), 1, "what has no tag of ours is not ours");
+        let found = &found[&batch];
+        assert_eq!(found.ledger_id, ledger);
+        assert_eq!(found.tagged, Some((3, Digest::default())));
+        assert_eq!((found.sum.rows, found.sum.groups), (3, 2));
+        let rows: Vec<_> =
+            found.rows.iter().map(|row| (row.id.as_u128(), row.created_at.to_string())).collect();
+        assert_eq!(
+            rows,
+            [
+                (1, "2024-05-06T07:08:09Z".to_owned()),
+                (2, "-infinity".to_owned()),
+                (3, "2024-05-06T07:08:09.5Z".to_owned())
+            ]
+        );
+        assert_eq!(
+            found.rows[0].finished_at,
+            Timestamp::from_unix_s(5),
+            "no field: the log's time"
+        );
+        assert!(find(&page[..page.len() - 1], Table::Runs).is_err());
+    }
+}
