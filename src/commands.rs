@@ -8,6 +8,7 @@ pub mod dry_run;
 pub mod exit;
 pub mod init;
 pub mod output;
+pub mod purge;
 pub mod rejects;
 pub mod retention;
 pub mod run;

@@ -17,6 +17,8 @@ pub mod migrate;
 pub mod pass;
 pub mod process;
 pub mod proved_age;
+pub mod purge;
+pub mod purge_plan;
 pub mod range;
 pub mod row_ids;
 pub mod sighting;

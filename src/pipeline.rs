@@ -19,6 +19,7 @@
 
 pub mod guard;
 pub mod progress;
+pub mod purge;
 pub mod read;
 pub mod recover;
 pub mod retry;

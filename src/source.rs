@@ -1,4 +1,5 @@
-//! Reads Dify's tables, and can do nothing else: every transaction is `READ ONLY`.
+//! Reads Dify's tables, and can do nothing else: every transaction of a [`Source`] is `READ ONLY`.
+//! ([`writable`] is for purge and restore alone.)
 //!
 //! The way of a read: the sizes of the next rows first ([`page`]), which costs nearly nothing since
 //! `octet_length` does not fetch a long value; then exactly the rows of one batch ([`read`]), one
@@ -6,11 +7,14 @@
 
 pub mod catalog;
 pub mod estimate;
+pub mod footprint;
 pub mod page;
 pub mod ranges;
 pub mod read;
 pub mod replica_lag;
 pub mod scope;
+pub mod writable;
+pub mod write_health;
 
 use std::time::Duration;
 
@@ -24,7 +28,7 @@ use crate::record::timestamp::Timestamp;
 
 /// How Postgres prints the types that we read as text, whatever the server, the database or the
 /// role says: else the same row would become another log after somebody changed a setting.
-const TEXT_FORMS: &str = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
+pub(in crate::source) const TEXT_FORMS: &str = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
      SET LOCAL intervalstyle = 'postgres'; SET LOCAL bytea_output = 'hex'; \
      SET LOCAL extra_float_digits = 1";
 
@@ -61,6 +65,7 @@ pub struct Server {
     pub database: String,
     /// `server_encoding`.
     pub encoding: String,
+    pub is_replica: bool,
 }
 
 impl Source {
@@ -109,12 +114,12 @@ impl Source {
     }
 }
 
-async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
+pub(in crate::source) async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
     let mut tx = pool.begin_with("BEGIN READ ONLY").await?;
     let row = pg::statement(
         "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() \
            ELSE clock_timestamp() END AT TIME ZONE 'UTC') AS now, current_database()::text AS database, \
-         current_setting('server_encoding') AS encoding",
+         current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS is_replica",
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -123,5 +128,6 @@ async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
         now: row.try_get::<Option<Timestamp>, _>("now")?.unwrap_or(Timestamp::NEG_INFINITY),
         database: row.try_get("database")?,
         encoding: row.try_get("encoding")?,
+        is_replica: row.try_get("is_replica")?,
     })
 }

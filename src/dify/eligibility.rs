@@ -53,6 +53,11 @@ pub fn hold_reason(
     None
 }
 
+/// Whether a row with this status has ended for good.
+pub fn is_terminal(table: Table, status: &[u8]) -> bool {
+    status_kind(table, status) == StatusKind::Terminal
+}
+
 /// What a status says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StatusKind {

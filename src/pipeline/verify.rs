@@ -1,3 +1,4 @@
 //! Verifies: what SLS holds against what the ledger says.
 
+pub mod fresh_proof;
 pub mod tail_reader;

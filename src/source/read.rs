@@ -5,7 +5,7 @@ use futures::TryStreamExt as _;
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use crate::pg;
+use crate::pg::{self, Tx};
 use crate::record::table::{Cells, Column, ColumnKind, Table};
 use crate::source::Source;
 
@@ -24,31 +24,42 @@ impl Source {
         ids: &[Uuid],
         mut each: impl FnMut(&Cells<'_>),
     ) -> anyhow::Result<()> {
-        anyhow::ensure!(columns.len() <= COLUMNS_MAX, "{table} has over {COLUMNS_MAX} columns");
-        let list: Vec<_> = columns
-            .iter()
-            .map(|column| match column.kind {
-                // Also varchar, and types that we do not know.
-                ColumnKind::Text => format!("t.{}::text", pg::quote(&column.name)),
-                _ => format!("t.{}", pg::quote(&column.name)),
-            })
-            .collect();
-        let sql = format!(
-            "SELECT {} FROM {} t WHERE t.id = ANY($1)",
-            list.join(", "),
-            pg::quote(table.name()),
-        );
         let mut tx = self.begin().await?;
-        let mut rows = pg::made_statement(&sql).bind(ids.to_vec()).fetch(&mut *tx);
-        let context = || format!("read {} rows of {table}", ids.len());
-        while let Some(row) = rows.try_next().await.with_context(context)? {
-            let mut cells = [None; COLUMNS_MAX];
-            for (index, cell) in cells[..columns.len()].iter_mut().enumerate() {
-                // An error here is NULL, and nothing else.
-                *cell = row.try_get_raw(index)?.as_bytes().ok();
-            }
-            each(&cells[..columns.len()]);
-        }
-        Ok(())
+        read_cells(&mut tx, table, columns, ids, &mut each).await
     }
+}
+
+/// The same within a transaction.
+pub(in crate::source) async fn read_cells(
+    tx: &mut Tx,
+    table: Table,
+    columns: &[Column],
+    ids: &[Uuid],
+    each: &mut impl FnMut(&Cells<'_>),
+) -> anyhow::Result<()> {
+    anyhow::ensure!(columns.len() <= COLUMNS_MAX, "{table} has over {COLUMNS_MAX} columns");
+    let list: Vec<_> = columns
+        .iter()
+        .map(|column| match column.kind {
+            // Also varchar, and types that we do not know.
+            ColumnKind::Text => format!("t.{}::text", pg::quote(&column.name)),
+            _ => format!("t.{}", pg::quote(&column.name)),
+        })
+        .collect();
+    let sql = format!(
+        "SELECT {} FROM {} t WHERE t.id = ANY($1)",
+        list.join(", "),
+        pg::quote(table.name()),
+    );
+    let mut rows = pg::made_statement(&sql).bind(ids.to_vec()).fetch(&mut **tx);
+    let context = || format!("read {} rows of {table}", ids.len());
+    while let Some(row) = rows.try_next().await.with_context(context)? {
+        let mut cells = [None; COLUMNS_MAX];
+        for (index, cell) in cells[..columns.len()].iter_mut().enumerate() {
+            // An error here is NULL, and nothing else.
+            *cell = row.try_get_raw(index)?.as_bytes().ok();
+        }
+        each(&cells[..columns.len()]);
+    }
+    Ok(())
 }
