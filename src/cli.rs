@@ -12,7 +12,7 @@ use clap::Parser as _;
 use crate::cli::args::{Cli, Command};
 use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
-use crate::commands::{audit, doctor, init, run, status};
+use crate::commands::{audit, doctor, init, purge, restore, run, status};
 use crate::error_text::error_text;
 use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::shutdown::{ShutdownTrigger, channel};
@@ -74,6 +74,18 @@ async fn dispatch(
             let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
             audit::run(&settings, shutdown).await
+        }
+        Command::Purge(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, shutdown) = channel();
+            listen_for_signals(stopper, screen.clone())?;
+            purge::purge(&settings, &screen, shutdown).await
+        }
+        Command::Restore(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, shutdown) = channel();
+            listen_for_signals(stopper, screen.clone())?;
+            restore::restore(&settings, shutdown).await
         }
         Command::Status(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;

@@ -10,6 +10,7 @@ pub mod init;
 pub mod output;
 pub mod purge;
 pub mod rejects;
+pub mod restore;
 pub mod retention;
 pub mod run;
 pub mod run_settings;

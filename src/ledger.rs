@@ -21,6 +21,7 @@ pub mod proved_age;
 pub mod purge;
 pub mod purge_plan;
 pub mod range;
+pub mod restore;
 pub mod sighting;
 pub mod stop;
 

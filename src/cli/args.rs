@@ -1,5 +1,7 @@
 //! The flags, as the operator types them, and what they mean once checked.
 
+pub mod purge;
+pub mod restore;
 pub mod run;
 
 #[cfg(feature = "simulator")]
@@ -10,6 +12,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cli::args::purge::PurgeArgs;
+use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::run::{RunArgs, TimingsArgs};
 use crate::cli::environment::Environment;
 use crate::commands::audit::AuditSettings;
@@ -87,6 +91,10 @@ pub enum Command {
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
     Run(Box<RunArgs>),
+    /// Delete rows of Postgres whose logs are proved; without --execute only say which
+    Purge(Box<PurgeArgs>),
+    /// Bring purged rows back from SLS; without --execute only say how many
+    Restore(RestoreArgs),
     /// Look into SLS and write down what the ledger lacks, after it was copied or restored
     Audit(AuditArgs),
     /// Show where every row has gone, from the ledger

@@ -67,8 +67,9 @@ pub async fn purge(
     screen: &Screen,
     shutdown: Shutdown,
 ) -> Result<Exit, Ended> {
-    let source = Source::connect(&settings.target, 2, &Limits::default());
-    let source = source.await.or_exit(Exit::Preflight)?;
+    let limits = Limits::default();
+    let source = Source::connect(&settings.target, 2, &limits).await;
+    let source = source.or_exit(Exit::Preflight)?;
     let client = setup::client(&settings.sls)?;
     setup::check_logstores(&client, &settings.sls.project, &settings.tables).await?;
     let ledger = open_ledger(settings).await?;
@@ -109,7 +110,8 @@ async fn open_ledger(settings: &PurgeSettings) -> Result<Ledger, Ended> {
         );
         return Err(Ended { exit: Exit::Preflight, error });
     }
-    let ledger = Ledger::open(address, 3, settings.allow_fsync_off).await.or_exit(Exit::Preflight)?;
+    let ledger =
+        Ledger::open(address, 3, settings.allow_fsync_off).await.or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
     ledger.bind_project(&settings.sls.project).await.or_exit(Exit::Preflight)?;
     Ok(ledger)

@@ -14,7 +14,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
-use crate::ledger::row_ids::ids;
+use crate::ledger::batch_rows::ids;
 use crate::ledger::sighting::sum_of;
 use crate::pg::{self, Tx};
 use crate::record::digest::Sum;
@@ -53,6 +53,15 @@ pub struct RowMarks {
 }
 
 impl RowMarks {
+    /// From the columns `purged`, `gone` and `changed`.
+    pub(in crate::ledger) fn of(row: &PgRow, rows: usize) -> anyhow::Result<Self> {
+        let set = |name: &str| -> anyhow::Result<RowSet> {
+            let bytes: Option<Vec<u8>> = row.try_get(name)?;
+            Ok(RowSet::from_bytes(bytes.as_deref(), rows))
+        };
+        Ok(Self { purged: set("purged")?, gone: set("gone")?, changed: set("changed")? })
+    }
+
     /// Whether nothing is left to be decided.
     pub fn are_complete(&self, rows: usize) -> bool {
         (0..rows).all(|at| {
@@ -197,7 +206,7 @@ pub async fn lock_for_purge(tx: &mut Tx, batch: &ProvedBatch) -> anyhow::Result<
     .fetch_optional(&mut **tx)
     .await
     .with_context(|| format!("lock batch {}", batch.id))?;
-    row.map(|row| row_marks(&row, batch.row_ids.len())).transpose()
+    row.map(|row| RowMarks::of(&row, batch.row_ids.len())).transpose()
 }
 
 /// Writes what became of the rows of a locked batch.
@@ -233,14 +242,6 @@ async fn write_marks(
     Ok(())
 }
 
-fn row_marks(row: &PgRow, rows: usize) -> anyhow::Result<RowMarks> {
-    let set = |name: &str| -> anyhow::Result<RowSet> {
-        let bytes: Option<Vec<u8>> = row.try_get(name)?;
-        Ok(RowSet::from_bytes(bytes.as_deref(), rows))
-    };
-    Ok(RowMarks { purged: set("purged")?, gone: set("gone")?, changed: set("changed")? })
-}
-
 fn proved_batch(row: &PgRow) -> anyhow::Result<ProvedBatch> {
     let table: &str = row.try_get("table_name")?;
     let row_ids: Vec<Uuid> = ids(row.try_get("row_ids")?).collect();
@@ -249,7 +250,7 @@ fn proved_batch(row: &PgRow) -> anyhow::Result<ProvedBatch> {
         table: Table::from_name(table).context("the ledger names an unknown table")?,
         logstore: row.try_get("logstore")?,
         sent_by: row.try_get("sent_by")?,
-        marks: row_marks(row, row_ids.len())?,
+        marks: RowMarks::of(row, row_ids.len())?,
         row_ids,
         wanted: sum_of(row)?,
         conversion: row.try_get("body")?,

@@ -80,6 +80,15 @@ impl Ledger {
         Err(Stopped { because }.into())
     }
 
+    /// Whether the ledger's tables are in the very database of that identity, so that one
+    /// transaction holds both. Whoever may not know who the server is is not sure; two databases
+    /// are safe too.
+    pub async fn is_in(&self, database: &Identity) -> anyhow::Result<bool> {
+        let mut tx = self.begin_relaxed().await?;
+        let own = identity(&mut tx).await?;
+        Ok(own.system.is_some() && own.book.is_some() && own == *database)
+    }
+
     /// Fails with [`Stopped`] if the ledger was stopped.
     pub async fn check_stop(&self) -> anyhow::Result<()> {
         let mut tx = self.begin_relaxed().await?;

@@ -54,11 +54,11 @@ impl Source {
         oddities.extend(names("triggers")?.into_iter().map(|name| {
             format!("it has a trigger, {name}, which may do anything when a row is deleted")
         }));
-        oddities.extend(
-            names("rules")?.into_iter().map(|name| format!("it has a rule, {name}")),
-        );
+        oddities.extend(names("rules")?.into_iter().map(|name| format!("it has a rule, {name}")));
         oddities.extend(names("references")?.into_iter().map(|name| {
-            format!("the foreign key {name} refers to it: rows there may be deleted too, or forbid it")
+            format!(
+                "the foreign key {name} refers to it: rows there may be deleted too, or forbid it"
+            )
         }));
         Ok(Footprint {
             total_bytes: number("total")?,

@@ -241,3 +241,60 @@ pub fn is_timeout(error: &anyhow::Error) -> bool {
         matches!(code.as_deref(), Some("55P03" | "57014" | "40P01"))
     })
 }
+
+/// Puts rows in that are not there; a row whose id is there stays as it is. `rows`: the values of
+/// `columns` in their order, as texts that Postgres reads. Gives the ids of those that were put in.
+pub async fn insert_rows(
+    tx: &mut Tx,
+    table: Table,
+    columns: &[String],
+    rows: &[Vec<Option<String>>],
+) -> anyhow::Result<Vec<Uuid>> {
+    let names: Vec<_> = columns.iter().map(|name| pg::quote(name)).collect();
+    let table_name = format!("public.{}", pg::quote(table.name()));
+    // The types are those of the table: a text is read as whatever the column is.
+    let values: Vec<_> = (1..=columns.len()).map(|at| format!("${at}::text[]")).collect();
+    let parts: Vec<_> = (1..=columns.len()).map(|at| format!("v.c{at}")).collect();
+    let types = column_types(tx, table, columns).await?;
+    let casts: Vec<_> =
+        parts.iter().zip(&types).map(|(part, kind)| format!("{part}::{kind}")).collect();
+    let aliases: Vec<_> = (1..=columns.len()).map(|at| format!("c{at}")).collect();
+    let sql = format!(
+        "INSERT INTO {table_name} ({}) SELECT {} FROM unnest({}) AS v({}) ON CONFLICT DO NOTHING \
+         RETURNING id",
+        names.join(", "),
+        casts.join(", "),
+        values.join(", "),
+        aliases.join(", "),
+    );
+    let mut statement = pg::made_statement(&sql);
+    for at in 0..columns.len() {
+        statement = statement.bind(rows.iter().map(|row| row[at].clone()).collect::<Vec<_>>());
+    }
+    let inserted = statement
+        .fetch_all(&mut **tx)
+        .await
+        .with_context(|| format!("put {} rows back into {table}", rows.len()))?;
+    inserted.iter().map(|row| Ok(row.try_get("id")?)).collect()
+}
+
+/// The types of columns, as Postgres names them.
+async fn column_types(
+    tx: &mut Tx,
+    table: Table,
+    columns: &[String],
+) -> anyhow::Result<Vec<String>> {
+    let rows = pg::statement(
+        "SELECT format_type(a.atttypid, a.atttypmod) AS kind \
+         FROM unnest($2::text[]) WITH ORDINALITY AS c(name, at) JOIN pg_attribute a \
+           ON a.attrelid = ('public.' || quote_ident($1))::regclass AND a.attname = c.name \
+           AND NOT a.attisdropped ORDER BY c.at",
+    )
+    .bind(table.name())
+    .bind(columns.to_vec())
+    .fetch_all(&mut **tx)
+    .await
+    .with_context(|| format!("look up the columns of {table}"))?;
+    anyhow::ensure!(rows.len() == columns.len(), "{table} lacks a column that its logs have");
+    rows.iter().map(|row| Ok(row.try_get("kind")?)).collect()
+}

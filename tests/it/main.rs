@@ -31,6 +31,8 @@ mod probe;
 #[cfg(feature = "simulator")]
 mod progress;
 #[cfg(feature = "simulator")]
+mod purge;
+#[cfg(feature = "simulator")]
 mod queries;
 #[cfg(feature = "simulator")]
 mod resume;

@@ -69,7 +69,7 @@ impl Execution<'_> {
         let target = &self.settings.target;
         let target = Writable::connect(target, 3, self.settings.write_limits).await;
         let target = target.map_err(|error| Ended { exit: Exit::Preflight, error })?;
-        let is_one_database = self.is_one_database(&target).await?;
+        let is_one_database = self.ledger.is_in(&target.identity().await?).await?;
         let plans = std::mem::take(&mut self.plans);
         let mut outcomes = Vec::new();
         for plan in &plans {
@@ -94,17 +94,6 @@ impl Execution<'_> {
         }
         self.print(&outcomes);
         Ok(self.conclude(&outcomes))
-    }
-
-    /// Whether the ledger's tables are in the very database whose rows are deleted.
-    async fn is_one_database(&self, target: &Writable) -> anyhow::Result<bool> {
-        let (own, there) = (self.ledger.own_identity().await?, target.identity().await?);
-        // Whoever may not know the system identifier is not sure, and two databases are safe too.
-        let is_same = own.system.is_some() && own == there;
-        if !is_same {
-            tracing::debug!("ledger and source are taken for two databases");
-        }
-        Ok(is_same && own.book.is_some())
     }
 
     async fn nodes_are_read_by_run(&self) -> anyhow::Result<bool> {

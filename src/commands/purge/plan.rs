@@ -69,10 +69,8 @@ const CONSEQUENCES: [&str; 5] = [
 /// Prints the plans.
 pub fn print(plans: &[TablePlan], settings: &PurgeSettings) -> anyhow::Result<()> {
     if settings.format == Format::Json {
-        let tables: serde_json::Map<_, _> = plans
-            .iter()
-            .map(|plan| (plan.shape.table.name().to_owned(), as_json(plan)))
-            .collect();
+        let tables: serde_json::Map<_, _> =
+            plans.iter().map(|plan| (plan.shape.table.name().to_owned(), as_json(plan))).collect();
         output::line(
             &json!({"schema_version": 1, "execute": settings.execute, "plan": tables}).to_string(),
         );
@@ -151,7 +149,9 @@ fn print_notes(plan: &TablePlan, total: &DayPlan) {
     let note = |text: String| output::line(&format!("  {text}"));
     if total.unknown_conversion > 0 {
         let rows = count(total.unknown_conversion);
-        note(format!("{rows} rows stay: an audit found their logs, and nobody knows how they were made"));
+        note(format!(
+            "{rows} rows stay: an audit found their logs, and nobody knows how they were made"
+        ));
     }
     if total.not_kept > 0 {
         note(format!(

@@ -12,7 +12,6 @@ use uuid::Uuid;
 use crate::ledger::purge::{Place, ProvedBatch};
 use crate::pipeline::retry::with_retries;
 use crate::record::digest::{Digest, Sum};
-use crate::sls::answer::NextAction;
 use crate::sls::client::Client;
 use crate::sls::pull::BATCH_TAG;
 use crate::wire::log_group::{LogGroupView, LogView, split_list};
@@ -116,7 +115,7 @@ pub async fn pull(
                 with_retries(|| client.pull(&batch.logstore, place.shard, &cursor, PAGE_GROUPS));
             let page = match page.await {
                 Ok(page) => page,
-                Err(failure) if failure.next == NextAction::Stop && failure.is_refusal() => {
+                Err(failure) if failure.is_about_absence() || failure.is("InvalidCursor") => {
                     return Ok(Err(NotProved::PlaceGone(failure.to_string())));
                 }
                 Err(failure) => return Err(failure).with_context(|| at(batch, place)),

@@ -112,7 +112,19 @@ impl Database {
     /// Takes an advisory lock in a session of its own.
     #[track_caller]
     pub(crate) fn hold_lock(&self, key: i64) -> HeldLock<'_> {
-        let sql = format!("SELECT pg_advisory_lock({key}), pg_sleep(600)");
+        self.hold("SELECT 1", key)
+    }
+
+    /// Locks a row in a session of its own, as Dify does while it works on it.
+    #[track_caller]
+    pub(crate) fn hold_row(&self, table: &str, id: &str) -> HeldLock<'_> {
+        self.hold(&format!("SELECT id FROM {table} WHERE id = '{id}' FOR UPDATE"), 7_001)
+    }
+
+    /// Keeps a session in the transaction of `sql`; an advisory lock tells when it is there.
+    #[track_caller]
+    fn hold(&self, sql: &str, key: i64) -> HeldLock<'_> {
+        let sql = format!("{sql}; SELECT pg_advisory_lock({key}), pg_sleep(600)");
         let session = psql_command(self.cluster.port, &self.name, &sql)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
