@@ -15,7 +15,7 @@ use crate::ledger::Ledger;
 use crate::ledger::purge::ProvedBatch;
 use crate::ledger::restore::note_restored;
 use crate::pg::Tx;
-use crate::pipeline::verify::fresh_proof::{FreshProof, NotProved, pull, row_id};
+use crate::pipeline::verify::fresh_proof::{NotProved, pull, row_id};
 use crate::record::digest::Digest;
 use crate::record::table::Column;
 use crate::record::timestamp::Timestamp;
@@ -78,18 +78,28 @@ pub enum NotRestored {
 
 /// The rows of a batch on their way back.
 struct Rows {
+    /// The batch's, less columns that are left out.
     conversion: Conversion,
     ingest_time: u32,
     /// Names of the columns that are put in.
     columns: Vec<String>,
-    /// Place in the batch, id, values of `columns`.
-    list: Vec<(usize, Uuid, Vec<Option<String>>)>,
+    list: Vec<Row>,
+}
+
+/// A row on its way back.
+struct Row {
+    place: usize,
+    id: Uuid,
+    /// The values of [`Rows::columns`].
+    values: Vec<Option<String>>,
+    /// The digest of its log, less the fields of columns that are left out.
+    digest: Digest,
 }
 
 impl Restoration {
     /// How many purged rows of `batch` are wanted; pulls its logs to find out.
     pub async fn count(&self, batch: &ProvedBatch) -> anyhow::Result<Result<u64, NotRestored>> {
-        Ok(self.rows(batch).await?.map(|(rows, _)| rows.list.len() as u64))
+        Ok(self.rows(batch).await?.map(|rows| rows.list.len() as u64))
     }
 
     /// Brings the wanted rows of a batch back.
@@ -97,31 +107,29 @@ impl Restoration {
         &self,
         batch: &ProvedBatch,
     ) -> anyhow::Result<Result<Restored, NotRestored>> {
-        let (rows, proof) = match self.rows(batch).await? {
+        let rows = match self.rows(batch).await? {
             Ok(rows) => rows,
             Err(why) => return Ok(Err(why)),
         };
         let mut restored = Restored::default();
         for chunk in rows.list.chunks(CHUNK_ROWS) {
-            self.chunk(batch, &rows, &proof, chunk, &mut restored).await?;
+            self.chunk(batch, &rows, chunk, &mut restored).await?;
         }
         Ok(Ok(restored))
     }
 
     /// Pulls the batch, and makes rows of the logs whose rows were purged and are wanted.
-    async fn rows(
-        &self,
-        batch: &ProvedBatch,
-    ) -> anyhow::Result<Result<(Rows, FreshProof), NotRestored>> {
+    async fn rows(&self, batch: &ProvedBatch) -> anyhow::Result<Result<Rows, NotRestored>> {
         let Some(json) = batch.conversion.clone() else {
             return Ok(Err(NotRestored::NoConversion));
         };
         let conversion: Conversion =
             serde_json::from_value(json).context("read the batch's conversion from the ledger")?;
-        let kept = match self.kept_columns(&conversion) {
-            Ok(kept) => kept,
-            Err(unknown) => return Ok(Err(NotRestored::UnknownColumns(unknown.join(", ")))),
-        };
+        let unknown = self.unknown_columns(&conversion);
+        if !unknown.is_empty() && !self.drop_unknown {
+            return Ok(Err(NotRestored::UnknownColumns(unknown.join(", "))));
+        }
+        let kept = kept_columns(&conversion, &unknown);
         let places: HashMap<Uuid, usize> =
             batch.marks.purged.places().map(|place| (batch.row_ids[place], place)).collect();
         let mut restorer = Restorer::new(&conversion)?;
@@ -132,64 +140,54 @@ impl Restoration {
             match restorer.row(&log.contents) {
                 Ok(mut row) => {
                     let values = kept.iter().map(|at| row[*at].take()).collect();
-                    list.push((*place, id, values));
+                    let digest = digest_without(log, &unknown);
+                    list.push(Row { place: *place, id, values, digest });
                 }
                 Err(error) => odd = Some(error),
             }
         });
-        let proof = match pulled.await? {
-            Ok(proof) => proof,
-            Err(why) => return Ok(Err(NotRestored::NotProved(why))),
-        };
+        if let Err(why) = pulled.await? {
+            return Ok(Err(NotRestored::NotProved(why)));
+        }
         if let Some(error) = odd {
             return Err(error).context("make a row of a log");
         }
         let columns = kept.iter().map(|at| conversion.columns[*at].name.clone()).collect();
         let ingest_time = batch.ingest_time;
-        Ok(Ok((Rows { conversion, ingest_time, columns, list }, proof)))
+        let mut conversion = conversion;
+        conversion.columns.retain(|column| !unknown.contains(&column.name));
+        Ok(Ok(Rows { conversion, ingest_time, columns, list }))
     }
 
-    /// The places of the conversion's columns that are put in; the names of those that the table
-    /// lacks, unless they are to be left out.
-    fn kept_columns(&self, conversion: &Conversion) -> Result<Vec<usize>, Vec<String>> {
-        let dropped = conversion.dropped_columns();
-        let (mut kept, mut unknown) = (Vec::new(), Vec::new());
-        for (at, column) in conversion.columns.iter().enumerate() {
-            let is_there = self.columns.iter().any(|now| now.name == column.name);
-            match (is_there, dropped.contains(&column.name.as_str())) {
-                (true, false) => kept.push(at),
-                (true, true) => {}
-                (false, _) => unknown.push(column.name.clone()),
-            }
-        }
-        if unknown.is_empty() || self.drop_unknown { Ok(kept) } else { Err(unknown) }
+    /// Columns that the logs have and the table lacks.
+    fn unknown_columns(&self, conversion: &Conversion) -> Vec<String> {
+        let is_there = |column: &&Column| self.columns.iter().all(|now| now.name != column.name);
+        let unknown = conversion.columns.iter().filter(is_there);
+        unknown.map(|column| column.name.clone()).collect()
     }
 
     async fn chunk(
         &self,
         batch: &ProvedBatch,
         rows: &Rows,
-        proof: &FreshProof,
-        chunk: &[(usize, Uuid, Vec<Option<String>>)],
+        chunk: &[Row],
         restored: &mut Restored,
     ) -> anyhow::Result<()> {
         let table = batch.table;
-        let ids: Vec<Uuid> = chunk.iter().map(|(_, id, _)| *id).collect();
-        let values: Vec<_> = chunk.iter().map(|(.., values)| values.clone()).collect();
+        let ids: Vec<Uuid> = chunk.iter().map(|row| row.id).collect();
+        let values: Vec<_> = chunk.iter().map(|row| row.values.clone()).collect();
         let mut tx = self.target.begin().await?;
         let inserted = insert_rows(&mut tx, table, &rows.columns, &values).await?;
         let inserted: HashSet<Uuid> = inserted.into_iter().collect();
         let digests = rows.digests(&mut tx, &ids).await?;
         let mut back = Vec::new();
-        for (place, id, _) in chunk {
-            let proved = proof.digest_of(*id).context("the proof of a batch has become old")?;
-            let is_equal = digests.get(id) == Some(&proved);
-            // A column that the table lacks now was part of the log.
+        for Row { place, id, digest, .. } in chunk {
+            let is_equal = digests.get(id) == Some(digest);
             anyhow::ensure!(
-                is_equal || !inserted.contains(id) || self.drop_unknown,
+                is_equal || !inserted.contains(id),
                 "row {id} of {table} would not come back as it was; all was taken back"
             );
-            if is_equal || inserted.contains(id) {
+            if is_equal {
                 back.push(*place);
             } else {
                 restored.different.push(*id);
@@ -208,6 +206,21 @@ impl Restoration {
         restored.already += (back.len() - inserted.len()) as u64;
         Ok(())
     }
+}
+
+/// The places of the conversion's columns that are put in.
+fn kept_columns(conversion: &Conversion, unknown: &[String]) -> Vec<usize> {
+    let dropped = conversion.dropped_columns();
+    let is_kept = |name: &String| !unknown.contains(name) && !dropped.contains(&name.as_str());
+    let columns = conversion.columns.iter().enumerate();
+    columns.filter(|(_, column)| is_kept(&column.name)).map(|(at, _)| at).collect()
+}
+
+/// The digest of a log without the fields of these columns, which bear their names.
+fn digest_without(log: &LogView<'_>, columns: &[String]) -> Digest {
+    let is_kept = |key: &[u8]| columns.iter().all(|column| column.as_bytes() != key);
+    let mut fields: Vec<_> = log.contents.iter().filter(|(key, _)| is_kept(key)).copied().collect();
+    Digest::of_log(log.time.unwrap_or(0), &mut fields)
 }
 
 impl Rows {
