@@ -12,3 +12,5 @@ pub mod groups;
 pub mod histogram;
 pub mod pull;
 pub mod put;
+pub mod sql;
+pub mod tag_sums;

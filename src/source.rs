@@ -5,6 +5,7 @@
 //! statement read to its end at full speed. No statement is open while anything else is waited for.
 
 pub mod catalog;
+pub mod count_days;
 pub mod estimate;
 pub mod page;
 pub mod ranges;

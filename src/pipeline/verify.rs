@@ -1,3 +1,5 @@
 //! Verifies: what SLS holds against what the ledger says.
 
+pub mod content;
+pub mod counts;
 pub mod tail_reader;
