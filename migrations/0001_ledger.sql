@@ -58,15 +58,17 @@ COMMENT ON COLUMN sls_backfill.process.lease_until IS 'Alive until then, on the 
 COMMENT ON COLUMN sls_backfill.process.ended_at IS 'When it left, or was found dead.';
 
 CREATE TABLE sls_backfill.conversion (
-  id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  table_name text NOT NULL,
-  body       jsonb NOT NULL,
-  created_at timestamptz NOT NULL DEFAULT now(),
-  UNIQUE (table_name, body)
+  id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  table_name  text NOT NULL,
+  fingerprint text NOT NULL,
+  body        jsonb NOT NULL,
+  created_at  timestamptz NOT NULL DEFAULT now(),
+  UNIQUE (table_name, fingerprint)
 );
 COMMENT ON TABLE  sls_backfill.conversion IS 'What decides the bytes of a log; every batch names its own.';
 COMMENT ON COLUMN sls_backfill.conversion.id IS 'Its number.';
 COMMENT ON COLUMN sls_backfill.conversion.table_name IS 'The source table it is for.';
+COMMENT ON COLUMN sls_backfill.conversion.fingerprint IS 'The tag __conversion__ of its batches in SLS: the first 16 hex digits of BLAKE3 over body with sorted keys and no spaces.';
 COMMENT ON COLUMN sls_backfill.conversion.body IS 'Version of the rules, columns and their types, graph flag, log time.';
 COMMENT ON COLUMN sls_backfill.conversion.created_at IS 'When it was first used.';
 
@@ -124,6 +126,8 @@ CREATE TABLE sls_backfill.range (
   closed_at     timestamptz
 );
 CREATE INDEX range_open ON sls_backfill.range (pass_id) WHERE state = 'open';
+CREATE UNIQUE INDEX range_holds_open ON sls_backfill.range (pass_id)
+  WHERE state = 'open' AND kind = 'holds';
 COMMENT ON TABLE  sls_backfill.range IS 'A slice of a pass''s key space, or its open holds, that one worker owns at a time.';
 COMMENT ON COLUMN sls_backfill.range.id IS 'Its number.';
 COMMENT ON COLUMN sls_backfill.range.pass_id IS 'Its pass.';
@@ -170,13 +174,13 @@ CREATE TABLE sls_backfill.batch (
     ('intent', 'stored', 'proved', 'split', 'abandoned', 'purging', 'purged')),
   rows           integer NOT NULL,
   raw_bytes      bigint NOT NULL,
-  row_ids        bytea NOT NULL,
   digest         bytea NOT NULL,
   not_json       integer NOT NULL,
   conversion_id  bigint REFERENCES sls_backfill.conversion,
   owner          uuid REFERENCES sls_backfill.process,
   lane_id        bigint REFERENCES sls_backfill.lane,
   number         bigint,
+  sendings       integer NOT NULL DEFAULT 0,
   signed_at      timestamptz,
   attempts       integer NOT NULL DEFAULT 0,
   unknowns       integer NOT NULL DEFAULT 0,
@@ -206,12 +210,13 @@ CREATE TABLE sls_backfill.batch (
   CHECK (adopted_by IS NOT NULL OR
     num_nulls(pass_id, range_id, conversion_id) = 0)
 );
-ALTER TABLE sls_backfill.batch ALTER COLUMN row_ids SET STORAGE EXTERNAL;
 CREATE INDEX batch_spans ON sls_backfill.batch USING gist (created_span, id_span)
   WHERE state NOT IN ('split', 'abandoned');
 CREATE INDEX batch_unproved ON sls_backfill.batch (table_name)
   WHERE state IN ('intent', 'stored');
 CREATE INDEX batch_pass ON sls_backfill.batch (pass_id);
+CREATE INDEX batch_to_purge ON sls_backfill.batch (table_name, finished_last)
+  WHERE state = 'proved';
 COMMENT ON TABLE  sls_backfill.batch IS 'Logs sent in one PutLogs call: unit of intent, proof and purge.';
 COMMENT ON COLUMN sls_backfill.batch.id IS 'Second half of its __batch__ tag in SLS.';
 COMMENT ON COLUMN sls_backfill.batch.pass_id IS 'Its pass; NULL where an audit has found it in SLS, as for all that SLS does not tell.';
@@ -221,13 +226,13 @@ COMMENT ON COLUMN sls_backfill.batch.logstore IS 'The logstore it was sent to.';
 COMMENT ON COLUMN sls_backfill.batch.state IS 'intent: may be in SLS; stored: SLS said so, or it was seen there; proved: pulled back and equal; split, abandoned: not in SLS; purging, purged: its rows left Postgres.';
 COMMENT ON COLUMN sls_backfill.batch.rows IS 'Number of logs.';
 COMMENT ON COLUMN sls_backfill.batch.raw_bytes IS 'Bytes of the LogGroup before compression.';
-COMMENT ON COLUMN sls_backfill.batch.row_ids IS 'The ids of its rows, 16 bytes each.';
 COMMENT ON COLUMN sls_backfill.batch.digest IS 'Sum of its logs'' digests, 32 bytes.';
 COMMENT ON COLUMN sls_backfill.batch.not_json IS 'JSON columns in it whose text is not JSON and went through unchanged.';
 COMMENT ON COLUMN sls_backfill.batch.conversion_id IS 'The conversion that made its bytes; NULL: not known.';
 COMMENT ON COLUMN sls_backfill.batch.owner IS 'The process that alone may send it while it is an intent; NULL: nobody, it waits to be settled.';
 COMMENT ON COLUMN sls_backfill.batch.lane_id IS 'The lane it was last sent on; NULL: not sent yet.';
 COMMENT ON COLUMN sls_backfill.batch.number IS 'Its seqid on that lane.';
+COMMENT ON COLUMN sls_backfill.batch.sendings IS 'On how many different numbers it was sent; the tag __attempt__ of its copies in SLS says on which of them, from 1. A number that is repeated is one sending.';
 COMMENT ON COLUMN sls_backfill.batch.signed_at IS 'Date of its last signature, SLS''s clock; no request of it is signed later.';
 COMMENT ON COLUMN sls_backfill.batch.attempts IS 'How often it was signed; 0: nothing of it was ever on the wire.';
 COMMENT ON COLUMN sls_backfill.batch.unknowns IS 'Attempts without an answer that its senders told of.';
@@ -253,6 +258,26 @@ COMMENT ON COLUMN sls_backfill.batch.adopted_by IS 'Number of the audit that fou
 COMMENT ON COLUMN sls_backfill.batch.adopted_rows IS 'Rows of it that no range has seen; an account adds them to the rows seen.';
 COMMENT ON COLUMN sls_backfill.batch.doubled_rows IS 'Rows of it that another live batch had, too, when it was adopted.';
 COMMENT ON COLUMN sls_backfill.batch.ledger_id IS 'First half of its __batch__ tag where another ledger has sent it; NULL: this one.';
+
+CREATE TABLE sls_backfill.batch_rows (
+  batch_id      uuid PRIMARY KEY REFERENCES sls_backfill.batch,
+  row_ids       bytea NOT NULL,
+  finished_days date[] NOT NULL,
+  day_rows      integer[] NOT NULL,
+  purged        bytea,
+  gone          bytea,
+  changed       bytea,
+  CHECK (cardinality(finished_days) = cardinality(day_rows))
+);
+ALTER TABLE sls_backfill.batch_rows ALTER COLUMN row_ids SET STORAGE EXTERNAL;
+COMMENT ON TABLE  sls_backfill.batch_rows IS 'What a batch''s state does not change, apart from the tuple that it does: which rows it has, and what a purge made of each.';
+COMMENT ON COLUMN sls_backfill.batch_rows.batch_id IS 'The batch.';
+COMMENT ON COLUMN sls_backfill.batch_rows.row_ids IS 'The ids of its rows, 16 bytes each.';
+COMMENT ON COLUMN sls_backfill.batch_rows.finished_days IS 'The days (UTC) on which rows of it finished, in order.';
+COMMENT ON COLUMN sls_backfill.batch_rows.day_rows IS 'How many did on each of them.';
+COMMENT ON COLUMN sls_backfill.batch_rows.purged IS 'A bit for each row, in the order of row_ids, the highest of a byte first: deleted by a purge. NULL: none.';
+COMMENT ON COLUMN sls_backfill.batch_rows.gone IS 'The same: not there any more when a purge looked.';
+COMMENT ON COLUMN sls_backfill.batch_rows.changed IS 'The same: differed from its log, and stayed.';
 
 CREATE TABLE sls_backfill.hold (
   table_name    text NOT NULL,
@@ -324,6 +349,31 @@ COMMENT ON COLUMN sls_backfill.sighting.first_cursor IS 'Cursor of the page that
 COMMENT ON COLUMN sls_backfill.sighting.last_cursor IS 'Cursor of the page that held the last of them.';
 COMMENT ON COLUMN sls_backfill.sighting.audit IS 'Number of the audit that last counted anew from the beginning of the shard; 0: none.';
 COMMENT ON COLUMN sls_backfill.sighting.seen_at IS 'When the last of them was found.';
+
+CREATE TABLE sls_backfill.proof (
+  batch_id       uuid NOT NULL REFERENCES sls_backfill.batch,
+  logstore       text NOT NULL,
+  shard          integer NOT NULL,
+  generation     integer NOT NULL,
+  first_cursor   text NOT NULL,
+  end_cursor     text NOT NULL,
+  rows           bigint NOT NULL,
+  received_first timestamptz NOT NULL,
+  received_last  timestamptz NOT NULL,
+  proved_at      timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (batch_id, shard)
+);
+COMMENT ON TABLE  sls_backfill.proof IS 'Where and when a verification of the content last saw a batch whole; all shards of a batch bear the same proved_at.';
+COMMENT ON COLUMN sls_backfill.proof.batch_id IS 'The batch.';
+COMMENT ON COLUMN sls_backfill.proof.logstore IS 'The logstore.';
+COMMENT ON COLUMN sls_backfill.proof.shard IS 'The shard.';
+COMMENT ON COLUMN sls_backfill.proof.generation IS 'Which of the logstores that bore this name, one after the other.';
+COMMENT ON COLUMN sls_backfill.proof.first_cursor IS 'Cursor of the page that held the first of its logs there.';
+COMMENT ON COLUMN sls_backfill.proof.end_cursor IS 'Cursor behind the page that held the last of them.';
+COMMENT ON COLUMN sls_backfill.proof.rows IS 'Its logs in that shard.';
+COMMENT ON COLUMN sls_backfill.proof.received_first IS 'When SLS received the first of them, at the earliest (GetCursorTime): its TTL counts from there.';
+COMMENT ON COLUMN sls_backfill.proof.received_last IS 'When SLS received the last of them, at the latest.';
+COMMENT ON COLUMN sls_backfill.proof.proved_at IS 'When they were seen.';
 
 CREATE TABLE sls_backfill.proved_age (
   logstore  text PRIMARY KEY,

@@ -7,6 +7,7 @@ pub mod account;
 pub mod acknowledge;
 pub mod adopt;
 pub mod audit_conclusion;
+pub mod batch_rows;
 pub mod hold;
 pub mod in_doubt;
 pub mod inspection;
@@ -18,7 +19,6 @@ pub mod pass;
 pub mod process;
 pub mod proved_age;
 pub mod range;
-pub mod row_ids;
 pub mod sighting;
 pub mod stop;
 

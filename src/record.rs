@@ -2,6 +2,7 @@
 
 pub mod day;
 pub mod digest;
+pub mod fingerprint;
 pub mod hold;
 pub mod key;
 pub mod table;

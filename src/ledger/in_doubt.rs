@@ -12,11 +12,11 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::batch_rows::ids;
 use crate::ledger::intent::{
     NewBatch, NewHold, Place, Sending, cursors_json, insert_batch, insert_holds,
 };
 use crate::ledger::process::Process;
-use crate::ledger::row_ids::ids;
 use crate::ledger::sighting::{found, sum_of};
 use crate::pg::{self, Tx};
 use crate::record::digest::Sum;
@@ -43,6 +43,8 @@ pub struct InDoubtBatch {
     pub conversion: serde_json::Value,
     /// Unix seconds.
     pub ingest_time: u32,
+    /// On how many different numbers it was sent.
+    pub sendings: u32,
     /// `None`: nothing of it was ever on the wire.
     pub sent: Option<Sent>,
     /// What its senders told.
@@ -143,7 +145,7 @@ impl Ledger {
             "WITH numbered AS (UPDATE sls_backfill.lane SET last_number = $4 \
                WHERE id = $3 AND last_number < $4) \
              UPDATE sls_backfill.batch SET lane_id = $3, number = $4, \
-             signed_at = to_timestamp($5), cursors = $6, attempts = attempts + 1, \
+             signed_at = to_timestamp($5), cursors = $6, sendings = $7, attempts = attempts + 1, \
              all_refused = false, number_used_at = NULL \
              WHERE id = $1 AND owner = $2 AND state = 'intent'",
         )
@@ -153,6 +155,7 @@ impl Ledger {
         .bind(i64::try_from(sending.number)?)
         .bind(sending.signed_at as f64)
         .bind(cursors_json(Some(sending))?)
+        .bind(i32::try_from(sending.nth)?)
         .execute(&mut *tx)
         .await
         .with_context(context)?
@@ -206,12 +209,13 @@ impl Ledger {
                 AND owner IS NULL ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED) \
                AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 \
                  AND ended_at IS NULL FOR SHARE) RETURNING *) \
-             SELECT b.id, b.pass_id, b.range_id, b.table_name, b.row_ids, b.rows::int8 AS rows, \
+             SELECT b.id, b.pass_id, b.range_id, b.table_name, r.row_ids, b.rows::int8 AS rows, \
              b.digest, 1 AS groups, b.raw_bytes, b.conversion_id, c.body, b.ingest_time, \
-             b.cursors, b.lane_id, b.number, l.hash_key, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
+             b.sendings, b.cursors, b.lane_id, b.number, l.hash_key, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
              b.unknowns, b.all_refused, b.refusal, \
              extract(epoch FROM b.number_used_at)::int8 AS number_used_at \
-             FROM claimed b JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
+             FROM claimed b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
+             JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
              LEFT JOIN sls_backfill.lane l ON l.id = b.lane_id ORDER BY b.id",
         )
         .bind(table.name())
@@ -390,6 +394,7 @@ fn in_doubt_batch(row: &PgRow) -> anyhow::Result<InDoubtBatch> {
         conversion_id: row.try_get("conversion_id")?,
         conversion: row.try_get("body")?,
         ingest_time: u32::try_from(row.try_get::<i64, _>("ingest_time")?)?,
+        sendings: u32::try_from(row.try_get::<i32, _>("sendings")?)?,
         sent,
         report: AttemptReport {
             unknowns: u32::try_from(row.try_get::<i32, _>("unknowns")?)?,

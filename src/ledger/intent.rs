@@ -15,8 +15,8 @@ use sqlx::query::Query;
 use uuid::Uuid;
 
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge_sql, bind_acknowledged};
+use crate::ledger::batch_rows::{BatchRows, id_number};
 use crate::ledger::range::{Lease, RangeKind};
-use crate::ledger::row_ids::id_number;
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pg::{self, Tx};
 use crate::record::digest::Digest;
@@ -49,6 +49,9 @@ pub struct Sending {
     pub owner: Uuid,
     pub lane_id: i64,
     pub number: u64,
+    /// Which of the batch's sendings it is, from 1: each on a number of its own. The tag
+    /// `__attempt__` says so.
+    pub nth: u32,
     /// Unix seconds, SLS's clock.
     pub signed_at: i64,
     /// Shard → a cursor that no log of this batch can precede.
@@ -201,7 +204,8 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     let statement = match &step.batch {
         None => pg::made_statement(&format!("WITH {} SELECT FROM moved", moved(0))),
         Some(batch) => {
-            let sql = format!("WITH {}, {INSERT_BATCH} FROM moved", moved(BATCH_PARAMETERS));
+            let sql =
+                format!("WITH {}, {}", moved(BATCH_PARAMETERS), insert_batch_sql(" FROM moved"));
             bind_batch(pg::made_statement(&sql), place, step.table, batch)?
         }
     };
@@ -250,27 +254,43 @@ pub(in crate::ledger) async fn insert_batch(
     table: Table,
     batch: &NewBatch,
 ) -> anyhow::Result<()> {
-    bind_batch(pg::made_statement(&format!("WITH {INSERT_BATCH}")), place, table, batch)?
+    let sql = format!("WITH {}", insert_batch_sql(""));
+    bind_batch(pg::made_statement(&sql), place, table, batch)?
         .execute(&mut **tx)
         .await
         .with_context(|| format!("intend batch {}", batch.id))?;
     Ok(())
 }
 
-/// The last parts of a statement that adds a batch; a FROM may follow. [`bind_batch`] binds its
-/// parameters.
-const INSERT_BATCH: &str = "numbered AS (UPDATE sls_backfill.lane SET last_number = $14 \
-      WHERE id = $13 AND last_number < $14) \
-    INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, table_name, logstore, \
-      state, rows, raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, \
-      signed_at, cursors, owner, attempts, ingest_time, created_span, id_span, finished_first, \
-      finished_last) \
-    SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
-      to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
-      int8range($22, $23, '[]'), $24, $25";
+/// The last parts of a statement that adds a batch and its rows, if `from` (a FROM clause, or
+/// nothing) gives a row. [`bind_batch`] binds its parameters.
+fn insert_batch_sql(from: &str) -> String {
+    format!(
+        "numbered AS (UPDATE sls_backfill.lane SET last_number = $13 \
+           WHERE id = $12 AND last_number < $13), \
+         batched AS (INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, \
+           table_name, logstore, state, rows, raw_bytes, digest, not_json, conversion_id, \
+           lane_id, number, sendings, signed_at, cursors, owner, attempts, ingest_time, \
+           created_span, id_span, finished_first, finished_last) \
+         SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
+           to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
+           int8range($22, $23, '[]'), $24, $25{from} RETURNING id) \
+         INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
+         SELECT id, $26, {}, $28 FROM batched",
+        days_sql(27)
+    )
+}
 
-/// How many parameters [`INSERT_BATCH`] has.
-const BATCH_PARAMETERS: u32 = 25;
+/// How many parameters [`insert_batch_sql`] has.
+const BATCH_PARAMETERS: u32 = 28;
+
+/// Parameter number `nth`, days since 2000-01-01, as an array of dates.
+pub(in crate::ledger) fn days_sql(nth: u32) -> String {
+    format!(
+        "ARRAY(SELECT date '2000-01-01' + day FROM unnest(${nth}::int[]) \
+           WITH ORDINALITY AS d(day, at) ORDER BY at)"
+    )
+}
 
 fn bind_batch(
     statement: Query<'static, Postgres, PgArguments>,
@@ -285,7 +305,7 @@ fn bind_batch(
     let (created_first, created_last) = bounds(|row| row.created_at);
     let (finished_first, finished_last) = bounds(|row| row.finished_at);
     let ids = batch.rows.iter().map(|row| id_number(row.id));
-    let row_ids: Vec<u8> = batch.rows.iter().flat_map(|row| *row.id.as_bytes()).collect();
+    let rows = BatchRows::of(batch.rows.iter().map(|row| (row.id, row.finished_at)));
     let sending = batch.sending.as_ref();
     Ok(statement
         .bind(batch.id)
@@ -296,12 +316,12 @@ fn bind_batch(
         .bind(table.logstore())
         .bind(i32::try_from(batch.rows.len())?)
         .bind(i64::try_from(batch.raw_bytes)?)
-        .bind(row_ids)
         .bind(batch.digest.to_bytes().to_vec())
         .bind(i32::try_from(batch.not_json)?)
         .bind(batch.conversion_id)
         .bind(sending.map(|sending| sending.lane_id))
         .bind(sending.map(|sending| i64::try_from(sending.number)).transpose()?)
+        .bind(i32::try_from(sending.map_or(0, |sending| sending.nth))?)
         .bind(sending.map(|sending| sending.signed_at as f64))
         .bind(cursors_json(sending)?)
         .bind(sending.map(|sending| sending.owner))
@@ -312,7 +332,10 @@ fn bind_batch(
         .bind(ids.clone().min())
         .bind(ids.max())
         .bind(finished_first)
-        .bind(finished_last))
+        .bind(finished_last)
+        .bind(rows.row_ids)
+        .bind(rows.days)
+        .bind(rows.day_rows))
 }
 
 /// The cursors as the book keeps them: `{"shard": "cursor"}`.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::pg::{self, Tx};
+use crate::record::fingerprint::fingerprint;
 use crate::record::key::{Key, KeyOrder};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -168,10 +169,11 @@ async fn conversion_id(
     conversion: &serde_json::Value,
 ) -> anyhow::Result<i64> {
     let row = pg::statement(
-        "INSERT INTO sls_backfill.conversion (table_name, body) VALUES ($1, $2) \
-         ON CONFLICT (table_name, body) DO UPDATE SET body = excluded.body RETURNING id",
+        "INSERT INTO sls_backfill.conversion (table_name, fingerprint, body) VALUES ($1, $2, $3) \
+         ON CONFLICT (table_name, fingerprint) DO UPDATE SET body = excluded.body RETURNING id",
     )
     .bind(table.name())
+    .bind(fingerprint(conversion))
     .bind(conversion)
     .fetch_one(&mut **tx)
     .await

@@ -150,25 +150,16 @@ impl Ledger {
     /// Adds a range for the open holds of the pass, unless there is an open one.
     pub async fn add_holds_range(&self, pass_id: i64) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
-        let open = pg::statement(
-            "SELECT FROM sls_backfill.range WHERE pass_id = $1 AND kind = 'holds' \
-             AND state = 'open'",
+        pg::statement(
+            "INSERT INTO sls_backfill.range (pass_id, kind, after, position) \
+             VALUES ($1, 'holds', $2, $2) \
+             ON CONFLICT (pass_id) WHERE state = 'open' AND kind = 'holds' DO NOTHING",
         )
         .bind(pass_id)
-        .fetch_optional(&mut *tx)
+        .bind(serde_json::to_value(Key::START)?)
+        .execute(&mut *tx)
         .await
-        .context("look for a range of holds")?;
-        if open.is_none() {
-            pg::statement(
-                "INSERT INTO sls_backfill.range (pass_id, kind, after, position) \
-                 VALUES ($1, 'holds', $2, $2)",
-            )
-            .bind(pass_id)
-            .bind(serde_json::to_value(Key::START)?)
-            .execute(&mut *tx)
-            .await
-            .context("add a range of holds")?;
-        }
+        .context("add a range of holds")?;
         tx.commit().await.context("add a range of holds")
     }
 

@@ -330,11 +330,12 @@ fn an_audit_revives_a_batch_that_was_given_up_and_is_there() {
     fixture.database.psql(
         "WITH given_up AS (UPDATE sls_backfill.batch SET state = 'abandoned' WHERE id = \
            (SELECT id FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1) \
-           RETURNING id, pass_id, row_ids, rows) \
+           RETURNING id, pass_id, rows) \
          INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
          SELECT 'workflow_runs', encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, \
          pass_id, 'invalid', '', now() AT TIME ZONE 'UTC' \
-         FROM given_up, generate_series(0, rows - 1) n",
+         FROM given_up JOIN sls_backfill.batch_rows ON batch_id = id, \
+           generate_series(0, rows - 1) n",
     );
     fixture.tool(AUDIT).run().exits(0).prints("given up, but there:               1 batches");
     fixture.tool(RUN).run().exits(0).tells("nothing new to do");

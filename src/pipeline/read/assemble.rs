@@ -10,6 +10,7 @@ use crate::ledger::intent::{BatchRow, NewHold};
 use crate::record::digest::Digest;
 use crate::record::hold::HoldReason;
 use crate::record::timestamp::Timestamp;
+use crate::sls::find_batches::{ATTEMPT_TAG, CONVERSION_TAG, DIGEST_TAG, ROWS_TAG};
 use crate::sls::pull::BATCH_TAG;
 use crate::source::Source;
 use crate::wire::compression::Lz4;
@@ -27,6 +28,7 @@ const KEEP_BYTES: usize = 3 << 20;
 /// Makes batches by one conversion; its buffers are kept from one batch to the next.
 pub struct Assembler {
     conversion: Conversion,
+    fingerprint: String,
     converter: Converter,
     group: LogGroupWriter,
     lz4: Lz4,
@@ -47,6 +49,16 @@ pub struct Assembled {
     pub left_over: Vec<Uuid>,
 }
 
+/// By what a batch's copies in SLS are known.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchName {
+    pub ledger_id: Uuid,
+    pub batch_id: Uuid,
+    /// Which of its sendings it is, from 1: each is on a number of its own, so copies that should
+    /// not be can be told apart.
+    pub sending: u32,
+}
+
 /// A batch as it goes over the wire.
 #[derive(Debug, Clone)]
 pub struct Packed {
@@ -61,6 +73,7 @@ impl Assembler {
     pub fn new(conversion: Conversion) -> anyhow::Result<Self> {
         Ok(Self {
             converter: Converter::new(&conversion)?,
+            fingerprint: conversion.fingerprint(),
             conversion,
             group: LogGroupWriter::default(),
             lz4: Lz4::default(),
@@ -91,21 +104,23 @@ impl Assembler {
     }
 
     /// Ends the group with what describes it, and compresses it.
-    pub fn pack(&mut self, ledger_id: Uuid, batch_id: Uuid, assembled: &Assembled) -> Packed {
-        let raw_size = self.finish(ledger_id, batch_id, assembled);
+    pub fn pack(&mut self, name: BatchName, assembled: &Assembled) -> Packed {
+        let raw_size = self.finish(name, assembled);
         let body = self.lz4.compress(self.group.bytes());
         Packed { body, raw_size }
     }
 
     /// Ends the group with what describes it; gives its bytes before compression.
-    pub fn finish(&mut self, ledger_id: Uuid, batch_id: Uuid, assembled: &Assembled) -> usize {
-        let batch = format!("{ledger_id}/{batch_id}");
+    pub fn finish(&mut self, name: BatchName, assembled: &Assembled) -> usize {
+        let batch = format!("{}/{}", name.ledger_id, name.batch_id);
+        let attempt = name.sending.to_string();
         let (rows, digest) = (assembled.rows.len().to_string(), assembled.digest.to_string());
         let tags = [
             (BATCH_TAG, batch.as_str()),
-            ("__attempt__", "1"),
-            ("__rows__", &rows),
-            ("__digest__", &digest),
+            (ATTEMPT_TAG, &attempt),
+            (ROWS_TAG, &rows),
+            (DIGEST_TAG, &digest),
+            (CONVERSION_TAG, &self.fingerprint),
         ];
         self.group.finish(Some(""), Some(LOG_SOURCE), &tags);
         self.group.bytes().len()

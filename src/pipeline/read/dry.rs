@@ -14,7 +14,7 @@ use crate::dify::conversion::Conversion;
 use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::watch::Watch;
-use crate::pipeline::read::assemble::Assembler;
+use crate::pipeline::read::assemble::{Assembler, BatchName};
 use crate::pipeline::read::range_scan::{RangeScan, ScanSettings};
 use crate::pipeline::read::range_size::range_step;
 use crate::pipeline::shutdown::Shutdown;
@@ -109,6 +109,7 @@ impl DryRun {
         let watch = Arc::new(Watch::new(&self.progress));
         let mut scan = RangeScan::of_span(self.scan.clone(), scope.clone(), span, watch);
         let mut assembler = Assembler::new(self.conversion.clone())?;
+        let name = BatchName { ledger_id: Uuid::nil(), batch_id: Uuid::nil(), sending: 1 };
         let logs_max = u64::from(self.scan.limits.batch_logs_max);
         while !shutdown.is_asked() {
             let mut taken = self.rows.take(logs_max);
@@ -133,7 +134,7 @@ impl DryRun {
                 holds.append(&mut assembled.holds);
                 estimate.gone += assembled.gone.len() as u64;
                 if !assembled.rows.is_empty() {
-                    let packed = assembler.pack(Uuid::nil(), Uuid::nil(), &assembled);
+                    let packed = assembler.pack(name, &assembled);
                     estimate.batches += 1;
                     estimate.live += assembled.rows.len() as u64;
                     estimate.raw_bytes += packed.raw_size as u64;

@@ -13,7 +13,7 @@ use crate::ledger::intent::{NewBatch, Step};
 use crate::ledger::range::Lease;
 use crate::pipeline::guard::budget::{MemoryBudget, TakenMemory, TakenRows};
 use crate::pipeline::progress::watch::Watch;
-use crate::pipeline::read::assemble::{Assembled, Assembler, Packed};
+use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed};
 use crate::pipeline::read::scanner::{Rows, Scanned, ScannedWork};
 use crate::pipeline::send::age::LogSpan;
 use crate::record::timestamp::Timestamp;
@@ -159,7 +159,8 @@ impl Preparer {
     async fn pack(&mut self, assembled: Assembled, ingest_time: u32) -> anyhow::Result<ReadyBatch> {
         let PreparerParts { ledger_id, conversion, conversion_id, .. } = &self.parts;
         let id = Uuid::now_v7();
-        let raw_size = self.assembler.finish(*ledger_id, id, &assembled);
+        let name = BatchName { ledger_id: *ledger_id, batch_id: id, sending: 1 };
+        let raw_size = self.assembler.finish(name, &assembled);
         let packed = self.assembler.compress().await?;
         let span = LogSpan::of(&assembled.rows, conversion.log_time, ingest_time);
         let Assembled { rows, digest, not_json, .. } = assembled;

@@ -187,6 +187,7 @@ mod tests {
             conversion_id: 1,
             conversion: serde_json::Value::Null,
             ingest_time: 0,
+            sendings: 1,
             sent: Some(Sent {
                 lane_id: 1,
                 hash_key: String::new(),

@@ -119,6 +119,8 @@ impl Uploader {
             owner: parts.process.id,
             lane_id: slot.lane_id,
             number: slot.number,
+            // The group was packed as such.
+            nth: 1,
             signed_at,
             cursors: slot.cursors.clone(),
         });

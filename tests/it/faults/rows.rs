@@ -24,7 +24,8 @@ fn with_open_batches(numbers: crate::faults::Numbers) -> crate::harness::fixture
 
 /// Rows of the open batches.
 const OPEN_ROWS: &str = "SELECT encode(substring(row_ids FROM 16 * n + 1 FOR 16), 'hex')::uuid \
-    FROM sls_backfill.batch, generate_series(0, rows - 1) n WHERE state = 'intent'";
+    FROM sls_backfill.batch JOIN sls_backfill.batch_rows ON batch_id = id, \
+    generate_series(0, rows - 1) n WHERE state = 'intent'";
 
 #[test]
 fn rows_that_change_between_intent_and_recovery_are_sent_as_they_are_now() {
@@ -65,7 +66,8 @@ fn rows_that_vanish_between_intent_and_recovery_are_gone_and_accounted_for() {
         // The first row of every open batch, and its nodes.
         fixture.database.psql(
             "CREATE TEMP TABLE victims AS SELECT encode(substring(row_ids FROM 1 FOR 16), \
-             'hex')::uuid AS id FROM sls_backfill.batch WHERE state = 'intent'; \
+             'hex')::uuid AS id FROM sls_backfill.batch b JOIN sls_backfill.batch_rows \
+             ON batch_id = b.id WHERE state = 'intent'; \
              DELETE FROM workflow_runs WHERE id IN (SELECT id FROM victims); \
              DELETE FROM workflow_node_executions WHERE id IN (SELECT id FROM victims)",
         );

@@ -8,7 +8,7 @@ use crate::dify::conversion::Conversion;
 use crate::ledger::in_doubt::{InDoubtBatch, Reason, Replacement};
 use crate::ledger::intent::{NewBatch, NewHold, Sending};
 use crate::pipeline::progress::watch::Watch;
-use crate::pipeline::read::assemble::{Assembled, Assembler, Packed};
+use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed};
 use crate::pipeline::recover::resolver::{Resend, Resolver, ResolverParts};
 use crate::pipeline::recover::rules::is_suspect;
 use crate::pipeline::retry::with_retries;
@@ -73,7 +73,7 @@ impl Resolver {
 
     /// Sends a batch once more, if its rows are what they were.
     async fn send_again(&mut self, batch: InDoubtBatch, resend: Resend) -> anyhow::Result<()> {
-        let Some(packed) = self.pack_again(&batch).await? else {
+        let Some(packed) = self.pack_again(&batch, resend).await? else {
             if resend == Resend::SameNumber {
                 tracing::info!(
                     "batch {}: its rows have changed in Postgres since it was sent; it is waited \
@@ -146,7 +146,11 @@ impl Resolver {
     }
 
     /// The batch as it was, or `None` if its rows have changed.
-    async fn pack_again(&mut self, batch: &InDoubtBatch) -> anyhow::Result<Option<Packed>> {
+    async fn pack_again(
+        &mut self,
+        batch: &InDoubtBatch,
+        resend: Resend,
+    ) -> anyhow::Result<Option<Packed>> {
         let mut own;
         let assembler = if batch.conversion_id == self.parts.conversion_id {
             &mut self.assembler
@@ -165,7 +169,9 @@ impl Resolver {
             assembler.fill(source, &batch.row_ids, settled_before, batch.ingest_time).await?;
         let is_same =
             assembled.digest == batch.wanted.digest && assembled.rows.len() == batch.row_ids.len();
-        Ok(is_same.then(|| assembler.pack(self.parts.ledger.id, batch.id, &assembled)))
+        let sending = sending_of(batch, resend);
+        let name = BatchName { ledger_id: self.parts.ledger.id, batch_id: batch.id, sending };
+        Ok(is_same.then(|| assembler.pack(name, &assembled)))
     }
 
     /// Tells the ledger that a number is about to be repeated. It keeps its date, so no request of
@@ -209,6 +215,7 @@ impl Resolver {
             owner: process.id,
             lane_id: slot.lane_id,
             number: slot.number,
+            nth: sending_of(batch, Resend::Anew),
             signed_at,
             cursors: slot.cursors.clone(),
         };
@@ -246,7 +253,9 @@ impl Resolver {
                 continue;
             }
             let id = Uuid::now_v7();
-            let raw_bytes = self.assembler.pack(ledger.id, id, &assembled).raw_size as u64;
+            // It will be sent from what is read then; only its size is asked for.
+            let name = BatchName { ledger_id: ledger.id, batch_id: id, sending: 1 };
+            let raw_bytes = self.assembler.finish(name, &assembled) as u64;
             let Assembled { rows, digest, not_json, .. } = assembled;
             replacement.batches.push(NewBatch {
                 id,
@@ -270,5 +279,13 @@ impl Resolver {
     ) -> anyhow::Result<bool> {
         let ResolverParts { ledger, process, .. } = &self.parts;
         ledger.replace(process, batch, reason, replacement).await
+    }
+}
+
+/// Which sending of the batch it will be: another number is another one.
+fn sending_of(batch: &InDoubtBatch, resend: Resend) -> u32 {
+    match resend {
+        Resend::Anew => batch.sendings + 1,
+        Resend::SameNumber => batch.sendings,
     }
 }
