@@ -8,6 +8,7 @@ pub mod acknowledge;
 pub mod adopt;
 pub mod audit_conclusion;
 pub mod batch_rows;
+pub mod day_counts;
 pub mod hold;
 pub mod in_doubt;
 pub mod inspection;
