@@ -9,6 +9,7 @@ pub mod adopt;
 pub mod audit_conclusion;
 pub mod batch_rows;
 pub mod day_counts;
+pub mod finding;
 pub mod hold;
 pub mod in_doubt;
 pub mod inspection;
@@ -22,6 +23,8 @@ pub mod proved_age;
 pub mod range;
 pub mod sighting;
 pub mod stop;
+pub mod verification;
+pub mod verified_batches;
 
 use std::time::Duration;
 

@@ -13,4 +13,5 @@ pub mod histogram;
 pub mod pull;
 pub mod put;
 pub mod sql;
+pub mod tag_logs;
 pub mod tag_sums;

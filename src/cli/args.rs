@@ -1,6 +1,7 @@
 //! The flags, as the operator types them, and what they mean once checked.
 
 pub mod run;
+pub mod verify;
 
 #[cfg(feature = "simulator")]
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::args::run::{RunArgs, TimingsArgs};
+use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
 use crate::commands::audit::AuditSettings;
 use crate::commands::doctor::DoctorSettings;
@@ -87,6 +89,8 @@ pub enum Command {
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
     Run(Box<RunArgs>),
+    /// Compare what SLS holds with the ledger and Postgres, by counting or by content
+    Verify(VerifyArgs),
     /// Look into SLS and write down what the ledger lacks, after it was copied or restored
     Audit(AuditArgs),
     /// Show where every row has gone, from the ledger

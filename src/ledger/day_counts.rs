@@ -193,12 +193,6 @@ pub(in crate::ledger) fn has_bit(bits: &[u8], nth: usize) -> bool {
     bits.get(nth / 8).is_some_and(|byte| byte & (0x80 >> (nth % 8)) != 0)
 }
 
-/// `bits` with bit `nth` set, for a batch of `rows` rows.
-pub(in crate::ledger) fn set_bit(bits: &mut Vec<u8>, nth: usize, rows: usize) {
-    bits.resize(rows.div_ceil(8), 0);
-    bits[nth / 8] |= 0x80 >> (nth % 8);
-}
-
 fn day(row: &PgRow) -> anyhow::Result<Option<Day>> {
     Ok(row.try_get::<Option<i32>, _>("day")?.map(Day::from_postgres))
 }
@@ -213,11 +207,7 @@ mod tests {
 
     #[test]
     fn bits_are_those_of_the_ledger() {
-        let mut bits = Vec::new();
-        for nth in [0, 9, 15] {
-            set_bit(&mut bits, nth, 17);
-        }
-        assert_eq!(bits, [0x80, 0x41, 0]);
+        let bits = [0x80, 0x41, 0];
         let set: Vec<_> = (0..40).filter(|nth| has_bit(&bits, *nth)).collect();
         assert_eq!(set, [0, 9, 15]);
     }

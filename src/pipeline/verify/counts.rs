@@ -103,15 +103,13 @@ async fn count_once(
 ) -> anyhow::Result<Option<CountsReport>> {
     let CountsParts { table, source, ledger, progress, .. } = parts;
     let before = ledger.days(*table).await?;
-    let Some(in_source) =
-        source_days::count(source, ledger, *table, progress, shutdown).await?
+    let Some(in_source) = source_days::count(source, ledger, *table, progress, shutdown).await?
     else {
         return Ok(None);
     };
     let times = ledger.log_times(*table).await?;
     let day_of = if times.ingest.is_some() { DayOf::FinishedAt } else { DayOf::LogTime };
-    let question =
-        Question { client: &parts.client, logstore: table.logstore(), day_of, progress };
+    let question = Question { client: &parts.client, logstore: table.logstore(), day_of, progress };
     let windows = windows(parts, &before, times.ingest);
     let Some(in_sls) = sls_days::count(&question, windows, shutdown).await? else {
         return Ok(None);

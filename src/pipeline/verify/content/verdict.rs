@@ -6,22 +6,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::verified_batches::Standing;
 use crate::pipeline::recover::rules::Timings;
 use crate::record::day::DAY_S;
 use crate::record::digest::Sum;
-
-/// What the ledger says of a batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It is in SLS.
-    Stored,
-    /// It may be in SLS, or come.
-    Open,
-    /// Nothing of it is in SLS: it was split or abandoned, its rows went elsewhere.
-    GivenUp,
-    /// It was in SLS and is not any more; its rows were not sent again.
-    Lost,
-}
 
 /// A batch, as far as the ledger knows it.
 #[derive(Debug, Clone, Copy)]
