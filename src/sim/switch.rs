@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::sim::sql::timestamp;
+use crate::sim::sql_time;
 
 /// The default of `raw_bytes_max`: 10 MB (aliyun, PutLogs).
 pub const RAW_BYTES_MAX: usize = 10 * 1024 * 1024;
@@ -51,7 +51,7 @@ pub struct Switches {
     /// `RequestTimeExpired` when it is processed, that is after any delay.
     pub signature_life_s: u64,
     /// The same for a request that a fault stores after it was answered; off: its signature is
-    /// judged by the time of its arrival.
+    /// checked by the time of its arrival.
     pub late_store_checks_age: bool,
     /// A group is stored and acknowledged at once, but cursors and PullLogs show it so much later.
     pub receive_lag_ms: u64,
@@ -291,7 +291,7 @@ impl Switches {
         if self.incomplete_every == Some(0) {
             return Err("incomplete_every must be at least 1, or null".to_owned());
         }
-        if let Err(message) = timestamp::zone(&self.sql_time_zone) {
+        if let Err(message) = sql_time::zone(&self.sql_time_zone) {
             return Err(format!("sql_time_zone: {message}"));
         }
         let known = ["lz4", "zstd", "deflate"];

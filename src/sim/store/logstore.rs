@@ -1,17 +1,18 @@
 //! A logstore: its settings, its index and its shards.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
-use crate::sim::search::state::QueryState;
+use crate::sim::store::deleted::Deleted;
+use crate::sim::store::name::is_name;
 use crate::sim::store::quota::ProjectQuota;
 use crate::sim::store::shard::{Scene, Shard, View, Write};
-use crate::sim::store::{is_name, lock};
+use crate::sim::sync::{lock, read, write};
 
 /// The most shards that CreateLogstore makes through the API (aliyun, resource limits).
 const SHARDS_MAX: u64 = 100;
@@ -35,7 +36,7 @@ pub struct Logstore {
     project_quota: Arc<ProjectQuota>,
     /// Which shard takes the next group that has no hash key.
     turn: AtomicUsize,
-    pub queries: QueryState,
+    pub deleted: Mutex<Deleted>,
 }
 
 struct Settings {
@@ -101,7 +102,7 @@ impl Logstore {
             shards: RwLock::new(Shard::divide(shards, moment).into_iter().map(Arc::new).collect()),
             project_quota,
             turn: AtomicUsize::new(0),
-            queries: QueryState::default(),
+            deleted: Mutex::default(),
         })
     }
 
@@ -188,7 +189,7 @@ impl Logstore {
 
     /// All shards by id, those that are only read included.
     pub fn shards(&self) -> Vec<Arc<Shard>> {
-        self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.shards).clone()
     }
 
     pub fn shard(&self, id: &str) -> Result<Arc<Shard>, Refusal> {
@@ -202,7 +203,7 @@ impl Logstore {
         key: Option<u128>,
         scene: Scene<'_>,
     ) -> Result<Vec<Arc<Shard>>, Refusal> {
-        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = write(&self.shards);
         let parent = Arc::clone(find(&shards, id)?);
         let next_id = next_id(&shards)?;
         let children = parent.split(next_id, key, scene)?.map(Arc::new);
@@ -212,7 +213,7 @@ impl Logstore {
 
     /// Merges shard `id` with the one whose keys follow. Gives the new one and both parents.
     pub fn merge_shards(&self, id: &str, scene: Scene<'_>) -> Result<Vec<Arc<Shard>>, Refusal> {
-        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = write(&self.shards);
         let left = Arc::clone(find(&shards, id)?);
         let next = shards.iter().find(|shard| shard.is_writable() && left.is_before(shard));
         let Some(right) = next.filter(|_| left.is_writable()).cloned() else {
@@ -224,21 +225,21 @@ impl Logstore {
         Ok(vec![merged, left, right])
     }
 
-    /// Appends `write` where `target` says, and gives the shard's id; the write's number and index
+    /// Appends `groups` where `target` says, and gives the shard's id; their number and index
     /// are set here.
     pub fn append(
         &self,
         target: Target,
-        mut write: Write,
+        mut groups: Write,
         scene: Scene<'_>,
     ) -> Result<u32, Refusal> {
         let age = scene.moment.steady.saturating_duration_since(self.created.steady);
         if age < Duration::from_millis(scene.switches.new_logstore_wait_ms) {
             return Err(no_logstore(&self.name));
         }
-        write.indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
+        groups.indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
         // Held to the end, so that no shard is split between choosing it and writing to it.
-        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        let shards = read(&self.shards);
         let mut writable = shards.iter().filter(|shard| shard.is_writable());
         let shard = match target {
             Target::Balanced => {
@@ -248,14 +249,14 @@ impl Logstore {
             }
             Target::Shard(id) => writable.find(|shard| shard.id == id),
             Target::Key { key, sequence } => {
-                write.sequence = sequence.map(|number| (key, number));
+                groups.sequence = sequence.map(|number| (key, number));
                 writable.find(|shard| shard.owns(key))
             }
         };
         let Some(shard) = shard else {
             return Err(Refusal::new(Code::LogStoreWithoutShard, "no shard can be written"));
         };
-        shard.append(write, &self.project_quota, scene)?;
+        shard.append(groups, &self.project_quota, scene)?;
         Ok(shard.id)
     }
 }

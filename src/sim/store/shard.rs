@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
-use crate::sim::store::lock;
 use crate::sim::store::quota::{ProjectQuota, ShardQuota};
 use crate::sim::store::sequence::Sequences;
 use crate::sim::switch::{NumberRecorded, Seqid, Switches};
+use crate::sim::sync::lock;
 
 /// A log group as it was sent.
 #[derive(Debug, Clone)]
