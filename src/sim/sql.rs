@@ -1,7 +1,7 @@
 //! SQL on a logstore, as SLS answers it: SQLite does the work, and is made to look like Presto.
 //!
 //! ```text
-//! text → statement: tokens, LIMIT, NULLS LAST, FROM → table: only visible logs → SQLite → rows
+//! text → token, statement: names, LIMIT, NULLS LAST, FROM → table: only visible logs → SQLite → rows
 //! ```
 //!
 //! SQLite is more lenient than Presto in two ways that this does not mend: it compares texts with
@@ -10,6 +10,7 @@
 pub mod functions;
 pub mod statement;
 pub mod table;
+pub mod token;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -147,7 +148,7 @@ fn in_words(error: &Error, statement: &Statement) -> Refusal {
     let place = format!("line {line}:{column}");
     if let Some(name) = message.strip_prefix("no such column: ") {
         let (name, is_quoted) = match name.strip_prefix('"').and_then(|name| name.split_once('"')) {
-            Some((name, _)) => (name, true),
+            Some((name, _)) => (name, !statement.has_quoted(offset)),
             None => (name, false),
         };
         return invalid(if is_quoted {
