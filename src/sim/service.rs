@@ -277,10 +277,9 @@ impl Service {
         scene: Scene<'_>,
         again: Option<&Entry>,
     ) -> Result<Done, Refusal> {
-        let moment = scene.moment;
         let project = || self.store.project(request.project()?);
         let answer = match Route::of(request)? {
-            Route::CreateProject => admin::create_project(&self.store, request, moment)?,
+            Route::CreateProject => admin::create_project(&self.store, request, scene)?,
             Route::GetProject => Answer::json(&project()?.describe()),
             Route::DeleteProject => {
                 self.store.delete_project(request.project()?)?;
@@ -289,7 +288,7 @@ impl Service {
             Route::ListLogstores => admin::list_logstores(&*project()?, request)?,
             Route::CreateLogstore => {
                 let shards_default = self.settings.shards_default;
-                admin::create_logstore(&*project()?, request, shards_default, moment)?
+                admin::create_logstore(&*project()?, request, shards_default, scene)?
             }
             Route::DeleteLogstore { logstore } => {
                 project()?.delete_logstore(logstore)?;
@@ -356,7 +355,7 @@ impl Service {
         let subject = Subject { logstore, state: &state, scene };
         match call {
             LogstoreCall::Get => Ok(Answer::json(&logstore.describe())),
-            LogstoreCall::Update => admin::update_logstore(logstore, request, scene.moment),
+            LogstoreCall::Update => admin::update_logstore(logstore, request, scene),
             LogstoreCall::CreateIndex => admin::create_index(logstore, request, scene.moment),
             LogstoreCall::UpdateIndex => admin::update_index(logstore, request),
             LogstoreCall::GetIndex => Ok(Answer::json(&logstore.index()?.json)),

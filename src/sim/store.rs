@@ -17,11 +17,11 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
-use crate::sim::clock::Moment;
 use crate::sim::consumer_groups::ConsumerGroups;
 use crate::sim::store::logstore::{Logstore, no_logstore};
 use crate::sim::store::name::is_name;
 use crate::sim::store::quota::ProjectQuota;
+use crate::sim::store::shard::Scene;
 use crate::sim::sync::lock;
 
 /// Everything, from the top down.
@@ -36,7 +36,7 @@ impl Store {
         &self,
         name: &str,
         description: &str,
-        moment: Moment,
+        scene: Scene<'_>,
     ) -> Result<(), Refusal> {
         if !is_name(name, b"-") {
             let message = format!("the project name {name} is invalid");
@@ -50,7 +50,7 @@ impl Store {
         let project = Project {
             name: name.to_owned(),
             description: description.to_owned(),
-            created_s: moment.unix_s(),
+            created_s: scene.create_time_s(),
             quota: Arc::default(),
             logstores: Mutex::default(),
             consumer_groups: ConsumerGroups::default(),
@@ -110,9 +110,9 @@ impl Project {
         &self,
         settings: Map<String, Value>,
         shards_default: u32,
-        moment: Moment,
+        scene: Scene<'_>,
     ) -> Result<(), Refusal> {
-        let logstore = Logstore::new(settings, shards_default, Arc::clone(&self.quota), moment)?;
+        let logstore = Logstore::new(settings, shards_default, Arc::clone(&self.quota), scene)?;
         let mut logstores = lock(&self.logstores);
         if logstores.contains_key(logstore.name()) {
             let message = format!("logstore {} already exists", logstore.name());
@@ -140,10 +140,13 @@ impl Project {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sim::clock::Moment;
+    use crate::sim::switch::Switches;
 
     #[test]
     fn things_exist_once_and_can_be_missing() {
-        let (store, now) = (Store::default(), Moment::at(1));
+        let (store, switches) = (Store::default(), Switches::default());
+        let now = Scene { moment: Moment::at(1), switches: &switches };
         let code = |result: Result<(), Refusal>| result.err().map(|refusal| refusal.code);
         assert_eq!(code(store.create_project("dify", "", now)), None);
         assert_eq!(

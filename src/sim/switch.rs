@@ -29,7 +29,7 @@ pub const PULL_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// The longest time that a switch can set, in ms: an hour.
 const WAIT_MS_MAX: u64 = 3_600_000;
 
-/// The furthest that the clock can be set apart, in s: ten years.
+/// The furthest that the clock and the times of creation can be set apart, in s: ten years.
 const CLOCK_OFFSET_S_MAX: u64 = 315_360_000;
 
 /// All switches; the defaults are how SLS is believed to behave, without quotas.
@@ -47,6 +47,9 @@ pub struct Switches {
     /// Seconds that the simulator's clock is ahead of this machine's (negative: behind). Dates in
     /// answers, receive times and the age of signatures follow it.
     pub clock_offset_s: i64,
+    /// Seconds that `createTime` and `lastModifyTime` of a project or logstore made or changed from
+    /// now on are ahead of the simulator's clock: so what is made again within a second differs.
+    pub create_time_offset_s: i64,
     /// A request whose signature's date is further from the simulator's clock is refused with
     /// `RequestTimeExpired` when it is processed, that is after any delay.
     pub signature_life_s: u64,
@@ -190,6 +193,7 @@ impl Default for Switches {
             numbers_kept_max: NUMBERS_KEPT_MAX,
             child_forgets_numbers: false,
             clock_offset_s: 0,
+            create_time_offset_s: 0,
             signature_life_s: SIGNATURE_LIFE_S,
             late_store_checks_age: false,
             receive_lag_ms: 0,
@@ -282,8 +286,14 @@ impl Switches {
                 return Err(format!("{name} must be at most {WAIT_MS_MAX}"));
             }
         }
-        if self.clock_offset_s.unsigned_abs() > CLOCK_OFFSET_S_MAX {
-            return Err(format!("clock_offset_s must be within ±{CLOCK_OFFSET_S_MAX}"));
+        let offsets = [
+            ("clock_offset_s", self.clock_offset_s),
+            ("create_time_offset_s", self.create_time_offset_s),
+        ];
+        for (name, offset_s) in offsets {
+            if offset_s.unsigned_abs() > CLOCK_OFFSET_S_MAX {
+                return Err(format!("{name} must be within ±{CLOCK_OFFSET_S_MAX}"));
+            }
         }
         if self.numbers_kept_max == 0 {
             return Err("numbers_kept_max must be at least 1".to_owned());
@@ -349,6 +359,7 @@ mod tests {
             "limit_offset=maybe",
             "sql_time_zone=Nowhere",
             "clock_offset_s=9999999999",
+            "create_time_offset_s=9999999999",
             r#"compression_refused=["snappy"]"#,
         ] {
             assert!(Switches::default().with(setting).is_err(), "{setting}");

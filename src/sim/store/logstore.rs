@@ -27,7 +27,9 @@ const TTL_DAYS_DEFAULT: i64 = 30;
 
 pub struct Logstore {
     name: String,
-    created: Moment,
+    created_s: i64,
+    /// When it was made, in steady time.
+    made_at: Instant,
     settings: Mutex<Settings>,
     index: Mutex<IndexState>,
     /// By id. Splitting and merging add to it; nothing is ever taken away.
@@ -77,7 +79,7 @@ impl Logstore {
         mut json: Map<String, Value>,
         shards_default: u32,
         project_quota: Arc<ProjectQuota>,
-        moment: Moment,
+        scene: Scene<'_>,
     ) -> Result<Self, Refusal> {
         let invalid = |what: &str| Refusal::new(Code::LogStoreInfoInvalid, what.to_owned());
         let name = json.get("logstoreName").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -94,12 +96,14 @@ impl Logstore {
                 .ok_or_else(|| invalid("shardCount must be 1 to 100"))?,
         };
         json.insert("shardCount".to_owned(), json!(shards));
+        let shards_of_it = Shard::divide(shards, scene.moment).into_iter().map(Arc::new).collect();
         Ok(Self {
             name,
-            created: moment,
-            settings: Mutex::new(Settings { json, modified_s: moment.unix_s() }),
+            created_s: scene.create_time_s(),
+            made_at: scene.moment.steady,
+            settings: Mutex::new(Settings { json, modified_s: scene.create_time_s() }),
             index: Mutex::default(),
-            shards: RwLock::new(Shard::divide(shards, moment).into_iter().map(Arc::new).collect()),
+            shards: RwLock::new(shards_of_it),
             project_quota,
             turn: AtomicUsize::new(0),
             deleted: Mutex::default(),
@@ -127,7 +131,7 @@ impl Logstore {
         for (key, value) in settings.json.iter().filter(|(key, _)| *key != "shardCount") {
             description[key] = value.clone();
         }
-        description["createTime"] = json!(self.created.unix_s());
+        description["createTime"] = json!(self.created_s);
         description["lastModifyTime"] = json!(settings.modified_s);
         description
     }
@@ -233,7 +237,7 @@ impl Logstore {
         mut groups: Write,
         scene: Scene<'_>,
     ) -> Result<u32, Refusal> {
-        let age = scene.moment.steady.saturating_duration_since(self.created.steady);
+        let age = scene.moment.steady.saturating_duration_since(self.made_at);
         if age < Duration::from_millis(scene.switches.new_logstore_wait_ms) {
             return Err(no_logstore(&self.name));
         }
@@ -319,15 +323,19 @@ mod tests {
         map
     }
 
+    fn scene(switches: &Switches) -> Scene<'_> {
+        Scene { moment: Moment::at(1), switches }
+    }
+
     fn logstore(shards: u32) -> Logstore {
         let quota = Arc::default();
         let json = map(json!({"logstoreName": "runs"}));
-        Logstore::new(json, shards, quota, Moment::at(1)).unwrap()
+        Logstore::new(json, shards, quota, scene(&Switches::default())).unwrap()
     }
 
     fn append(logstore: &Logstore, target: Target, switches: &Switches) -> Result<u32, Refusal> {
         let write = Write { groups: vec![Bytes::new()], ..Write::default() };
-        logstore.append(target, write, Scene { moment: Moment::at(1), switches })
+        logstore.append(target, write, scene(switches))
     }
 
     fn groups(logstore: &Logstore) -> Vec<i64> {
@@ -352,6 +360,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_refused_and_good_ones_kept() {
+        let switches = Switches::default();
         for json in [
             json!({}),
             json!({"logstoreName": "Runs"}),
@@ -360,8 +369,9 @@ mod tests {
             json!({"logstoreName": "runs", "shardCount": 0}),
             json!({"logstoreName": "runs", "shardCount": 101}),
         ] {
-            let refusal =
-                Logstore::new(map(json.clone()), 2, Arc::default(), Moment::at(1)).err().unwrap();
+            let refusal = Logstore::new(map(json.clone()), 2, Arc::default(), scene(&switches))
+                .err()
+                .unwrap();
             assert_eq!(refusal.code, "LogStoreInfoInvalid", "{json}");
         }
         let logstore = logstore(2);

@@ -54,6 +54,13 @@ pub struct Scene<'a> {
     pub switches: &'a Switches,
 }
 
+impl Scene<'_> {
+    /// The time that a project or logstore made or changed now says of itself, in Unix seconds.
+    pub fn create_time_s(self) -> i64 {
+        self.moment.unix_s().saturating_add(self.switches.create_time_offset_s)
+    }
+}
+
 /// When a shard is looked at, and how far back.
 #[derive(Debug, Clone, Copy)]
 pub struct View {
