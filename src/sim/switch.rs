@@ -59,8 +59,12 @@ pub struct Switches {
     /// A group is stored and acknowledged at once, but cursors and PullLogs show it so much later.
     pub receive_lag_ms: u64,
     /// Every group of two or more logs is stored as two halves with the same tags, the second shown
-    /// so much later than the first. `null`: groups stay whole.
+    /// so much later than the first, and no group before those written before it: if more than
+    /// 1000 / `split_groups_ms` groups a second come, the lag grows. `null`: groups stay whole.
     pub split_groups_ms: Option<u64>,
+    /// No group is shown more than so much later than unsplit ones would be: where they come faster,
+    /// halves are shown together. `null`: the lag has no bound.
+    pub split_groups_lag_max_ms: Option<u64>,
     /// Logs whose time is not within 7 days before and 15 minutes after now.
     pub log_time: LogTime,
     /// Values of over 1 MB.
@@ -198,6 +202,7 @@ impl Default for Switches {
             late_store_checks_age: false,
             receive_lag_ms: 0,
             split_groups_ms: None,
+            split_groups_lag_max_ms: None,
             log_time: LogTime::Accept,
             big_values: BigValues::Store,
             compression_refused: Vec::new(),
@@ -277,6 +282,7 @@ impl Switches {
         let waits = [
             ("receive_lag_ms", Some(self.receive_lag_ms)),
             ("split_groups_ms", self.split_groups_ms),
+            ("split_groups_lag_max_ms", self.split_groups_lag_max_ms),
             ("new_logstore_wait_ms", Some(self.new_logstore_wait_ms)),
             ("index_delay_ms", Some(self.index_delay_ms)),
             ("index_delay_recent_ms", Some(self.index_delay_recent_ms)),

@@ -219,6 +219,8 @@ impl Shard {
         }
         let lag = Duration::from_millis(switches.receive_lag_ms);
         let between = Duration::from_millis(switches.split_groups_ms.unwrap_or(0));
+        let lag_max = switches.split_groups_lag_max_ms.map(Duration::from_millis);
+        let latest_shown_at = lag_max.map(|lag_max| scene.moment.steady + lag + lag_max);
         let mut shown_at = scene.moment.steady + lag;
         let mut received_s = scene.moment.unix_s();
         if let Some(latest) = state.groups.last() {
@@ -229,7 +231,8 @@ impl Shard {
         for raw in write.groups {
             let indexed_by = write.indexed_by;
             state.groups.push(Group { raw, received_s, indexed_by, shown_at });
-            shown_at += between;
+            let next = shown_at + between;
+            shown_at = latest_shown_at.map_or(next, |latest| next.min(latest)).max(shown_at);
         }
         Ok(())
     }
