@@ -17,7 +17,7 @@ mod rows;
 mod sends;
 
 /// A run in which SLS's times are short enough for a test.
-const SHORT: &str = "run --batch-kib 64 --signature-life-s 3 --late-s 1 --visible-s 1";
+pub(crate) const SHORT: &str = "run --batch-kib 64 --signature-life-s 3 --late-s 1 --visible-s 1";
 
 /// Whether the ledger takes SLS to refuse a repeated number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
