@@ -106,10 +106,10 @@ fn ends_well(fixture: &Fixture) {
     assert_eq!(fixture.database.psql(tags).trim(), "0", "nothing of a replaced batch is in SLS");
 }
 
-fn fault(kind: &str, nth: u32, times: u32, action: Value) -> Value {
+pub(crate) fn fault(kind: &str, nth: u32, times: u32, action: Value) -> Value {
     json!({"kind": kind, "nth": nth, "times": times, "action": action})
 }
 
-fn refuse(status: u16, code: &str, message: &str) -> Value {
+pub(crate) fn refuse(status: u16, code: &str, message: &str) -> Value {
     json!({"refuse": {"status": status, "code": code, "message": message}})
 }
