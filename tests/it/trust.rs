@@ -77,3 +77,14 @@ fn a_request_that_sls_has_timed_out_is_repeated() {
         fixture.holds_every_finished_row_once();
     }
 }
+
+#[test]
+fn an_endpoint_far_away_without_tls_is_warned_of() {
+    let fixture = Fixture::new("dify-1.12");
+    let mut far =
+        fixture.tool("run").env("ALIYUN_SLS_ENDPOINT", "http://cn-hangzhou.log.invalid").spawn();
+    far.wait_for("logs and their signatures travel unencrypted");
+    far.kill();
+    let near = fixture.tool(SHORT).run().exits(0);
+    assert!(!near.stderr.contains("unencrypted"), "{near}");
+}
