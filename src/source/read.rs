@@ -36,7 +36,7 @@ impl Source {
         let sql = format!(
             "SELECT {} FROM {} t WHERE t.id = ANY($1)",
             list.join(", "),
-            pg::quote(table.name()),
+            pg::in_public(table.name()),
         );
         let mut tx = self.begin().await?;
         let mut rows = pg::made_statement(&sql).bind(ids.to_vec()).fetch(&mut *tx);
