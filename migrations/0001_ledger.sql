@@ -386,3 +386,101 @@ COMMENT ON COLUMN sls_backfill.proved_age.logstore IS 'The logstore.';
 COMMENT ON COLUMN sls_backfill.proved_age.since IS 'The oldest log time (UTC) of any canary that was proved.';
 COMMENT ON COLUMN sls_backfill.proved_age.batch_id IS 'That canary.';
 COMMENT ON COLUMN sls_backfill.proved_age.proved_at IS 'When it was proved.';
+
+CREATE TABLE sls_backfill.verification (
+  id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  table_name     text NOT NULL,
+  logstore       text NOT NULL,
+  scope          jsonb NOT NULL,
+  state          text NOT NULL DEFAULT 'reading' CHECK (state IN ('reading', 'done')),
+  noted_at       timestamptz NOT NULL,
+  ended_at       timestamptz NOT NULL,
+  compared_after uuid NOT NULL,
+  tally          jsonb NOT NULL,
+  begun_at       timestamptz NOT NULL DEFAULT now(),
+  done_at        timestamptz
+);
+CREATE UNIQUE INDEX verification_one ON sls_backfill.verification (table_name);
+COMMENT ON TABLE  sls_backfill.verification IS 'The last verification of a table''s content: what it read, how far it is, what it found.';
+COMMENT ON COLUMN sls_backfill.verification.id IS 'Its number.';
+COMMENT ON COLUMN sls_backfill.verification.table_name IS 'The source table.';
+COMMENT ON COLUMN sls_backfill.verification.logstore IS 'The logstore that was read.';
+COMMENT ON COLUMN sls_backfill.verification.scope IS 'Which batches it is about; one with another scope begins anew.';
+COMMENT ON COLUMN sls_backfill.verification.state IS 'reading, or done.';
+COMMENT ON COLUMN sls_backfill.verification.noted_at IS 'Batches that the ledger knew to be stored then must be found; the ledger''s clock.';
+COMMENT ON COLUMN sls_backfill.verification.ended_at IS 'When the ends of the shards were taken, after noted_at; SLS''s clock.';
+COMMENT ON COLUMN sls_backfill.verification.compared_after IS 'Batches up to this id were compared with Postgres.';
+COMMENT ON COLUMN sls_backfill.verification.tally IS 'What was counted on the way.';
+COMMENT ON COLUMN sls_backfill.verification.begun_at IS 'When it began.';
+COMMENT ON COLUMN sls_backfill.verification.done_at IS 'When it was done.';
+
+CREATE TABLE sls_backfill.verification_shard (
+  verification_id bigint NOT NULL REFERENCES sls_backfill.verification ON DELETE CASCADE,
+  shard           integer NOT NULL,
+  cursor          text NOT NULL,
+  end_cursor      text NOT NULL,
+  PRIMARY KEY (verification_id, shard)
+);
+COMMENT ON TABLE  sls_backfill.verification_shard IS 'How far a verification has read each shard.';
+COMMENT ON COLUMN sls_backfill.verification_shard.verification_id IS 'The verification.';
+COMMENT ON COLUMN sls_backfill.verification_shard.shard IS 'The shard.';
+COMMENT ON COLUMN sls_backfill.verification_shard.cursor IS 'Where it reads on; all before it is in verification_found.';
+COMMENT ON COLUMN sls_backfill.verification_shard.end_cursor IS 'Up to where it reads.';
+
+CREATE TABLE sls_backfill.verification_found (
+  verification_id bigint NOT NULL REFERENCES sls_backfill.verification ON DELETE CASCADE,
+  batch_id        uuid NOT NULL,
+  ledger_id       uuid NOT NULL,
+  shard           integer NOT NULL,
+  first_cursor    text NOT NULL,
+  end_cursor      text NOT NULL,
+  rows            bigint NOT NULL,
+  digest          bytea NOT NULL,
+  groups          integer NOT NULL,
+  received_first  timestamptz NOT NULL,
+  received_last   timestamptz NOT NULL,
+  seen_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
+  nth             bigint GENERATED ALWAYS AS IDENTITY,
+  PRIMARY KEY (verification_id, batch_id, ledger_id, shard, first_cursor)
+);
+COMMENT ON TABLE  sls_backfill.verification_found IS 'What a verification has found of each batch, page by page; forgotten when the next one begins.';
+COMMENT ON COLUMN sls_backfill.verification_found.verification_id IS 'The verification.';
+COMMENT ON COLUMN sls_backfill.verification_found.batch_id IS 'The batch that the tag names; it may be one that the ledger lacks.';
+COMMENT ON COLUMN sls_backfill.verification_found.ledger_id IS 'The ledger that the tag names.';
+COMMENT ON COLUMN sls_backfill.verification_found.shard IS 'The shard.';
+COMMENT ON COLUMN sls_backfill.verification_found.first_cursor IS 'Where the page begins.';
+COMMENT ON COLUMN sls_backfill.verification_found.end_cursor IS 'Where it ends.';
+COMMENT ON COLUMN sls_backfill.verification_found.rows IS 'Logs of the batch in the page.';
+COMMENT ON COLUMN sls_backfill.verification_found.digest IS 'Sum of their digests, 32 bytes.';
+COMMENT ON COLUMN sls_backfill.verification_found.groups IS 'Log groups of the batch in the page.';
+COMMENT ON COLUMN sls_backfill.verification_found.received_first IS 'When SLS received the first group of the page (GetCursorTime).';
+COMMENT ON COLUMN sls_backfill.verification_found.received_last IS 'When it had received all of the page, at the latest.';
+COMMENT ON COLUMN sls_backfill.verification_found.seen_at IS 'When the page was read.';
+COMMENT ON COLUMN sls_backfill.verification_found.nth IS 'In the order in which a shard was read.';
+
+CREATE TABLE sls_backfill.verification_finding (
+  id              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  verification_id bigint NOT NULL REFERENCES sls_backfill.verification ON DELETE CASCADE,
+  kind            text NOT NULL,
+  batch_id        uuid,
+  ledger_id       uuid,
+  rows            bigint NOT NULL,
+  found           bigint NOT NULL,
+  row_ids         bytea,
+  provisional     boolean NOT NULL DEFAULT false,
+  attempts        integer,
+  detail          text NOT NULL DEFAULT ''
+);
+CREATE INDEX verification_finding_of ON sls_backfill.verification_finding (verification_id, kind);
+COMMENT ON TABLE  sls_backfill.verification_finding IS 'What a verification found to be other than it should; repair works through it.';
+COMMENT ON COLUMN sls_backfill.verification_finding.id IS 'Its number.';
+COMMENT ON COLUMN sls_backfill.verification_finding.verification_id IS 'The verification.';
+COMMENT ON COLUMN sls_backfill.verification_finding.kind IS 'About SLS: missing, doubled, changed, given_up, foreign, expired, lost; about Postgres: source_changed, source_gone, unaccounted, not_compared.';
+COMMENT ON COLUMN sls_backfill.verification_finding.batch_id IS 'The batch; NULL for unaccounted rows.';
+COMMENT ON COLUMN sls_backfill.verification_finding.ledger_id IS 'The ledger that the tag of a foreign batch names.';
+COMMENT ON COLUMN sls_backfill.verification_finding.rows IS 'Rows that should be there; of a finding about Postgres, the rows it is about.';
+COMMENT ON COLUMN sls_backfill.verification_finding.found IS 'Logs that are there.';
+COMMENT ON COLUMN sls_backfill.verification_finding.row_ids IS 'The rows it is about, where they are known, 16 bytes each.';
+COMMENT ON COLUMN sls_backfill.verification_finding.provisional IS 'Whether a late request could still change it.';
+COMMENT ON COLUMN sls_backfill.verification_finding.attempts IS 'How often the batch had been signed when it was judged: another number means that it was sent since.';
+COMMENT ON COLUMN sls_backfill.verification_finding.detail IS 'More for a person; never content of a row.';

@@ -3,6 +3,7 @@
 pub mod audit;
 #[cfg(feature = "simulator")]
 pub mod demo;
+pub mod difference;
 pub mod doctor;
 pub mod dry_run;
 pub mod exit;
@@ -18,3 +19,4 @@ pub mod setup;
 #[cfg(feature = "simulator")]
 pub mod simulate;
 pub mod status;
+pub mod verify;

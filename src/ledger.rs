@@ -8,6 +8,8 @@ pub mod acknowledge;
 pub mod adopt;
 pub mod audit_conclusion;
 pub mod batch_rows;
+pub mod day_counts;
+pub mod finding;
 pub mod hold;
 pub mod in_doubt;
 pub mod inspection;
@@ -24,6 +26,8 @@ pub mod range;
 pub mod restore;
 pub mod sighting;
 pub mod stop;
+pub mod verification;
+pub mod verified_batches;
 
 use std::time::Duration;
 
@@ -78,7 +82,9 @@ impl Ledger {
                 ),
             )
         })?;
-        let mut tx = pool.begin().await.context("begin a transaction in the ledger")?;
+        let begin = format!("BEGIN; {}", pg::OWN_NAMES_ONLY);
+        let tx = pool.begin_with(sqlx::AssertSqlSafe(begin)).await;
+        let mut tx = tx.context("begin a transaction in the ledger")?;
         let server = pg::statement(
             "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica",
         )
@@ -156,8 +162,9 @@ impl Ledger {
 
     async fn begin_with(&self, begin: &str) -> anyhow::Result<Tx> {
         let begin = format!(
-            "{begin}; SET LOCAL statement_timeout = {}; \
+            "{begin}; {}; SET LOCAL statement_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL jit = off",
+            pg::OWN_NAMES_ONLY,
             STATEMENT_TIMEOUT.as_millis(),
             IDLE_TIMEOUT.as_millis(),
         );

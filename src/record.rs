@@ -1,5 +1,6 @@
 //! What a row and a log are, without I/O: the words that the layers above share.
 
+pub mod day;
 pub mod digest;
 pub mod fingerprint;
 pub mod hold;

@@ -12,3 +12,6 @@ pub mod groups;
 pub mod histogram;
 pub mod pull;
 pub mod put;
+pub mod sql;
+pub mod tag_logs;
+pub mod tag_sums;

@@ -6,6 +6,7 @@
 //! statement read to its end at full speed. No statement is open while anything else is waited for.
 
 pub mod catalog;
+pub mod count_days;
 pub mod estimate;
 pub mod footprint;
 pub mod page;
@@ -86,11 +87,12 @@ impl Source {
         let mut begin = format!(
             "BEGIN READ ONLY; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; \
-             SET LOCAL search_path = public, pg_catalog; SET LOCAL jit = off; \
+             {}; SET LOCAL jit = off; \
              SET LOCAL max_parallel_workers_per_gather = 0; {TEXT_FORMS}",
             limits.statement_timeout.as_millis(),
             limits.lock_timeout.as_millis(),
             limits.statement_timeout.as_millis(),
+            pg::OWN_NAMES_ONLY,
         );
         if server.encoding == "SQL_ASCII" {
             // Else one byte that is not UTF-8 fails the whole statement; so it fails its row alone.
@@ -115,7 +117,8 @@ impl Source {
 }
 
 pub(in crate::source) async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
-    let mut tx = pool.begin_with("BEGIN READ ONLY").await?;
+    let begin = format!("BEGIN READ ONLY; {}", pg::OWN_NAMES_ONLY);
+    let mut tx = pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
     let row = pg::statement(
         "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() \
            ELSE clock_timestamp() END AT TIME ZONE 'UTC') AS now, current_database()::text AS database, \

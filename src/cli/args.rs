@@ -3,6 +3,7 @@
 pub mod purge;
 pub mod restore;
 pub mod run;
+pub mod verify;
 
 #[cfg(feature = "simulator")]
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::cli::args::purge::PurgeArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::run::{RunArgs, TimingsArgs};
+use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
 use crate::commands::audit::AuditSettings;
 use crate::commands::doctor::DoctorSettings;
@@ -91,6 +93,8 @@ pub enum Command {
     Init(InitArgs),
     /// Migrate, go on where the last run stopped, and verify
     Run(Box<RunArgs>),
+    /// Compare what SLS holds with the ledger and Postgres, by counting or by content
+    Verify(VerifyArgs),
     /// Delete rows of Postgres whose logs are proved; without --execute only say which
     Purge(Box<PurgeArgs>),
     /// Bring purged rows back from SLS; without --execute only say how many

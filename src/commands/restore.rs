@@ -104,7 +104,7 @@ async fn table(
     let mut outcome = Outcome::default();
     let mut after = Uuid::nil();
     loop {
-        let page = ledger.purged_batches(window, after, BATCHES_A_PAGE).await?;
+        let page = ledger.batches_to_restore(window, after, BATCHES_A_PAGE).await?;
         let Some(last) = page.last() else { return Ok(outcome) };
         after = last.id;
         for batch in &page {

@@ -91,7 +91,7 @@ pub async fn run(
         .await
         .or_exit(Exit::Preflight)?;
     ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
-    ledger.recognise(&source.identity().await?).await?;
+    ledger.recognise(&source.identity().await?, settings.new_source).await?;
     let process = ledger.enter(settings.join).await.map_err(|error| {
         let ended = Ended::from(error);
         if ended.exit != Exit::Busy {

@@ -51,6 +51,8 @@ pub struct RunSettings {
     /// Go on with an open pass although the conversion has changed.
     pub new_conversion: bool,
     pub verify: Verify,
+    /// Dify's database has moved since the last run.
+    pub new_source: bool,
     pub join: bool,
     pub dry_run: bool,
     /// Whether to probe by itself where no probe was made yet.

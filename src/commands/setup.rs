@@ -46,8 +46,15 @@ pub struct PostgresSettings {
     pub ledger: Address,
 }
 
-/// Makes the SLS client.
+/// Makes the SLS client; warns of a way to SLS on which everybody can read along.
 pub fn client(settings: &SlsSettings) -> anyhow::Result<Client> {
+    if settings.endpoint.is_in_clear() {
+        tracing::warn!(
+            "{}: logs and their signatures travel unencrypted\n\
+             hint: leave http:// out of ALIYUN_SLS_ENDPOINT, or say https://",
+            settings.endpoint.base_url
+        );
+    }
     Client::new(ClientSettings {
         endpoint: settings.endpoint.clone(),
         region: settings.region.clone(),

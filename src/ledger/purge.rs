@@ -17,6 +17,7 @@ use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
 use crate::ledger::sighting::sum_of;
 use crate::pg::{self, Tx};
+use crate::record::day::Day;
 use crate::record::digest::Sum;
 use crate::record::row_set::RowSet;
 use crate::record::table::Table;
@@ -84,6 +85,8 @@ pub struct ProvedBatch {
     pub conversion: Option<serde_json::Value>,
     /// Unix seconds.
     pub ingest_time: u32,
+    /// The days (UTC) on which its rows finished.
+    pub days: Vec<Day>,
     /// The earliest finish of its rows.
     pub finished_first: Timestamp,
     /// Nothing of it was received before.
@@ -99,7 +102,8 @@ const PROVED_BATCH: &str = "b.id, b.table_name, b.logstore, \
     coalesce(b.ledger_id, (SELECT id FROM sls_backfill.ledger)) AS sent_by, r.row_ids, \
     b.rows::int8 AS rows, b.digest, 1 AS groups, c.body, b.ingest_time, b.finished_first, \
     (b.intended_at AT TIME ZONE 'UTC') AS received_first, b.state = 'purging' AS is_purging, \
-    r.purged, r.gone, r.changed";
+    r.purged, r.gone, r.changed, \
+    ARRAY(SELECT (d - DATE '2000-01-01')::int4 FROM unnest(r.finished_days) d) AS days";
 
 impl Ledger {
     /// The next batches behind batch `after` whose rows may be purged, at most `limit`, in the
@@ -244,6 +248,7 @@ async fn write_marks(
 
 fn proved_batch(row: &PgRow) -> anyhow::Result<ProvedBatch> {
     let table: &str = row.try_get("table_name")?;
+    let days: Vec<i32> = row.try_get("days")?;
     let row_ids: Vec<Uuid> = ids(row.try_get("row_ids")?).collect();
     Ok(ProvedBatch {
         id: row.try_get("id")?,
@@ -255,6 +260,7 @@ fn proved_batch(row: &PgRow) -> anyhow::Result<ProvedBatch> {
         wanted: sum_of(row)?,
         conversion: row.try_get("body")?,
         ingest_time: u32::try_from(row.try_get::<i64, _>("ingest_time")?)?,
+        days: days.into_iter().map(Day::from_postgres).collect(),
         finished_first: row.try_get("finished_first")?,
         received_first: row.try_get("received_first")?,
         places: Vec::new(),

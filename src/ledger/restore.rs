@@ -23,7 +23,7 @@ pub struct RestoreWindow {
 
 impl Ledger {
     /// The next batches behind batch `after` with rows that were purged, at most `limit`.
-    pub async fn purged_batches(
+    pub async fn batches_to_restore(
         &self,
         window: &RestoreWindow,
         after: Uuid,

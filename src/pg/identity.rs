@@ -44,6 +44,12 @@ impl Identity {
             .collect()
     }
 
+    /// How `now` is another database than this; a promotion or a recovery in place leaves it the
+    /// same one.
+    pub fn differences_in_place(&self, now: &Self) -> Vec<String> {
+        Self { timeline: None, book: None, ..self.clone() }.differences(now)
+    }
+
     /// This, and what it does not know from `earlier`.
     pub fn or(self, earlier: Self) -> Self {
         Self {
@@ -105,6 +111,9 @@ mod tests {
             then.differences(&now),
             ["its Postgres is on another timeline (00000002, it was 00000001)"]
         );
+        assert_eq!(then.differences_in_place(&now), Vec::<String>::new());
+        let elsewhere = Identity { system: known("8"), ..now.clone() };
+        assert_eq!(then.differences_in_place(&elsewhere).len(), 1);
         let merged = now.or(then.clone());
         assert_eq!((merged.system, merged.book), (known("7"), known("5")));
     }

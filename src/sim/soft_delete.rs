@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::sim::answer::{Answer, Code, Refusal};
 use crate::sim::http::Request;
-use crate::sim::search::found::{self, Wanted};
-use crate::sim::store::lock;
+use crate::sim::search::scan::{self, Filter};
 use crate::sim::store::logstore::Logstore;
 use crate::sim::store::shard::Scene;
 use crate::sim::switch::SoftDelete;
+use crate::sim::sync::lock;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -36,7 +36,7 @@ pub fn create_task(
 ) -> Result<Answer, Refusal> {
     let deletion = read(request, scene)?;
     let hidden = hide(logstore, &deletion, scene)?;
-    let mut deleted = lock(&logstore.queries.deleted);
+    let mut deleted = lock(&logstore.deleted);
     let id = format!("{}-{}", scene.moment.unix_ms, deleted.tasks.len());
     deleted.tasks.push(json!({
         "taskId": id,
@@ -53,7 +53,7 @@ pub fn create_task(
 
 pub fn list_tasks(logstore: &Logstore, scene: Scene<'_>) -> Result<Answer, Refusal> {
     check_on(scene)?;
-    let tasks = lock(&logstore.queries.deleted).tasks.clone();
+    let tasks = lock(&logstore.deleted).tasks.clone();
     Ok(Answer::json(&json!({"count": tasks.len(), "total": tasks.len(), "tasks": tasks})))
 }
 
@@ -65,7 +65,7 @@ pub fn get_task(
 ) -> Result<Answer, Refusal> {
     check_on(scene)?;
     let id = request.segments.last().map(String::as_str).unwrap_or_default();
-    let deleted = lock(&logstore.queries.deleted);
+    let deleted = lock(&logstore.deleted);
     let task = deleted.tasks.iter().find(|task| task["taskId"] == id);
     let message = || Refusal::new(Code::ParameterInvalid, format!("task {id} does not exist"));
     task.map(Answer::json).ok_or_else(message)
@@ -110,8 +110,8 @@ fn check_on(scene: Scene<'_>) -> Result<(), Refusal> {
 /// Hides what the query finds now; gives how many logs that are.
 fn hide(logstore: &Logstore, deletion: &Deletion, scene: Scene<'_>) -> Result<usize, Refusal> {
     let Deletion { from, to, .. } = *deletion;
-    let wanted = Wanted { from, to, topic: &deletion.topic, query: &deletion.query };
-    let found = found::find(logstore, wanted, scene)?;
-    lock(&logstore.queries.deleted).hide(found.iter().map(|found| found.place));
-    Ok(found.len())
+    let filter = Filter { from, to, topic: &deletion.topic, query: &deletion.query };
+    let hits = scan::find(logstore, filter, scene)?;
+    lock(&logstore.deleted).hide(hits.iter().map(|hit| hit.place));
+    Ok(hits.len())
 }

@@ -65,7 +65,7 @@ impl Source {
     /// The same look at rows known by id, in the order of their ids; missing rows are left out.
     pub async fn page_of(&self, shape: &Shape, ids: &[Uuid]) -> anyhow::Result<Vec<Head>> {
         let mut sql = select_heads(shape, KeyOrder::Walk);
-        sql.push(&format!(" FROM {} t WHERE t.id = ANY($1)", pg::quote(shape.table.name())));
+        sql.push(&format!(" FROM {} t WHERE t.id = ANY($1)", pg::in_public(shape.table.name())));
         sql.push(" ORDER BY t.id");
         let mut tx = self.begin_on_indexes().await?;
         let rows = pg::made_statement(&sql.text)
@@ -101,7 +101,7 @@ fn select_heads(shape: &Shape, order: KeyOrder) -> Sql {
         .map(|column| format!("coalesce(octet_length(t.{}::text), 0)", pg::quote(&column.name)))
         .collect();
     let offloaded = if shape.has_offload {
-        "EXISTS (SELECT FROM workflow_node_execution_offload o WHERE o.node_execution_id = t.id)"
+        "EXISTS (SELECT FROM public.workflow_node_execution_offload o WHERE o.node_execution_id = t.id)"
     } else {
         "false"
     };

@@ -49,7 +49,7 @@ pub(in crate::source) async fn read_cells(
     let sql = format!(
         "SELECT {} FROM {} t WHERE t.id = ANY($1)",
         list.join(", "),
-        pg::quote(table.name()),
+        pg::in_public(table.name()),
     );
     let mut rows = pg::made_statement(&sql).bind(ids.to_vec()).fetch(&mut **tx);
     let context = || format!("read {} rows of {table}", ids.len());

@@ -87,11 +87,11 @@ impl Writable {
              hint: name the primary: --purge-url"
         );
         let mut begin = format!(
-            "BEGIN; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
+            "BEGIN; {}; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL jit = off; \
-             SET LOCAL search_path = public, pg_catalog; \
              SET LOCAL enable_seqscan = off; SET LOCAL max_parallel_workers_per_gather = 0; \
              {TEXT_FORMS}",
+            pg::OWN_NAMES_ONLY,
             limits.statement_timeout.as_millis(),
             limits.lock_timeout.as_millis(),
             limits.statement_timeout.as_millis(),
@@ -119,7 +119,7 @@ impl Writable {
     /// Plain VACUUM (ANALYZE), which locks out neither readers nor writers.
     pub async fn vacuum(&self, table: Table) -> anyhow::Result<()> {
         // VACUUM cannot be in a transaction; alone, it needs no setting.
-        let sql = format!("VACUUM (ANALYZE) public.{}", pg::quote(table.name()));
+        let sql = format!("VACUUM (ANALYZE) {}", pg::in_public(table.name()));
         sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
             .execute(&self.pool)
             .await
@@ -196,10 +196,10 @@ fn facts_sql(asked: &FactsAsked) -> String {
         "SELECT t.id, ($2::uuid IS NULL OR t.tenant_id = $2) AND ($3::uuid IS NULL OR t.app_id = $3) \
          AS is_wanted, t.triggered_from = {debugging} AS is_debugging, {offloaded} AS is_offloaded, \
          {paused} AS is_paused, {run_status} AS run_status, {} AS has_unknown, {} AS has_dropped \
-         FROM public.{} t WHERE t.id = ANY($1) FOR UPDATE OF t",
+         FROM {} t WHERE t.id = ANY($1) FOR UPDATE OF t",
         any(unknown.collect()),
         any(dropped.collect()),
-        pg::quote(table.name()),
+        pg::in_public(table.name()),
     )
 }
 
@@ -216,7 +216,7 @@ pub async fn read_locked(
 
 /// Deletes rows by primary key; fails unless every one of them was there.
 pub async fn delete_rows(tx: &mut Tx, table: Table, row_ids: &[Uuid]) -> anyhow::Result<()> {
-    let sql = format!("DELETE FROM public.{} WHERE id = ANY($1)", pg::quote(table.name()));
+    let sql = format!("DELETE FROM {} WHERE id = ANY($1)", pg::in_public(table.name()));
     let deleted = pg::made_statement(&sql)
         .bind(row_ids.to_vec())
         .execute(&mut **tx)
@@ -251,7 +251,7 @@ pub async fn insert_rows(
     rows: &[Vec<Option<String>>],
 ) -> anyhow::Result<Vec<Uuid>> {
     let names: Vec<_> = columns.iter().map(|name| pg::quote(name)).collect();
-    let table_name = format!("public.{}", pg::quote(table.name()));
+    let table_name = pg::in_public(table.name());
     // The types are those of the table: a text is read as whatever the column is.
     let values: Vec<_> = (1..=columns.len()).map(|at| format!("${at}::text[]")).collect();
     let parts: Vec<_> = (1..=columns.len()).map(|at| format!("v.c{at}")).collect();

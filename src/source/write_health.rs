@@ -38,7 +38,7 @@ impl Writable {
              (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
               AND backend_type = 'client backend' AND pid <> pg_backend_pid()) AS active_sessions",
         )
-        .bind(format!("public.{}", pg::quote(table.name())))
+        .bind(pg::in_public(table.name()))
         .fetch_one(&mut *tx)
         .await
         .context("ask Postgres how it fares")?;

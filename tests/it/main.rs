@@ -44,3 +44,5 @@ mod service;
 mod settings;
 #[cfg(feature = "simulator")]
 mod shapes;
+#[cfg(feature = "simulator")]
+mod trust;

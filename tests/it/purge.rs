@@ -335,3 +335,17 @@ fn a_column_that_the_table_lost_is_named_before_anything_comes_back() {
     assert_eq!(count(&fixture.database, "workflow_runs"), 0);
     fixture.tool(&format!("{back} --drop-unknown")).run().exits(0).prints("20 rows are back");
 }
+
+#[test]
+fn what_search_does_not_find_is_not_deleted() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(60, 20);
+    fixture.sls.switch(&json!({"index_delay_ms": 3_600_000}));
+    fixture.tool("run --no-canary-search").run().exits(0);
+    purge(&fixture, "").run().exits(4).prints("SLS's search does not find every row");
+    assert_eq!(count(&fixture.database, "workflow_runs"), 60);
+    assert_eq!(count(&fixture.database, NODES), 240);
+    fixture.sls.switch(&json!({"index_delay_ms": 0}));
+    purge(&fixture, "").run().exits(0);
+    assert_eq!(count(&fixture.database, "workflow_runs"), 1);
+}

@@ -54,6 +54,9 @@ pub struct RunArgs {
     /// the batches to come are made by the new ones
     #[arg(long)]
     new_conversion: bool,
+    /// Dify's database has moved to another server since the last run, with all that was in it
+    #[arg(long, conflicts_with_all = ["dry_run", "join"])]
+    new_source: bool,
     /// Share the ranges of a run that is at work, here or on another machine
     #[arg(long, conflicts_with = "dry_run")]
     join: bool,
@@ -255,6 +258,7 @@ impl RunArgs {
                 VerifyArg::None => Verify::None,
                 VerifyArg::Tags => Verify::Tags,
             },
+            new_source: self.new_source,
             join: self.join,
             dry_run: self.dry_run,
             allow_fsync_off: self.ledger.allow_fsync_off,

@@ -133,7 +133,7 @@ fn check_server(inspection: &Inspection, allow_fsync_off: bool) -> Check {
 fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
     let name = "epoch";
     let hint = "`dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the \
-                shutdown";
+                stop";
     if let Some(because) = &standing.stopped_because {
         return Check::fail(name, because, hint);
     }
@@ -141,10 +141,15 @@ fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
         let differences = standing.own_differences.join("; ");
         return Check::fail(name, format!("the ledger is not where it was: {differences}"), hint);
     }
-    let differences =
-        source.map(|now| standing.source_then.differences(now)).unwrap_or_default().join("; ");
+    let differences = source.map(|now| standing.source_then.differences_in_place(now));
+    let differences = differences.unwrap_or_default().join("; ");
     if !differences.is_empty() {
-        return Check::fail(name, format!("the source is not the one it was: {differences}"), hint);
+        return Check::fail(
+            name,
+            format!("the source is not the one it was: {differences}"),
+            "check DB_HOST, DB_PORT and DB_DATABASE; if Dify's database has moved there, say \
+             `run --new-source` once",
+        );
     }
     let found = format!("{} processes so far, {} at work", standing.epoch, standing.alive);
     Check::ok(name, found)

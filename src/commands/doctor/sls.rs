@@ -34,7 +34,7 @@ pub async fn check_sls(
     };
     let project = &settings.project;
     match with_retries(|| client.has_project()).await {
-        Ok(true) => checks.push(Check::ok("project", settings.place())),
+        Ok(true) => checks.push(check_way(settings)),
         Ok(false) => {
             let found = format!("there is no project {project}");
             return checks.push(Check::fail("project", found, INIT));
@@ -46,6 +46,17 @@ pub async fn check_sls(
     for table in Table::ALL {
         let shape = shapes.iter().find(|shape| shape.table == table);
         check_logstore(&client, table, shape, standing, checks).await;
+    }
+}
+
+fn check_way(settings: &SlsSettings) -> Check {
+    match settings.endpoint.is_in_clear() {
+        false => Check::ok("project", settings.place()),
+        true => Check::warn(
+            "project",
+            format!("{}; logs and their signatures travel unencrypted", settings.place()),
+            "leave http:// out of ALIYUN_SLS_ENDPOINT, or say https://",
+        ),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The purge itself: batch by batch, each on a proof of its own.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,9 @@ use crate::pipeline::purge::chunk_size::ChunkSize;
 use crate::pipeline::purge::deleter::{Deleted, Deleter, Step};
 use crate::pipeline::purge::gate;
 use crate::pipeline::shutdown::Shutdown;
+use crate::pipeline::verify::counts::{CountsParts, equal_days};
 use crate::pipeline::verify::fresh_proof::pull;
+use crate::record::day::Day;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::sls::client::Client;
@@ -59,6 +62,8 @@ struct Outcome {
     not_comparable: u64,
     /// Batches that SLS does not keep long enough.
     not_kept: u64,
+    /// Batches with rows of a day of which SLS's search does not find what the ledger says.
+    not_found: u64,
     /// Batches left for another time: locks, time-outs, somebody else at work.
     left: u64,
 }
@@ -164,6 +169,7 @@ impl Execution<'_> {
     ) -> anyhow::Result<Outcome> {
         let pace = Pace::new(self.settings.rates, 1, 1);
         let mut outcome = Outcome::default();
+        let Some(equal_days) = self.equal_days(plan).await? else { return Ok(outcome) };
         let mut after = Uuid::nil();
         loop {
             let page = self.ledger.proved_batches(&plan.window, after, BATCHES_A_PAGE).await?;
@@ -177,11 +183,31 @@ impl Execution<'_> {
                     outcome.not_kept += 1;
                     continue;
                 }
+                if !batch.days.iter().all(|day| equal_days.contains(day)) {
+                    outcome.not_found += 1;
+                    continue;
+                }
                 self.batch(batch, deleter, &pace, progress, &mut outcome)
                     .await
                     .with_context(|| format!("purge batch {}", batch.id))?;
             }
         }
+    }
+
+    /// The days of which SLS's search finds every row once; `None` when asked to stop.
+    async fn equal_days(&mut self, plan: &TablePlan) -> anyhow::Result<Option<BTreeSet<Day>>> {
+        let parts = CountsParts {
+            table: plan.shape.table,
+            source: self.source.clone(),
+            ledger: self.ledger.clone(),
+            client: self.client.clone(),
+            // Its rows are no rows that are purged.
+            progress: Progress::new(plan.shape.table, 0),
+            kept_since: None,
+            since: None,
+            until: None,
+        };
+        equal_days(&parts, &mut self.shutdown).await
     }
 
     async fn batch(
@@ -275,6 +301,10 @@ impl Execution<'_> {
                 (outcome.not_proved, "SLS does not hold them as they were sent"),
                 (outcome.not_comparable, "their rows cannot be compared with their logs"),
                 (outcome.not_kept, "SLS does not keep them long enough"),
+                (
+                    outcome.not_found,
+                    "SLS's search does not find every row of their days once (verify --level counts)",
+                ),
                 (outcome.left, "somebody else was at work on them"),
             ] {
                 if batches > 0 {
@@ -290,11 +320,13 @@ impl Execution<'_> {
     /// Says how the purge ended.
     fn conclude(&self, outcomes: &[(Table, Outcome)]) -> Exit {
         let sum = |of: fn(&Outcome) -> u64| outcomes.iter().map(|(_, o)| of(o)).sum::<u64>();
-        if sum(|outcome| outcome.not_proved) > 0 {
+        let not_proved = sum(|outcome| outcome.not_proved + outcome.not_found);
+        if not_proved > 0 {
             tracing::error!(
-                "{} batches are not in SLS as they were sent; their rows are still in Postgres\n\
-                 hint: `dify-sls-backfill audit` looks at all that SLS holds",
-                count(sum(|outcome| outcome.not_proved))
+                "{} batches are not in SLS as they were sent, or not found there; their rows are \
+                 still in Postgres\n\
+                 hint: `dify-sls-backfill verify` says what is wrong, and what to do about it",
+                count(not_proved)
             );
             return Exit::Difference;
         }
@@ -310,7 +342,8 @@ impl Execution<'_> {
 }
 
 fn as_json(outcome: &Outcome) -> serde_json::Value {
-    let Outcome { deleted, batches, not_proved, not_comparable, not_kept, left } = outcome;
+    let Outcome { deleted, batches, not_proved, not_comparable, not_kept, not_found, left } =
+        outcome;
     let kept: serde_json::Map<_, _> = deleted
         .kept
         .iter()
@@ -321,6 +354,7 @@ fn as_json(outcome: &Outcome) -> serde_json::Value {
         "rows_changed": deleted.changed, "rows_kept": kept, "batches": batches.to_string(),
         "batches_not_proved": not_proved.to_string(),
         "batches_not_comparable": not_comparable.to_string(),
-        "batches_not_kept": not_kept.to_string(), "batches_left": left.to_string(),
+        "batches_not_kept": not_kept.to_string(), "batches_not_found": not_found.to_string(),
+        "batches_left": left.to_string(),
     })
 }

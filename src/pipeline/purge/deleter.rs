@@ -341,6 +341,7 @@ mod tests {
             wanted: Sum::default(),
             conversion: None,
             ingest_time: 0,
+            days: Vec::new(),
             finished_first: Timestamp::INFINITY,
             received_first: Timestamp::INFINITY,
             places: Vec::new(),

@@ -152,11 +152,12 @@ impl Field {
         }
     }
 
-    /// Whether `judge` takes a word of `text`, in the case that counts.
-    fn any_word(&self, text: &str, judge: impl Fn(&str) -> bool) -> bool {
+    /// Whether a word of `text` is `wanted`, in the case that counts.
+    fn any_word(&self, text: &str, wanted: impl Fn(&str) -> bool) -> bool {
         let mut words = text.split(self.delimiters.as_slice()).filter(|word| !word.is_empty());
-        words
-            .any(|word| if self.case_sensitive { judge(word) } else { judge(&word.to_lowercase()) })
+        words.any(
+            |word| if self.case_sensitive { wanted(word) } else { wanted(&word.to_lowercase()) },
+        )
     }
 }
 

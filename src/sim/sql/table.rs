@@ -12,8 +12,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Result, Statement};
 use serde_json::Value as Json;
 
-use crate::sim::search::found::Place;
 use crate::sim::store::logstore::Index;
+use crate::sim::store::place::Place;
 use crate::sim::store::shard::Shard;
 use crate::sim::switch::EmptyText;
 use crate::wire::log_group::{LogGroupView, LogView};
@@ -124,7 +124,7 @@ impl Table {
         group: &LogGroupView<'_>,
         log: &LogView<'_>,
     ) -> Result<()> {
-        insert.raw_bind_parameter(1, row_id(place))?;
+        insert.raw_bind_parameter(1, place.number())?;
         for (number, column) in self.columns.iter().enumerate() {
             insert.raw_bind_parameter(number + 2, self.value(column, group, log))?;
         }
@@ -156,7 +156,7 @@ impl Table {
         transaction.execute("DELETE FROM temp.__visible", [])?;
         let mut insert = transaction.prepare("INSERT INTO temp.__visible VALUES (?)")?;
         for place in places {
-            insert.execute([row_id(*place)])?;
+            insert.execute([place.number()])?;
         }
         drop(insert);
         let columns: Vec<_> = self
@@ -268,15 +268,6 @@ fn follow(json: &[u8], path: &[String]) -> Option<String> {
         Json::String(text) => Some(text.clone()),
         value => Some(value.to_string()),
     }
-}
-
-/// A place as one number; in this order rows come where nobody orders them.
-///
-/// A body of 10 MB has less than 2^24 logs; 2^28 groups do not fit into memory.
-fn row_id(place: Place) -> i64 {
-    let (group, log) = (place.group as i64, place.log as i64);
-    assert!(group < 1 << 28 && log < 1 << 24, "a row id has room for {place:?}");
-    i64::from(place.shard) << 52 | group << 24 | log
 }
 
 fn quoted(name: &str) -> String {

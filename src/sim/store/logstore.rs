@@ -1,17 +1,18 @@
 //! A logstore: its settings, its index and its shards.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
-use crate::sim::search::state::QueryState;
+use crate::sim::store::deleted::Deleted;
+use crate::sim::store::name::is_name;
 use crate::sim::store::quota::ProjectQuota;
 use crate::sim::store::shard::{Scene, Shard, View, Write};
-use crate::sim::store::{is_name, lock};
+use crate::sim::sync::{lock, read, write};
 
 /// The most shards that CreateLogstore makes through the API (aliyun, resource limits).
 const SHARDS_MAX: u64 = 100;
@@ -26,7 +27,9 @@ const TTL_DAYS_DEFAULT: i64 = 30;
 
 pub struct Logstore {
     name: String,
-    created: Moment,
+    created_s: i64,
+    /// When it was made, in steady time.
+    made_at: Instant,
     settings: Mutex<Settings>,
     index: Mutex<IndexState>,
     /// By id. Splitting and merging add to it; nothing is ever taken away.
@@ -35,7 +38,7 @@ pub struct Logstore {
     project_quota: Arc<ProjectQuota>,
     /// Which shard takes the next group that has no hash key.
     turn: AtomicUsize,
-    pub queries: QueryState,
+    pub deleted: Mutex<Deleted>,
 }
 
 struct Settings {
@@ -76,7 +79,7 @@ impl Logstore {
         mut json: Map<String, Value>,
         shards_default: u32,
         project_quota: Arc<ProjectQuota>,
-        moment: Moment,
+        scene: Scene<'_>,
     ) -> Result<Self, Refusal> {
         let invalid = |what: &str| Refusal::new(Code::LogStoreInfoInvalid, what.to_owned());
         let name = json.get("logstoreName").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -93,15 +96,17 @@ impl Logstore {
                 .ok_or_else(|| invalid("shardCount must be 1 to 100"))?,
         };
         json.insert("shardCount".to_owned(), json!(shards));
+        let shards_of_it = Shard::divide(shards, scene.moment).into_iter().map(Arc::new).collect();
         Ok(Self {
             name,
-            created: moment,
-            settings: Mutex::new(Settings { json, modified_s: moment.unix_s() }),
+            created_s: scene.create_time_s(),
+            made_at: scene.moment.steady,
+            settings: Mutex::new(Settings { json, modified_s: scene.create_time_s() }),
             index: Mutex::default(),
-            shards: RwLock::new(Shard::divide(shards, moment).into_iter().map(Arc::new).collect()),
+            shards: RwLock::new(shards_of_it),
             project_quota,
             turn: AtomicUsize::new(0),
-            queries: QueryState::default(),
+            deleted: Mutex::default(),
         })
     }
 
@@ -126,7 +131,7 @@ impl Logstore {
         for (key, value) in settings.json.iter().filter(|(key, _)| *key != "shardCount") {
             description[key] = value.clone();
         }
-        description["createTime"] = json!(self.created.unix_s());
+        description["createTime"] = json!(self.created_s);
         description["lastModifyTime"] = json!(settings.modified_s);
         description
     }
@@ -188,7 +193,7 @@ impl Logstore {
 
     /// All shards by id, those that are only read included.
     pub fn shards(&self) -> Vec<Arc<Shard>> {
-        self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.shards).clone()
     }
 
     pub fn shard(&self, id: &str) -> Result<Arc<Shard>, Refusal> {
@@ -202,7 +207,7 @@ impl Logstore {
         key: Option<u128>,
         scene: Scene<'_>,
     ) -> Result<Vec<Arc<Shard>>, Refusal> {
-        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = write(&self.shards);
         let parent = Arc::clone(find(&shards, id)?);
         let next_id = next_id(&shards)?;
         let children = parent.split(next_id, key, scene)?.map(Arc::new);
@@ -212,7 +217,7 @@ impl Logstore {
 
     /// Merges shard `id` with the one whose keys follow. Gives the new one and both parents.
     pub fn merge_shards(&self, id: &str, scene: Scene<'_>) -> Result<Vec<Arc<Shard>>, Refusal> {
-        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = write(&self.shards);
         let left = Arc::clone(find(&shards, id)?);
         let next = shards.iter().find(|shard| shard.is_writable() && left.is_before(shard));
         let Some(right) = next.filter(|_| left.is_writable()).cloned() else {
@@ -224,21 +229,21 @@ impl Logstore {
         Ok(vec![merged, left, right])
     }
 
-    /// Appends `write` where `target` says, and gives the shard's id; the write's number and index
+    /// Appends `groups` where `target` says, and gives the shard's id; their number and index
     /// are set here.
     pub fn append(
         &self,
         target: Target,
-        mut write: Write,
+        mut groups: Write,
         scene: Scene<'_>,
     ) -> Result<u32, Refusal> {
-        let age = scene.moment.steady.saturating_duration_since(self.created.steady);
+        let age = scene.moment.steady.saturating_duration_since(self.made_at);
         if age < Duration::from_millis(scene.switches.new_logstore_wait_ms) {
             return Err(no_logstore(&self.name));
         }
-        write.indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
+        groups.indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
         // Held to the end, so that no shard is split between choosing it and writing to it.
-        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        let shards = read(&self.shards);
         let mut writable = shards.iter().filter(|shard| shard.is_writable());
         let shard = match target {
             Target::Balanced => {
@@ -248,14 +253,14 @@ impl Logstore {
             }
             Target::Shard(id) => writable.find(|shard| shard.id == id),
             Target::Key { key, sequence } => {
-                write.sequence = sequence.map(|number| (key, number));
+                groups.sequence = sequence.map(|number| (key, number));
                 writable.find(|shard| shard.owns(key))
             }
         };
         let Some(shard) = shard else {
             return Err(Refusal::new(Code::LogStoreWithoutShard, "no shard can be written"));
         };
-        shard.append(write, &self.project_quota, scene)?;
+        shard.append(groups, &self.project_quota, scene)?;
         Ok(shard.id)
     }
 }
@@ -318,15 +323,19 @@ mod tests {
         map
     }
 
+    fn scene(switches: &Switches) -> Scene<'_> {
+        Scene { moment: Moment::at(1), switches }
+    }
+
     fn logstore(shards: u32) -> Logstore {
         let quota = Arc::default();
         let json = map(json!({"logstoreName": "runs"}));
-        Logstore::new(json, shards, quota, Moment::at(1)).unwrap()
+        Logstore::new(json, shards, quota, scene(&Switches::default())).unwrap()
     }
 
     fn append(logstore: &Logstore, target: Target, switches: &Switches) -> Result<u32, Refusal> {
         let write = Write { groups: vec![Bytes::new()], ..Write::default() };
-        logstore.append(target, write, Scene { moment: Moment::at(1), switches })
+        logstore.append(target, write, scene(switches))
     }
 
     fn groups(logstore: &Logstore) -> Vec<i64> {
@@ -351,6 +360,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_refused_and_good_ones_kept() {
+        let switches = Switches::default();
         for json in [
             json!({}),
             json!({"logstoreName": "Runs"}),
@@ -359,8 +369,9 @@ mod tests {
             json!({"logstoreName": "runs", "shardCount": 0}),
             json!({"logstoreName": "runs", "shardCount": 101}),
         ] {
-            let refusal =
-                Logstore::new(map(json.clone()), 2, Arc::default(), Moment::at(1)).err().unwrap();
+            let refusal = Logstore::new(map(json.clone()), 2, Arc::default(), scene(&switches))
+                .err()
+                .unwrap();
             assert_eq!(refusal.code, "LogStoreInfoInvalid", "{json}");
         }
         let logstore = logstore(2);

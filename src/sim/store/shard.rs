@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
-use crate::sim::store::lock;
 use crate::sim::store::quota::{ProjectQuota, ShardQuota};
 use crate::sim::store::sequence::Sequences;
 use crate::sim::switch::{NumberRecorded, Seqid, Switches};
+use crate::sim::sync::lock;
 
 /// A log group as it was sent.
 #[derive(Debug, Clone)]
@@ -52,6 +52,13 @@ pub struct Write {
 pub struct Scene<'a> {
     pub moment: Moment,
     pub switches: &'a Switches,
+}
+
+impl Scene<'_> {
+    /// The time that a project or logstore made or changed now says of itself, in Unix seconds.
+    pub fn create_time_s(self) -> i64 {
+        self.moment.unix_s().saturating_add(self.switches.create_time_offset_s)
+    }
 }
 
 /// When a shard is looked at, and how far back.
@@ -212,6 +219,8 @@ impl Shard {
         }
         let lag = Duration::from_millis(switches.receive_lag_ms);
         let between = Duration::from_millis(switches.split_groups_ms.unwrap_or(0));
+        let lag_max = switches.split_groups_lag_max_ms.map(Duration::from_millis);
+        let latest_shown_at = lag_max.map(|lag_max| scene.moment.steady + lag + lag_max);
         let mut shown_at = scene.moment.steady + lag;
         let mut received_s = scene.moment.unix_s();
         if let Some(latest) = state.groups.last() {
@@ -222,7 +231,8 @@ impl Shard {
         for raw in write.groups {
             let indexed_by = write.indexed_by;
             state.groups.push(Group { raw, received_s, indexed_by, shown_at });
-            shown_at += between;
+            let next = shown_at + between;
+            shown_at = latest_shown_at.map_or(next, |latest| next.min(latest)).max(shown_at);
         }
         Ok(())
     }
