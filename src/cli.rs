@@ -12,6 +12,7 @@ use clap::Parser as _;
 use crate::cli::args::{Cli, Command};
 use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::run_and_purge::run_and_purge;
 use crate::commands::{audit, doctor, init, purge, restore, run, status, verify};
 use crate::error_text::error_text;
 use crate::pipeline::progress::screen::Screen;
@@ -62,7 +63,10 @@ async fn dispatch(
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
-            run::run(&settings, &screen, shutdown).await
+            match args.stages(&environment, format).or_exit(Exit::Usage)? {
+                Some(stages) => run_and_purge(&stages, &screen, shutdown).await,
+                None => run::run(&settings, &screen, shutdown).await,
+            }
         }
         Command::Doctor(args) => {
             let (stopper, shutdown) = channel();

@@ -14,6 +14,7 @@ pub mod rejects;
 pub mod restore;
 pub mod retention;
 pub mod run;
+pub mod run_and_purge;
 pub mod run_settings;
 pub mod setup;
 #[cfg(feature = "simulator")]

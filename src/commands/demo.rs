@@ -150,8 +150,55 @@ async fn show(
         let found = ids_in_sls(&client, table.logstore()).await?;
         compare(table, &wanted, &allowed, &found)?;
     }
-    say("All of it is in SLS once. Nothing was deleted from Postgres.");
+    say("All of it is in SLS once. Is it still, byte for byte?");
+    tool.succeed(&["verify", "--level", "content"]).await?;
+    purge_and_restore(conn, &tool, &client).await?;
     Ok(Exit::Done)
+}
+
+/// What Dify's console asks for its overview: how many runs ended how.
+const DIFYS_QUESTION: &str = "SELECT status, COUNT(DISTINCT id) AS runs FROM workflow_execution \
+     WHERE finished_at IS NOT NULL GROUP BY status ORDER BY status";
+
+/// The rows leave Postgres, Dify's question keeps its answer, and the rows come back.
+async fn purge_and_restore(
+    conn: &mut Connection,
+    tool: &Tool<'_>,
+    client: &Client,
+) -> anyhow::Result<()> {
+    let before = answers(client).await?;
+    say(&format!("Dify asks SLS: {DIFYS_QUESTION}"));
+    before.iter().for_each(|answer| output::line(answer));
+    say("What could leave Postgres now? A plan writes nothing:");
+    tool.succeed(&["purge", "--older-than", "1h"]).await?;
+    say("Every batch is pulled back once more, and each row compared under lock, before it goes:");
+    tool.succeed(&["purge", "--older-than", "1h", "--execute", "--yes", "--vacuum"]).await?;
+    let end = current_time();
+    for table in Table::ALL {
+        let left = finished(conn, table, end.plus_s(-2 * SETTLE_S)).await?;
+        output::line(&format!(
+            "{table}: {} finished rows left in Postgres",
+            count(left.len() as u64)
+        ));
+        anyhow::ensure!(left.is_empty(), "rows of {table} that are proved were not purged");
+    }
+    say("Dify asks again:");
+    let after = answers(client).await?;
+    after.iter().for_each(|answer| output::line(answer));
+    anyhow::ensure!(before == after, "SLS answers otherwise after the purge");
+    say("And back, because somebody changed their mind:");
+    tool.succeed(&["restore", "--since", "2000-01-01", "--execute"]).await?;
+    say("Rows and logs are compared once more, and a run finds nothing to send again:");
+    tool.succeed(&["verify", "--level", "content"]).await?;
+    tool.succeed(&["run"]).await
+}
+
+async fn answers(client: &Client) -> anyhow::Result<Vec<String>> {
+    let logstore = Table::Runs.logstore();
+    let answer =
+        client.sql(logstore, 0, client.now() + 1, &format!("* | {DIFYS_QUESTION}")).await?;
+    anyhow::ensure!(answer.is_complete, "SLS has not answered completely");
+    Ok(answer.rows.iter().map(|row| format!("    {}: {}", row["status"], row["runs"])).collect())
 }
 
 /// The tool itself, as a process of its own.

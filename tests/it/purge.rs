@@ -349,3 +349,16 @@ fn what_search_does_not_find_is_not_deleted() {
     purge(&fixture, "").run().exits(0);
     assert_eq!(count(&fixture.database, "workflow_runs"), 1);
 }
+
+#[test]
+fn a_run_for_cron_migrates_proves_and_purges() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(60, 20);
+    let nightly = "run --purge --purge-older-than 5d";
+    fixture.tool(nightly).run().exits(0);
+    let old = "workflow_runs WHERE status <> 'running' \
+               AND finished_at < (now() AT TIME ZONE 'UTC') - interval '5 days'";
+    assert_eq!(count(&fixture.database, old), 0);
+    assert!(count(&fixture.database, "workflow_runs") > 10);
+    fixture.tool(nightly).run().exits(0).tells("nothing new to do");
+}

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use uuid::Uuid;
 
 use crate::cli::args::{LedgerArgs, parse_table, parse_time, tables};
@@ -106,6 +106,17 @@ enum DropArg {
 }
 
 impl PurgeArgs {
+    /// As if these flags had been typed: another command calls this one.
+    pub(in crate::cli) fn of(flags: Vec<String>) -> anyhow::Result<Self> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: PurgeArgs,
+        }
+        let typed = std::iter::once("purge".to_owned()).chain(flags);
+        Ok(Alone::try_parse_from(typed).context("call purge")?.args)
+    }
+
     pub fn settings(
         &self,
         environment: &Environment,

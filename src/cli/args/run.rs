@@ -8,8 +8,11 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
+use crate::cli::args::purge::PurgeArgs;
+use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
+use crate::commands::run_and_purge::Stages;
 use crate::commands::run_settings::{RunSettings, Verify};
 use crate::dify::conversion::LogTime;
 use crate::pipeline::guard::pace::Rates;
@@ -134,6 +137,15 @@ pub struct RunArgs {
     /// How long a request to SLS may take (seconds)
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
+    /// Then pull everything back, and purge what is proved: for a cron job
+    #[arg(long, conflicts_with_all = ["dry_run", "join"])]
+    purge: bool,
+    /// With --purge: only rows that finished longer ago
+    #[arg(long, value_name = "AGE", default_value = "30d", requires = "purge")]
+    purge_older_than: String,
+    /// With --purge: days that SLS must keep the logs from now on
+    #[arg(long, value_name = "DAYS", default_value_t = 180, requires = "purge")]
+    purge_keep: u32,
     #[command(flatten)]
     timings: TimingsArgs,
 }
@@ -156,6 +168,15 @@ pub struct TimingsArgs {
 }
 
 impl TimingsArgs {
+    /// The flags as they would be typed.
+    fn as_typed(&self) -> [String; 3] {
+        [
+            format!("--signature-life-s={}", self.signature_life_s),
+            format!("--late-s={}", self.late_s),
+            format!("--visible-s={}", self.visible_s),
+        ]
+    }
+
     /// Refuses shorter windows than SLS's own for an SLS that is not on this machine.
     pub fn timings(&self, is_loopback: bool) -> anyhow::Result<Timings> {
         let Self { signature_life_s, late_s, visible_s } = *self;
@@ -193,6 +214,37 @@ enum KeyOrderArg {
 }
 
 impl RunArgs {
+    /// The stages of `run --purge`; `None`: a run alone.
+    pub fn stages(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<Option<Stages>> {
+        if !self.purge {
+            return Ok(None);
+        }
+        let tables: Vec<_> = self.tables.iter().map(|table| table.name()).collect();
+        let mut shared = vec![format!("--tables={}", tables.join(","))];
+        shared.extend(self.ledger.ledger_url.iter().map(|url| format!("--ledger-url={url}")));
+        shared.extend(self.ledger.allow_fsync_off.then(|| "--allow-fsync-off".to_owned()));
+        let mut verify = vec!["--level=content".to_owned()];
+        verify.extend(self.timings.as_typed());
+        let mut purge = vec![
+            "--execute".to_owned(),
+            "--yes".to_owned(),
+            format!("--older-than={}", self.purge_older_than),
+            format!("--keep={}", self.purge_keep),
+        ];
+        purge.extend(self.tenant.iter().map(|id| format!("--tenant={id}")));
+        purge.extend(self.app.iter().map(|id| format!("--app={id}")));
+        Ok(Some(Stages {
+            run: self.settings(environment, format)?,
+            verify: VerifyArgs::of([shared.clone(), verify].concat())?
+                .settings(environment, format)?,
+            purge: PurgeArgs::of([shared, purge].concat())?.settings(environment, format)?,
+        }))
+    }
+
     pub fn settings(
         &self,
         environment: &Environment,

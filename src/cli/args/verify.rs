@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
@@ -58,6 +58,17 @@ enum LevelArg {
 }
 
 impl VerifyArgs {
+    /// As if these flags had been typed: another command calls this one.
+    pub(in crate::cli) fn of(flags: Vec<String>) -> anyhow::Result<Self> {
+        #[derive(Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: VerifyArgs,
+        }
+        let typed = std::iter::once("verify".to_owned()).chain(flags);
+        Ok(Alone::try_parse_from(typed).context("call verify")?.args)
+    }
+
     pub fn settings(
         &self,
         environment: &Environment,
