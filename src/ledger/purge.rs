@@ -23,13 +23,13 @@ use crate::record::row_set::RowSet;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 
-/// Which batches a purge looks at.
+/// Which rows a purge looks at: their batches have rows of other times, too.
 #[derive(Debug, Clone)]
 pub struct PurgeWindow {
     pub table: Table,
-    /// Batches whose rows all finished at it or later (UTC); `None`: no lower bound.
+    /// Rows that finished at it or later (UTC); `None`: no lower bound.
     pub since: Option<Timestamp>,
-    /// Batches whose rows all finished before it (UTC).
+    /// Rows that finished before it (UTC).
     pub until: Timestamp,
 }
 
@@ -122,7 +122,7 @@ impl Ledger {
              JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
              LEFT JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
              WHERE b.table_name = $1 AND b.state IN ('proved', 'purging') AND b.id > $2 \
-             AND b.finished_last < $3 AND ($4::timestamp IS NULL OR b.finished_first >= $4) \
+             AND b.finished_first < $3 AND ($4::timestamp IS NULL OR b.finished_last >= $4) \
              ORDER BY b.id LIMIT $5"
         ))
         .bind(window.table.name())

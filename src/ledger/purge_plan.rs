@@ -34,7 +34,8 @@ pub struct DayPlan {
 }
 
 impl Ledger {
-    /// What a purge of `window` would delete, by day (`2025-01-31`). `kept_since`: earlier logs are
+    /// What a purge of `window` would delete, by day (`2025-01-31`); of the last day, which the
+    /// window cuts, nothing is told. `kept_since`: earlier logs are
     /// not kept long enough; `None`: all are.
     pub async fn purge_plan(
         &self,
@@ -63,8 +64,9 @@ impl Ledger {
                      AND (b.intended_at AT TIME ZONE 'UTC') >= $4)) AS fit \
                FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
                WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') \
-               AND b.finished_last < $2 AND ($3::timestamp IS NULL OR b.finished_first >= $3)) AS b \
+               AND b.finished_first < $2 AND ($3::timestamp IS NULL OR b.finished_last >= $3)) AS b \
              CROSS JOIN LATERAL unnest(b.finished_days, b.day_rows) AS d(day, rows) \
+             WHERE d.day < $2::date AND ($3::timestamp IS NULL OR d.day >= $3::date) \
              GROUP BY d.day",
         )
         .bind(window.table.name())

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::pg::identity::{Identity, identity};
 use crate::pg::{self, Address, Tx};
 use crate::record::table::{Cells, Column, Table};
+use crate::record::timestamp::Timestamp;
 use crate::source::read::read_cells;
 use crate::source::{TEXT_FORMS, describe_server};
 
@@ -58,6 +59,10 @@ pub struct FactsAsked {
     pub table: Table,
     pub tenant_id: Option<Uuid>,
     pub app_id: Option<Uuid>,
+    /// Only rows that finished at it or later (UTC).
+    pub since: Option<Timestamp>,
+    /// Only rows that finished before it (UTC).
+    pub until: Timestamp,
     /// Columns that the table has and the batch's conversion does not know.
     pub unknown_columns: Vec<String>,
     /// Columns that the log leaves out: text, `{}` counts as empty.
@@ -139,6 +144,8 @@ pub async fn lock_rows(
         .bind(row_ids.to_vec())
         .bind(asked.tenant_id)
         .bind(asked.app_id)
+        .bind(asked.since)
+        .bind(asked.until)
         .fetch_all(&mut **tx)
         .await
         .with_context(|| format!("lock {} rows of {table}", row_ids.len()))?;
@@ -194,7 +201,8 @@ fn facts_sql(asked: &FactsAsked) -> String {
         .map(|name| format!("coalesce(t.{}, '') NOT IN ('', '{{}}', 'null')", pg::quote(name)));
     format!(
         "SELECT t.id, ($2::uuid IS NULL OR t.tenant_id = $2) AND ($3::uuid IS NULL OR t.app_id = $3) \
-         AS is_wanted, t.triggered_from = {debugging} AS is_debugging, {offloaded} AS is_offloaded, \
+         AND ($4::timestamp IS NULL OR t.finished_at >= $4) \
+         AND coalesce(t.finished_at < $5, true) AS is_wanted, t.triggered_from = {debugging} AS is_debugging, {offloaded} AS is_offloaded, \
          {paused} AS is_paused, {run_status} AS run_status, {} AS has_unknown, {} AS has_dropped \
          FROM {} t WHERE t.id = ANY($1) FOR UPDATE OF t",
         any(unknown.collect()),

@@ -54,10 +54,10 @@ pub struct PurgeArgs {
     #[arg(long, help_heading = "Which rows", value_delimiter = ',', value_parser = parse_table,
           default_value = "workflow_runs,workflow_node_executions")]
     tables: Vec<Table>,
-    /// Only batches whose rows all finished at this time (UTC) or later
+    /// Only rows that finished at this time (UTC) or later
     #[arg(long, help_heading = "Which rows", value_name = "TIME", value_parser = parse_time)]
     since: Option<Timestamp>,
-    /// Only batches whose rows all finished before this time (UTC)
+    /// Only rows that finished before this time (UTC)
     #[arg(long, help_heading = "Which rows", value_name = "TIME", value_parser = parse_time)]
     until: Option<Timestamp>,
     /// Only rows of this tenant

@@ -151,6 +151,7 @@ impl Execution<'_> {
             has_pauses: plan.footprint.has_pauses,
             tenant_id: self.settings.tenant_id,
             app_id: self.settings.app_id,
+            window: plan.window.clone(),
             rules: self.settings.rules,
             chunk_size: ChunkSize::default(),
         };

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::dify::conversion::Conversion;
 use crate::dify::converter::{Converter, Verdict};
 use crate::ledger::Ledger;
-use crate::ledger::purge::{ProvedBatch, RowMarks, lock_for_purge, note_purged};
+use crate::ledger::purge::{ProvedBatch, PurgeWindow, RowMarks, lock_for_purge, note_purged};
 use crate::pg::Tx;
 use crate::pipeline::purge::chunk_size::ChunkSize;
 use crate::pipeline::purge::fate::{Fate, Kept, LockedRow, PurgeRules, fate};
@@ -43,6 +43,7 @@ pub struct Deleter {
     pub has_pauses: bool,
     pub tenant_id: Option<Uuid>,
     pub app_id: Option<Uuid>,
+    pub window: PurgeWindow,
     pub rules: PurgeRules,
     pub chunk_size: ChunkSize,
 }
@@ -125,6 +126,8 @@ impl Deleter {
                 table: conversion.table,
                 tenant_id: self.tenant_id,
                 app_id: self.app_id,
+                since: self.window.since,
+                until: self.window.until,
                 unknown_columns: names(&unknown),
                 dropped_columns: conversion
                     .dropped_columns()
