@@ -10,6 +10,7 @@ pub mod exit;
 pub mod init;
 pub mod output;
 pub mod rejects;
+pub mod repair;
 pub mod retention;
 pub mod run;
 pub mod run_settings;

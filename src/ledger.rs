@@ -21,6 +21,7 @@ pub mod pass;
 pub mod process;
 pub mod proved_age;
 pub mod range;
+pub mod repair;
 pub mod sighting;
 pub mod stop;
 pub mod verification;

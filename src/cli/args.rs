@@ -1,5 +1,6 @@
 //! The flags, as the operator types them, and what they mean once checked.
 
+pub mod repair;
 pub mod run;
 pub mod verify;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::cli::args::repair::RepairArgs;
 use crate::cli::args::run::{RunArgs, TimingsArgs};
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
@@ -91,6 +93,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Compare what SLS holds with the ledger and Postgres, by counting or by content
     Verify(VerifyArgs),
+    /// Work through what `verify --level content` has found; tells, and does it with --execute
+    Repair(RepairArgs),
     /// Look into SLS and write down what the ledger lacks, after it was copied or restored
     Audit(AuditArgs),
     /// Show where every row has gone, from the ledger

@@ -138,7 +138,7 @@ impl Source {
         let sql = format!(
             "SELECT t.id, coalesce(t.created_at, 'infinity') AS created_at, {DAY} \
              FROM {} t WHERE t.id = ANY($1)",
-            pg::quote(table.name())
+            pg::in_public(table.name())
         );
         let mut tx = self.begin_on_indexes().await?;
         let rows = pg::made_statement(&sql).bind(ids.to_vec()).fetch_all(&mut *tx).await;
@@ -188,7 +188,7 @@ fn blocks_from(from: i64, blocks: i64) -> Slice {
 }
 
 fn push_from(sql: &mut Sql, table: Table, slice: Slice) {
-    sql.push(&format!(" FROM {} t WHERE true", pg::quote(table.name())));
+    sql.push(&format!(" FROM {} t WHERE true", pg::in_public(table.name())));
     match slice {
         Slice::Blocks { from, upto } => {
             sql.push(&format!(" AND t.ctid >= '({from},0)'::tid"));

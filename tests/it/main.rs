@@ -44,3 +44,5 @@ mod settings;
 mod shapes;
 #[cfg(feature = "simulator")]
 mod trust;
+#[cfg(feature = "simulator")]
+mod verify;
