@@ -301,7 +301,7 @@ COMMENT ON TABLE  sls_backfill.hold IS 'Rows deliberately not stored, with their
 COMMENT ON COLUMN sls_backfill.hold.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.hold.row_id IS 'The row.';
 COMMENT ON COLUMN sls_backfill.hold.pass_id IS 'The pass that first saw it.';
-COMMENT ON COLUMN sls_backfill.hold.reason IS 'running, no finish time, control row, offloaded, live, live?, expired, too large, invalid or refused.';
+COMMENT ON COLUMN sls_backfill.hold.reason IS 'running, no finish time, control row, offloaded, live, live?, expired, too large, invalid, refused or late.';
 COMMENT ON COLUMN sls_backfill.hold.detail IS 'More for a person; never content of the row.';
 COMMENT ON COLUMN sls_backfill.hold.created_at IS 'The row''s created_at (UTC).';
 COMMENT ON COLUMN sls_backfill.hold.finished_at IS 'The row''s finished_at (UTC) when it was held; NULL: it had none.';

@@ -11,6 +11,7 @@ pub mod init;
 pub mod output;
 pub mod purge;
 pub mod rejects;
+pub mod repair;
 pub mod restore;
 pub mod retention;
 pub mod run;

@@ -23,6 +23,7 @@ pub mod proved_age;
 pub mod purge;
 pub mod purge_plan;
 pub mod range;
+pub mod repair;
 pub mod restore;
 pub mod sighting;
 pub mod stop;

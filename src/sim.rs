@@ -3,7 +3,7 @@
 //! ```text
 //! connection → http: Request → service: fault? → auth → route
 //!                                │         → put · pull · search · soft_delete · admin → store
-//!                                └→ /_sim/…: control          └→ sql
+//!                                └→ /_sim/…: control · tamper └→ sql
 //! ```
 //!
 //! It checks requests as strictly as SLS is documented to: signatures, dates, sizes, encodings and
@@ -31,6 +31,7 @@ pub mod sql_time;
 pub mod store;
 pub mod switch;
 pub mod sync;
+pub mod tamper;
 
 use std::future::Future;
 use std::io::ErrorKind;

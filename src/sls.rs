@@ -12,6 +12,7 @@ pub mod groups;
 pub mod histogram;
 pub mod pull;
 pub mod put;
+pub mod soft_delete;
 pub mod sql;
 pub mod tag_logs;
 pub mod tag_sums;

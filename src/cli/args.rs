@@ -1,6 +1,7 @@
 //! The flags, as the operator types them, and what they mean once checked.
 
 pub mod purge;
+pub mod repair;
 pub mod restore;
 pub mod run;
 pub mod verify;
@@ -14,6 +15,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::cli::args::purge::PurgeArgs;
+use crate::cli::args::repair::RepairArgs;
 use crate::cli::args::restore::RestoreArgs;
 use crate::cli::args::run::{RunArgs, TimingsArgs};
 use crate::cli::args::verify::VerifyArgs;
@@ -95,6 +97,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Compare what SLS holds with the ledger and Postgres, by counting or by content
     Verify(VerifyArgs),
+    /// Work through what `verify --level content` has found; tells, and does it with --execute
+    Repair(RepairArgs),
     /// Delete rows of Postgres whose logs are proved; without --execute only say which
     Purge(Box<PurgeArgs>),
     /// Bring purged rows back from SLS; without --execute only say how many

@@ -35,10 +35,13 @@ pub enum HoldReason {
     /// SLS refused it, alone and for its content.
     #[serde(rename = "refused")]
     Refused,
+    /// It was not there when its range was read; `repair` has given it to the next run.
+    #[serde(rename = "late")]
+    Late,
 }
 
 impl HoldReason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Running,
         Self::NoFinishTime,
         Self::ControlRow,
@@ -49,6 +52,7 @@ impl HoldReason {
         Self::TooLarge,
         Self::Invalid,
         Self::Refused,
+        Self::Late,
     ];
 
     /// The word that the ledger and the reports use.
@@ -64,6 +68,7 @@ impl HoldReason {
             Self::TooLarge => "too large",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
+            Self::Late => "late",
         }
     }
 
@@ -79,6 +84,7 @@ impl HoldReason {
             Self::TooLarge => "over --row-mib-max, or over SLS's 10 MB; it stays in Postgres",
             Self::Invalid => "Dify could not read it; mend it in Postgres and run again",
             Self::Refused => "SLS does not take it; it stays in Postgres",
+            Self::Late => "it came after its range was read; the next run takes it",
         }
     }
 
@@ -97,7 +103,8 @@ impl HoldReason {
             | Self::LiveUnclear
             | Self::Expired
             | Self::TooLarge
-            | Self::Invalid => true,
+            | Self::Invalid
+            | Self::Late => true,
             Self::ControlRow | Self::Live | Self::Refused => false,
         }
     }

@@ -9,6 +9,7 @@
 //! POST   /_sim/faults                       orders a fault
 //! DELETE /_sim/faults                       forgets all orders
 //! POST   /_sim/release                      lets go on what is held now
+//! POST   /_sim/tamper                       damages what is stored (`sim/tamper.rs`)
 //! ```
 
 use std::collections::BTreeMap;

@@ -55,12 +55,12 @@ pub fn run(
 ) -> Result<Rows, Refusal> {
     let statement = statement::rewrite(text, switches.limit_offset)?;
     let zone = sql_time::zone(&switches.sql_time_zone).map_err(invalid)?;
-    let index = logstore.index()?;
+    let (index, edits) = (logstore.index()?, logstore.edits());
     let mut kept = lock(kept);
     let own = |error: Error| invalid(format!("the local SLS's own table: {error}"));
-    let table = match kept.take().filter(|table| table.is_of(&index)) {
+    let table = match kept.take().filter(|table| table.is_of(&index, edits)) {
         Some(table) => kept.insert(table),
-        None => kept.insert(Table::new(index).map_err(own)?),
+        None => kept.insert(Table::new(index, edits).map_err(own)?),
     };
     let end = Instant::now() + QUERY_TIME_MAX;
     let is_late = move || Instant::now() > end;

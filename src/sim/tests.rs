@@ -13,6 +13,7 @@ mod kept;
 mod read;
 mod set_up;
 mod switches;
+mod tampering;
 mod write;
 
 use super::*;

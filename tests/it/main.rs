@@ -46,3 +46,5 @@ mod settings;
 mod shapes;
 #[cfg(feature = "simulator")]
 mod trust;
+#[cfg(feature = "simulator")]
+mod verify;

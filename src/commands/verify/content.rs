@@ -119,12 +119,12 @@ impl Verify<'_> {
 
 fn text(table: Table, report: &ContentReport) -> Vec<String> {
     let read_until = Timestamp::from_unix_s(report.ended_at);
-    let mut lines =
-        vec![format!("{table}: all that SLS had received by {read_until} was pulled back")];
-    let line = |what: &str, batches: u64, rows: u64, note: &str| {
-        let line =
-            format!("  {what:<29} {:>9} batches {:>12} rows{note}", count(batches), count(rows));
-        line.trim_end().to_owned()
+    let mut lines = vec![
+        table.name().to_owned(),
+        format!("  pulled back: all that SLS had received by {read_until}"),
+    ];
+    let line = |what: &str, batches: u64, rows: u64| {
+        format!("  {what:<29} {:>9} batches {:>13} rows", count(batches), count(rows))
     };
     for (verdict, what) in [
         (Verdict::Proved, "as they were sent"),
@@ -139,12 +139,12 @@ fn text(table: Table, report: &ContentReport) -> Vec<String> {
     ] {
         let tally = report.verdicts.get(&verdict).copied().unwrap_or_default();
         let rows = if verdict == Verdict::Foreign { tally.found } else { tally.rows };
-        let note = match tally.provisional {
-            0 => String::new(),
-            batches => format!(", {batches} of them may change"),
-        };
         if tally.batches > 0 || verdict == Verdict::Proved {
-            lines.push(line(what, tally.batches, rows, &note));
+            lines.push(line(what, tally.batches, rows));
+        }
+        if tally.provisional > 0 {
+            let batches = count(tally.provisional);
+            lines.push(format!("    a late request could still change that of {batches} of them"));
         }
     }
     let compared = &report.compared;
@@ -152,7 +152,7 @@ fn text(table: Table, report: &ContentReport) -> Vec<String> {
         true => "looked at again in Postgres",
         false => "the same in Postgres now",
     };
-    lines.push(line(as_sent, compared.batches_equal, compared.rows_equal, ""));
+    lines.push(line(as_sent, compared.batches_equal, compared.rows_equal));
     for (kind, what) in [
         (SOURCE_CHANGED, "changed in Postgres since"),
         (SOURCE_GONE, "gone from Postgres since"),
@@ -160,7 +160,7 @@ fn text(table: Table, report: &ContentReport) -> Vec<String> {
         (UNACCOUNTED, "in Postgres, but not known"),
     ] {
         if let Some((findings, rows, _)) = report.findings.get(kind) {
-            lines.push(line(what, *findings, *rows, ""));
+            lines.push(line(what, *findings, *rows));
         }
     }
     if report.read.untagged_logs > 0 {

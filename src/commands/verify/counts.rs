@@ -92,14 +92,15 @@ fn outcome(table: Table, report: &CountsReport, covered: Option<Timestamp>) -> O
 
 fn text(table: Table, report: &CountsReport) -> Vec<String> {
     let days = |side| count(report.count(side));
-    let mut lines = vec![format!(
-        "{table}: {} days, {} equal, {} differ, {} not known, {} too old for SLS",
+    let mut lines = vec![table.name().to_owned()];
+    lines.push(format!(
+        "  {} days: {} equal, {} differ, {} not known, {} too old for SLS",
         count(report.days.len() as u64),
         days(Side::Equal),
         days(Side::Differs),
         days(Side::NotKnown),
         days(Side::Expired),
-    )];
+    ));
     lines.push(row(["finished", "Postgres", "held", "ledger", "SLS", ""]));
     let odd = report.days.iter().filter(|day| day.verdict.worst() != Side::Equal);
     for day in odd.clone().take(PRINTED_DAYS_MAX) {

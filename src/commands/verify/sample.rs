@@ -34,7 +34,8 @@ fn outcome(table: Table, report: &SampleReport) -> Outcome {
     let SampleReport { batches, rows, equal, source, differ, source_differs } = report;
     let mut outcome = Outcome {
         text: vec![
-            format!("{table}: a sample of {} batches with {} rows", count(*batches), count(*rows)),
+            table.name().to_owned(),
+            format!("  a sample of {} batches with {} rows", count(*batches), count(*rows)),
             format!("  as they were sent             {:>9} batches", count(*equal)),
             format!("  the same in Postgres now      {:>9} batches", count(source.batches_equal)),
             "  a sample proves nothing: it sees no double elsewhere, and not the rest".to_owned(),

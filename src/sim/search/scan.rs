@@ -1,7 +1,7 @@
 //! Which logs a query finds: the one place that decides what search, SQL and histograms see.
 //!
 //! A log is seen if it was written after the index was made, is not older than the logstore's TTL
-//! (by its own time), is indexed by now, was not deleted, and matches.
+//! (neither by its own time nor by its receipt), is indexed by now, was not deleted, and matches.
 
 use std::time::Duration;
 
@@ -49,14 +49,15 @@ pub fn find(
     }
     let index = logstore.index()?;
     let matcher = Matcher::new(&query::parse(filter.query)?, &index.json)?;
-    // The TTL counts from the log's own time here, from its receipt for PullLogs.
-    let from = filter.from.max(logstore.view(scene.moment).oldest_s);
+    let oldest_received_s = logstore.view(scene.moment).oldest_s;
+    let from = filter.from.max(logstore.oldest_log_s(scene.moment));
     let deleted = lock(&logstore.deleted);
     let mut all = Vec::new();
     for shard in logstore.shards() {
         let groups = (0..).map_while(|number| Some((number, shard.group(number)?.1)));
         for (group_number, stored) in groups {
-            if stored.indexed_by != Some(index.generation) {
+            if stored.indexed_by != Some(index.generation) || stored.received_s < oldest_received_s
+            {
                 continue;
             }
             let group = LogGroupView::parse(&stored.raw);

@@ -1,6 +1,6 @@
 //! A logstore as a table of SQLite, with the columns that its index makes.
 //!
-//! The table grows with the logstore and is made anew when the index changes. It holds every log
+//! The table grows with the logstore and is made anew when the index changes or logs were edited. It holds every log
 //! that the index knows; which of them a statement sees is decided for each statement, by their
 //! places.
 
@@ -25,6 +25,8 @@ const TEXT_BYTES_DEFAULT: u64 = 2048;
 pub struct Table {
     conn: Connection,
     index: Arc<Index>,
+    /// As many edits of the logstore are in it.
+    edits: u64,
     columns: Vec<Column>,
     text_bytes_max: usize,
     /// How many groups of each shard are in it.
@@ -56,8 +58,8 @@ enum Origin {
 }
 
 impl Table {
-    /// An empty table for the logs that `index` knows.
-    pub fn new(index: Arc<Index>) -> Result<Self> {
+    /// An empty table for the logs that `index` knows, of a logstore with so many edits.
+    pub fn new(index: Arc<Index>, edits: u64) -> Result<Self> {
         let conn = Connection::open_in_memory()?;
         // A name in double quotes is never a text, as with Presto.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
@@ -78,12 +80,12 @@ impl Table {
         let text_bytes = index.json["max_text_len"].as_u64().filter(|bytes| *bytes > 0);
         let text_bytes_max = text_bytes.unwrap_or(TEXT_BYTES_DEFAULT);
         let text_bytes_max = usize::try_from(text_bytes_max).unwrap_or(usize::MAX);
-        Ok(Self { conn, index, columns, text_bytes_max, loaded: Vec::new() })
+        Ok(Self { conn, index, edits, columns, text_bytes_max, loaded: Vec::new() })
     }
 
-    /// Whether it was made for `index`.
-    pub fn is_of(&self, index: &Arc<Index>) -> bool {
-        Arc::ptr_eq(&self.index, index)
+    /// Whether it was made for `index`, and no log in it was edited since.
+    pub fn is_of(&self, index: &Arc<Index>, edits: u64) -> bool {
+        Arc::ptr_eq(&self.index, index) && self.edits == edits
     }
 
     pub fn conn(&self) -> &Connection {

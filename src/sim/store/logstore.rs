@@ -1,9 +1,10 @@
 //! A logstore: its settings, its index and its shards.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
@@ -39,11 +40,29 @@ pub struct Logstore {
     /// Which shard takes the next group that has no hash key.
     turn: AtomicUsize,
     pub deleted: Mutex<Deleted>,
+    expired: Mutex<Expired>,
+    /// How often stored groups were tampered with.
+    edits: AtomicU64,
 }
 
 struct Settings {
     json: Map<String, Value>,
     modified_s: i64,
+}
+
+/// What is gone as if the TTL were over for it, in Unix seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Expired {
+    /// Logs received earlier can neither be pulled nor found.
+    pub received_before_s: i64,
+    /// Logs whose own time is earlier cannot be found.
+    pub log_time_before_s: i64,
+}
+
+impl Default for Expired {
+    fn default() -> Self {
+        Self { received_before_s: i64::MIN, log_time_before_s: i64::MIN }
+    }
 }
 
 /// An index as it was given.
@@ -96,17 +115,19 @@ impl Logstore {
                 .ok_or_else(|| invalid("shardCount must be 1 to 100"))?,
         };
         json.insert("shardCount".to_owned(), json!(shards));
-        let shards_of_it = Shard::divide(shards, scene.moment).into_iter().map(Arc::new).collect();
+        let shards = Shard::divide(shards, scene.moment).into_iter().map(Arc::new).collect();
         Ok(Self {
             name,
             created_s: scene.create_time_s(),
             made_at: scene.moment.steady,
             settings: Mutex::new(Settings { json, modified_s: scene.create_time_s() }),
             index: Mutex::default(),
-            shards: RwLock::new(shards_of_it),
+            shards: RwLock::new(shards),
             project_quota,
             turn: AtomicUsize::new(0),
             deleted: Mutex::default(),
+            expired: Mutex::default(),
+            edits: AtomicU64::new(0),
         })
     }
 
@@ -181,14 +202,54 @@ impl Logstore {
         lock(&self.index).index.take().map(drop).ok_or_else(no_index)
     }
 
-    /// What can be pulled now: what was received within the TTL. (Search goes by the logs' times.)
+    /// What is there now: what was received within the TTL.
     pub fn view(&self, moment: Moment) -> View {
+        let oldest_s = self.ttl_begin_s(moment).max(lock(&self.expired).received_before_s);
+        View { moment, oldest_s }
+    }
+
+    /// Logs whose own time is before this are not found. (The TTL of queries goes by the logs' times,
+    /// that of PullLogs by their receipt.)
+    pub fn oldest_log_s(&self, moment: Moment) -> i64 {
+        self.ttl_begin_s(moment).max(lock(&self.expired).log_time_before_s)
+    }
+
+    fn ttl_begin_s(&self, moment: Moment) -> i64 {
         let ttl_days = lock(&self.settings).json.get("ttl").and_then(Value::as_i64);
-        let oldest_s = match ttl_days.unwrap_or(TTL_DAYS_DEFAULT) {
+        match ttl_days.unwrap_or(TTL_DAYS_DEFAULT) {
             TTL_DAYS_FOR_EVER => i64::MIN,
             days => moment.unix_s() - days * 86_400,
-        };
-        View { moment, oldest_s }
+        }
+    }
+
+    /// Lets `expired` be gone, with what was gone before.
+    pub fn expire(&self, expired: Expired) {
+        let mut all = lock(&self.expired);
+        all.received_before_s = all.received_before_s.max(expired.received_before_s);
+        all.log_time_before_s = all.log_time_before_s.max(expired.log_time_before_s);
+    }
+
+    /// Differs from what it was whenever stored groups were tampered with since.
+    pub fn edits(&self) -> u64 {
+        self.edits.load(Ordering::SeqCst)
+    }
+
+    /// Puts `raw` in the place of group `group` of shard `shard`, which must be there; `None`: it is
+    /// lost.
+    pub fn replace(&self, shard: u32, group: usize, raw: Option<Bytes>) {
+        self.shards()[shard as usize].replace(group, raw);
+        self.edits.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Appends `raw` to shard `shard`, or to the first that is written if that is read-only.
+    pub fn insert(&self, shard: u32, raw: Bytes, moment: Moment) {
+        let indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
+        let shards = read(&self.shards);
+        let mut writable = shards.iter().filter(|shard| shard.is_writable());
+        let same = writable.clone().find(|other| other.id == shard);
+        let shard =
+            same.or_else(|| writable.next()).expect("a split leaves shards that are written");
+        shard.insert(raw, indexed_by, moment);
     }
 
     /// All shards by id, those that are only read included.
@@ -316,7 +377,6 @@ mod tests {
     use super::*;
     use crate::sim::store::shard::From;
     use crate::sim::switch::Switches;
-    use bytes::Bytes;
 
     fn map(json: Value) -> Map<String, Value> {
         let Value::Object(map) = json else { panic!("not an object") };
