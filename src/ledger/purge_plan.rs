@@ -34,8 +34,8 @@ pub struct DayPlan {
 }
 
 impl Ledger {
-    /// What a purge of `window` would delete, by day (`2025-01-31`); of the last day, which the
-    /// window cuts, nothing is told. `kept_since`: earlier logs are
+    /// What a purge of `window` would delete, by day (`2025-01-31`); days that the
+    /// window cuts count as a whole. `kept_since`: earlier logs are
     /// not kept long enough; `None`: all are.
     pub async fn purge_plan(
         &self,
@@ -66,7 +66,7 @@ impl Ledger {
                WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') \
                AND b.finished_first < $2 AND ($3::timestamp IS NULL OR b.finished_last >= $3)) AS b \
              CROSS JOIN LATERAL unnest(b.finished_days, b.day_rows) AS d(day, rows) \
-             WHERE d.day < $2::date AND ($3::timestamp IS NULL OR d.day >= $3::date) \
+             WHERE d.day <= $2::date AND ($3::timestamp IS NULL OR d.day >= $3::date) \
              GROUP BY d.day",
         )
         .bind(window.table.name())
