@@ -1,5 +1,6 @@
 //! The flags, as the operator types them, and what they mean once checked.
 
+pub mod common;
 pub mod run;
 
 #[cfg(feature = "simulator")]
@@ -7,10 +8,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cli::args::run::{RunArgs, TimingsArgs};
+use crate::cli::args::common::{LedgerArgs, TimingsArgs, parse_table, tables};
+use crate::cli::args::run::RunArgs;
 use crate::cli::environment::Environment;
 use crate::commands::audit::AuditSettings;
 use crate::commands::doctor::DoctorSettings;
@@ -18,7 +19,6 @@ use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::status::StatusSettings;
 use crate::record::table::Table;
-use crate::record::timestamp::Timestamp;
 use crate::sls::admin::NewLogstore;
 
 /// Moves Dify's workflow history from Postgres to Aliyun SLS, proves it, and loses nothing.
@@ -97,17 +97,6 @@ pub enum Command {
     /// Make Dify-like history in a database, and show the whole way of a backfill with it
     #[cfg(feature = "simulator")]
     Demo(DemoArgs),
-}
-
-#[derive(Args)]
-struct LedgerArgs {
-    /// Keep the ledger in another database than the source (for a source that is a replica)
-    /// [default: SLS_BACKFILL_LEDGER_URL, where nobody else sees its password]
-    #[arg(long, value_name = "URL")]
-    ledger_url: Option<String>,
-    /// Keep the ledger on a server with fsync = off: a crash of it may then lose what was sent
-    #[arg(long, hide = true)]
-    allow_fsync_off: bool,
 }
 
 #[derive(Args)]
@@ -335,27 +324,6 @@ impl DemoArgs {
     }
 }
 
-/// Tables in the order in which they are moved, each once.
-fn tables(wanted: &[Table]) -> Vec<Table> {
-    Table::ALL.into_iter().filter(|table| wanted.contains(table)).collect()
-}
-
-fn parse_table(name: &str) -> anyhow::Result<Table> {
-    Table::from_name(name)
-        .with_context(|| "it is workflow_runs or workflow_node_executions".to_owned())
-}
-
-/// `2025-01-31`, `2025-01-31T12:00:00` (UTC), or with an offset, as RFC 3339 writes it.
-fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Ok(Timestamp::from_unix_us(time.as_microsecond()));
-    }
-    let time: jiff::civil::DateTime =
-        text.parse().ok().context("it is a time such as 2025-01-31 or 2025-01-31T12:00:00Z")?;
-    let zoned = time.to_zoned(jiff::tz::TimeZone::UTC).context("it is out of range")?;
-    Ok(Timestamp::from_unix_us(zoned.timestamp().as_microsecond()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,19 +332,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_utc() {
-        for text in [
-            "2025-01-31",
-            "2025-01-31T00:00:00",
-            "2025-01-31T00:00:00Z",
-            "2025-01-31T08:00:00+08:00",
-        ] {
-            let time = parse_time(text).unwrap();
-            assert_eq!(time.to_string(), "2025-01-31T00:00:00Z", "{text}");
-        }
-        assert!(parse_time("yesterday").is_err());
     }
 }

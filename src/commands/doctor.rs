@@ -1,18 +1,18 @@
 //! `doctor`: is everything fit? Looks, and changes nothing unless it is asked to probe.
 
+pub mod check;
 pub mod postgres;
 pub mod sls;
 
 use anyhow::Context as _;
-use serde::Serialize;
 use serde_json::json;
 
-use crate::commands::doctor::postgres::{check_ledger, check_source};
+use crate::commands::doctor::check::{Check, State};
+use crate::commands::doctor::postgres::{check_ledger, check_seqid, check_source};
 use crate::commands::doctor::sls::check_sls;
 use crate::commands::exit::{Ended, Exit};
 use crate::commands::output::{self, Format};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
-use crate::error_text::error_text;
 use crate::ledger::Ledger;
 use crate::ledger::stop::Seqid;
 use crate::pipeline::guard::probe::{LOGSTORE, Probed, probe};
@@ -28,53 +28,6 @@ pub struct DoctorSettings {
     pub format: Format,
 }
 
-/// How a thing was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    Ok,
-    /// `run` works, but somebody should know.
-    Warn,
-    /// `run` would fail, or what it does would be of no use.
-    Fail,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    pub name: String,
-    pub state: State,
-    pub found: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
-impl Check {
-    pub fn ok(name: &str, found: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), state: State::Ok, found: found.into(), hint: None }
-    }
-
-    pub fn warn(name: &str, found: impl Into<String>, hint: &str) -> Self {
-        let hint = Some(hint.to_owned());
-        Self { state: State::Warn, hint, ..Self::ok(name, found) }
-    }
-
-    pub fn fail(name: &str, found: impl Into<String>, hint: &str) -> Self {
-        Self { state: State::Fail, ..Self::warn(name, found, hint) }
-    }
-
-    /// An error, whose last lines may be a hint.
-    pub fn error(name: &str, error: &anyhow::Error) -> Self {
-        let text = error_text(error);
-        let (found, hint) = match text.split_once("\nhint: ") {
-            Some((found, hint)) => (found, Some(hint.to_owned())),
-            None => (text.as_str(), None),
-        };
-        Self { state: State::Fail, hint, ..Self::ok(name, found) }
-    }
-}
-
 /// Looks at everything, prints what was found, and says whether `run` may go.
 pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result<Exit, Ended> {
     let mut checks = Vec::new();
@@ -86,7 +39,11 @@ pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result
             let source = check_source(&postgres.source, &mut checks, &mut shapes).await;
             clocks = source.as_ref().map(|(source, _)| source.server.now);
             let identity = source.map(|(_, identity)| identity);
-            standing = check_ledger(settings, &postgres.ledger, identity, &mut checks).await;
+            let fsync_off = settings.allow_fsync_off;
+            standing = check_ledger(&postgres.ledger, fsync_off, identity, &mut checks).await;
+            if let (Some(standing), Ok(sls)) = (&standing, &settings.sls) {
+                checks.push(check_seqid(standing, &sls.place()));
+            }
         }
         Err(error) => checks.push(Check::error("settings of Postgres", error)),
     }
@@ -170,18 +127,4 @@ fn print(checks: &[Check], is_fit: bool, format: Format) {
         }
     }
     output::line(if is_fit { "everything is fit" } else { "not fit: mend what has failed" });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hint_of_an_error_is_the_hint_of_its_check() {
-        let error = anyhow::anyhow!("no answer\nhint: check the port").context("connect");
-        let check = Check::error("source", &error);
-        assert_eq!((check.found.as_str(), check.state), ("connect: no answer", State::Fail));
-        assert_eq!(check.hint.as_deref(), Some("check the port"));
-        assert_eq!(Check::error("source", &anyhow::anyhow!("no")).hint, None);
-    }
 }

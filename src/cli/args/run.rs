@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
+use crate::cli::args::common::{LedgerArgs, TimingsArgs, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::run_settings::{RunSettings, Verify};
@@ -16,13 +17,10 @@ use crate::pipeline::guard::pace::Rates;
 use crate::pipeline::read::batching::BatchLimits;
 use crate::pipeline::read::range_size::RANGE_ROWS;
 use crate::pipeline::read::window::Wish;
-use crate::pipeline::recover::rules::Timings;
 use crate::pipeline::send::canary::CanarySettings;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-
-use crate::cli::args::{LedgerArgs, parse_table, parse_time, tables};
 
 #[derive(Args)]
 pub struct RunArgs {
@@ -133,41 +131,6 @@ pub struct RunArgs {
     deadline_s: u64,
     #[command(flatten)]
     timings: TimingsArgs,
-}
-
-/// What is assumed of SLS's times; only tests against a local SLS may assume less.
-#[derive(Args)]
-pub struct TimingsArgs {
-    /// A request is refused when its signature is older (seconds)
-    #[arg(long, hide = true, default_value_t = Timings::SLS.signature_life_s,
-          value_parser = clap::value_parser!(i64).range(1..))]
-    signature_life_s: i64,
-    /// A request that came in time is stored at most so much later (seconds)
-    #[arg(long, hide = true, default_value_t = Timings::SLS.late_s,
-          value_parser = clap::value_parser!(i64).range(0..))]
-    late_s: i64,
-    /// What is stored can be pulled at most so much later (seconds)
-    #[arg(long, hide = true, default_value_t = Timings::SLS.visible_s,
-          value_parser = clap::value_parser!(i64).range(0..))]
-    visible_s: i64,
-}
-
-impl TimingsArgs {
-    /// Refuses shorter windows than SLS's own for an SLS that is not on this machine.
-    pub fn timings(&self, is_loopback: bool) -> anyhow::Result<Timings> {
-        let Self { signature_life_s, late_s, visible_s } = *self;
-        let asked = Timings { signature_life_s, late_s, visible_s };
-        let Timings { signature_life_s, late_s, visible_s } = Timings::SLS;
-        anyhow::ensure!(
-            is_loopback
-                || (asked.signature_life_s >= signature_life_s
-                    && asked.late_s >= late_s
-                    && asked.visible_s >= visible_s),
-            "--signature-life-s, --late-s and --visible-s below {signature_life_s}, {late_s} and \
-             {visible_s} could double rows: they are for a local SLS only"
-        );
-        Ok(asked)
-    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]

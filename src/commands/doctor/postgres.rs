@@ -1,6 +1,6 @@
 //! The doctor's look at Postgres: source, tables, ledger.
 
-use crate::commands::doctor::{Check, DoctorSettings};
+use crate::commands::doctor::check::Check;
 use crate::commands::output::count;
 use crate::commands::setup::conversion;
 use crate::dify::conversion::LogTime;
@@ -84,8 +84,8 @@ async fn check_table(source: &Source, table: Table, shapes: &mut Vec<Shape>) -> 
 
 /// Looks at the ledger; gives how it stands if there is one.
 pub async fn check_ledger(
-    settings: &DoctorSettings,
     address: &Address,
+    allow_fsync_off: bool,
     source: Option<Identity>,
     checks: &mut Vec<Check>,
 ) -> Option<Standing> {
@@ -96,12 +96,9 @@ pub async fn check_ledger(
             return None;
         }
     };
-    checks.push(check_server(&inspection, settings.allow_fsync_off));
+    checks.push(check_server(&inspection, allow_fsync_off));
     let standing = inspection.standing?;
     checks.push(check_standing(&standing, source.as_ref()));
-    if let Ok(sls) = &settings.sls {
-        checks.push(check_seqid(&standing, &sls.place()));
-    }
     Some(standing)
 }
 
@@ -133,7 +130,7 @@ fn check_server(inspection: &Inspection, allow_fsync_off: bool) -> Check {
 fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
     let name = "epoch";
     let hint = "`dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the \
-                shutdown";
+                stop";
     if let Some(because) = &standing.stopped_because {
         return Check::fail(name, because, hint);
     }
@@ -150,7 +147,8 @@ fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
     Check::ok(name, found)
 }
 
-fn check_seqid(standing: &Standing, place: &str) -> Check {
+/// Whether SLS is known to refuse a number that it has stored at this place.
+pub fn check_seqid(standing: &Standing, place: &str) -> Check {
     let name = "seqid";
     match &standing.seqid {
         Some((Seqid::Proven, of, at)) if of == place => {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::commands::doctor::Check;
+use crate::commands::doctor::check::Check;
 use crate::commands::setup::{self, SlsSettings, own_now};
 use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
@@ -177,7 +177,7 @@ async fn check_groups(client: &Client, table: Table, standing: Option<&Standing>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::State;
+    use crate::commands::doctor::check::State;
     use serde_json::json;
 
     #[test]
