@@ -16,6 +16,8 @@ mod epochs;
 mod faults;
 mod harness;
 #[cfg(feature = "simulator")]
+mod help;
+#[cfg(feature = "simulator")]
 mod history;
 #[cfg(feature = "simulator")]
 mod init;

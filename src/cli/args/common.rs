@@ -7,13 +7,17 @@ use crate::pipeline::recover::rules::Timings;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 
+/// The heading in `--help` above what all commands have.
+pub const OUTPUT: &str = "Settings and output";
+
 #[derive(Args)]
+#[command(next_help_heading = "Ledger")]
 pub struct LedgerArgs {
-    /// Keep the ledger in another database than the source (for a source that is a replica)
-    /// [default: SLS_BACKFILL_LEDGER_URL, where nobody else sees its password]
+    /// Keep the ledger in this database instead of the source's, as a source that is a replica
+    /// needs [default: SLS_BACKFILL_LEDGER_URL, which hides its password from `ps`]
     #[arg(long, value_name = "URL")]
     pub ledger_url: Option<String>,
-    /// Keep the ledger on a server with fsync = off: a crash of it may then lose what was sent
+    /// Allow a ledger on a server with fsync = off: if it crashes, it may forget what was sent
     #[arg(long, hide = true)]
     pub allow_fsync_off: bool,
 }
@@ -36,7 +40,7 @@ pub struct TimingsArgs {
 }
 
 impl TimingsArgs {
-    /// Refuses shorter windows than SLS's own for an SLS that is not on this machine.
+    /// Refuses shorter times than SLS's own for an SLS that is not on this machine.
     pub fn timings(&self, is_loopback: bool) -> anyhow::Result<Timings> {
         let Self { signature_life_s, late_s, visible_s } = *self;
         let asked = Timings { signature_life_s, late_s, visible_s };
