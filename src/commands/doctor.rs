@@ -1,4 +1,4 @@
-//! `doctor`: is everything fit? Looks, and changes nothing unless it is asked to probe.
+//! `doctor`: is everything ready? It checks, and changes nothing unless it is asked to probe.
 
 pub mod check;
 pub mod postgres;
@@ -22,13 +22,13 @@ use crate::pipeline::shutdown::Shutdown;
 pub struct DoctorSettings {
     pub postgres: anyhow::Result<PostgresSettings>,
     pub sls: anyhow::Result<SlsSettings>,
-    /// Try out whether SLS keeps numbers, and write the result into the ledger.
+    /// Test whether SLS refuses repeated sequence numbers, and record the result in the ledger.
     pub probe: bool,
     pub allow_fsync_off: bool,
     pub format: Format,
 }
 
-/// Looks at everything, prints what was found, and says whether `run` may go.
+/// Checks everything, prints what was found, and says whether `run` would work.
 pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result<Exit, Ended> {
     let mut checks = Vec::new();
     let mut shapes = Vec::new();
@@ -51,17 +51,17 @@ pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result
         Ok(sls) => check_sls(sls, &shapes, standing.as_ref(), clocks, &mut checks).await,
         Err(error) => checks.push(Check::error("settings of SLS", error)),
     }
-    let is_fit = |checks: &[Check]| !checks.iter().any(|check| check.state == State::Fail);
+    let is_ready = |checks: &[Check]| !checks.iter().any(|check| check.state == State::Fail);
     if let (true, Ok(postgres), Ok(sls)) = (settings.probe, &settings.postgres, &settings.sls) {
-        let check = match is_fit(&checks) {
+        let check = match is_ready(&checks) {
             true => try_out(settings, postgres, sls, &mut shutdown).await,
-            false => Check::warn("seqid", "not tried out", "mend what has failed first"),
+            false => Check::warn("seqid", "not tested", "fix what failed first"),
         };
         checks.retain(|other| other.name != check.name);
         checks.push(check);
     }
-    print(&checks, is_fit(&checks), settings.format);
-    Ok(if is_fit(&checks) { Exit::Done } else { Exit::Preflight })
+    print(&checks, is_ready(&checks), settings.format);
+    Ok(if is_ready(&checks) { Exit::Done } else { Exit::Preflight })
 }
 
 /// Probes, and writes what was seen into the ledger.
@@ -76,7 +76,9 @@ async fn try_out(
         let client = setup::client(sls)?;
         let ledger = Ledger::open(&postgres.ledger, 1, settings.allow_fsync_off).await?;
         ledger.bind_project(&sls.project).await?;
-        tracing::info!("trying out on logstore {LOGSTORE} whether SLS keeps numbers");
+        tracing::info!(
+            "testing on logstore {LOGSTORE} whether SLS refuses repeated sequence numbers"
+        );
         let probed = probe(&client, shutdown).await;
         if let Probed::Shown(seqid) = probed {
             ledger.probed(&sls.place(), seqid).await.context("write down the result")?;
@@ -85,27 +87,26 @@ async fn try_out(
     };
     match tried.await {
         Ok(Probed::Shown(Seqid::Proven)) => {
-            Check::ok(name, "proven: SLS refuses a number that it has stored")
+            Check::ok(name, "proven: SLS refuses a sequence number that it has stored")
         }
         Ok(Probed::Shown(Seqid::Ignored)) => Check::warn(
             name,
-            "not proven: SLS stores a repeated number",
-            "nothing is lost or doubled; a batch without an answer waits 18 min before it is sent \
-             again",
+            "not proven: SLS stores a repeated sequence number",
+            "nothing is lost or stored twice; a batch in doubt waits 18 min before it is sent again",
         ),
         Ok(Probed::Unclear(why)) => Check::warn(
             name,
             format!("not known: {why}"),
             "the access key needs log:CreateLogStore and log:DeleteLogStore for the probe; without \
-             it a batch without an answer waits 18 min before it is sent again",
+             it a batch in doubt waits 18 min before it is sent again",
         ),
         Err(error) => Check::error(name, &error),
     }
 }
 
-fn print(checks: &[Check], is_fit: bool, format: Format) {
+fn print(checks: &[Check], is_ready: bool, format: Format) {
     if format == Format::Json {
-        let json = json!({"schema_version": 1, "fit": is_fit, "checks": checks});
+        let json = json!({"schema_version": 1, "ready": is_ready, "checks": checks});
         output::line(&json.to_string());
         return;
     }
@@ -126,5 +127,5 @@ fn print(checks: &[Check], is_fit: bool, format: Format) {
             output::line(&format!("{indent}hint: {}", line.trim_start_matches("hint: ")));
         }
     }
-    output::line(if is_fit { "everything is fit" } else { "not fit: mend what has failed" });
+    output::line(if is_ready { "everything is ready" } else { "not ready: fix what failed" });
 }

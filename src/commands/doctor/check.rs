@@ -1,10 +1,10 @@
-//! What the doctor says of one thing: how it was found, and what to do about it.
+//! One check of the doctor: what was found, and what to do about it.
 
 use serde::Serialize;
 
 use crate::error_text::error_text;
 
-/// How a thing was found.
+/// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -15,7 +15,7 @@ pub enum State {
     Fail,
 }
 
-/// One thing that was looked at.
+/// One thing that was checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Check {
     pub name: String,
