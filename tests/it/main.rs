@@ -11,6 +11,8 @@ mod bad_input;
 #[cfg(feature = "simulator")]
 mod dify_writer;
 #[cfg(feature = "simulator")]
+mod docs;
+#[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
 mod faults;
