@@ -18,7 +18,7 @@ use crate::error_text::error_text;
 use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::shutdown::{ShutdownTrigger, channel};
 
-/// Reads the command line, runs the command, and tells how it ended.
+/// Reads the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::read(&cli.global.env_files);
@@ -119,7 +119,7 @@ async fn dispatch(
 }
 
 /// The first SIGINT or SIGTERM asks to stop, the second ends the process at once: that is as safe,
-/// it only leaves more to look up for the next run.
+/// it only leaves more to find out for the next run.
 fn listen_for_signals(stopper: ShutdownTrigger, screen: Screen) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -132,7 +132,9 @@ fn listen_for_signals(stopper: ShutdownTrigger, screen: Screen) -> anyhow::Resul
                 _ = terminate.recv() => {}
             }
             if asked {
-                tracing::warn!("stopped at once; the next run looks up what was in flight");
+                tracing::warn!(
+                    "stopped at once; the next run finds out what became of requests in flight"
+                );
                 screen.clear();
                 std::process::exit(Exit::Unfinished as i32);
             }

@@ -14,7 +14,8 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, bytes, count};
 use crate::commands::setup::{PostgresSettings, SlsSettings, client};
 use crate::demo::finished::finished;
-use crate::demo::{Connection, HistorySettings, Profile, create_tables, fill};
+use crate::demo::settings::{HistorySettings, Profile};
+use crate::demo::{Connection, create_tables, fill};
 use crate::ledger::Ledger;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -76,13 +77,13 @@ async fn make_history(
 ) -> Result<(), Ended> {
     if !create_tables(conn).await? {
         let error = anyhow::anyhow!(
-            "this database has tables of Dify's already, and the demo fills none that it did not \
-             make\nnothing was written\nhint: give it an empty database"
+            "this database has tables of Dify's already, and the demo only fills tables that it \
+             has created\nnothing was written\nhint: use an empty database"
         );
         return Err(Ended { exit: Exit::Preflight, error });
     }
     say(&format!(
-        "Making {} node executions as Dify 1.12 would have left them (--rows, --seed) …",
+        "Creating {} node executions as Dify 1.12 leaves them (--rows, --seed) …",
         count(settings.rows)
     ));
     let history = HistorySettings {
@@ -116,15 +117,15 @@ async fn show(
         ("ALIYUN_SLS_PROJECT_NAME", PROJECT.to_owned()),
     ];
     let tool = Tool { environment: &environment, env_files: &settings.env_files };
-    say("The local SLS is where Dify's own .env points. First, what Dify does when it starts:");
+    say("ALIYUN_SLS_* names the local SLS. First, create what Dify creates when it starts:");
     tool.succeed(&["init"]).await?;
-    say("What would a run do? It can be tried without a way to write:");
+    say("What would a run send? A dry run has no way to write:");
     tool.succeed(&["run", "--dry-run"]).await?;
-    say("Now the run itself, and no mercy: it is killed in the middle.");
+    say("Now the run itself. It is killed half-way:");
     kill_in_the_middle(&tool, settings).await?;
-    say("The same command again goes on where it was, and finds out what was in the air:");
+    say("The same command continues, and finds out what became of the batches in doubt:");
     tool.succeed(&["run"]).await?;
-    say("And once more: there is nothing left to do.");
+    say("And once more: nothing is left to do.");
     tool.succeed(&["run"]).await?;
     say(
         "Does SLS hold every finished row exactly once? Pulling everything back and counting ids …",
@@ -232,7 +233,7 @@ async fn kill_in_the_middle(tool: &Tool<'_>, settings: &DemoSettings) -> anyhow:
     let ledger = Ledger::open(&settings.postgres.ledger, 1, true).await?;
     loop {
         if let Some(status) = run.try_wait().context("look at the run")? {
-            say(&format!("It was faster than the hangman ({status}); more --rows give him time."));
+            say(&format!("It ended before it could be killed ({status}); use more --rows."));
             return Ok(());
         }
         if ledger.account(Table::NodeExecutions).await?.live > settings.rows / 2 {
@@ -279,8 +280,8 @@ fn compare(
     let allowed: HashSet<_> = allowed.iter().collect();
     let odd = found.keys().filter(|id| !allowed.contains(id)).count();
     output::line(&format!(
-        "{table}: {} finished in Postgres, {} in SLS, {missing} missing, {doubled} doubled, {odd} \
-         that should not be there",
+        "{table}: {} finished in Postgres, {} in SLS, {missing} missing, {doubled} stored twice, \
+         {odd} that should not be there",
         count(wanted.len() as u64),
         count(found.len() as u64),
     ));

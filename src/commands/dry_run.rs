@@ -85,7 +85,7 @@ fn print(estimates: &[(Table, Estimate)], format: Format) -> anyhow::Result<()> 
     }
     for (table, estimate) in estimates {
         output::line(&format!(
-            "{table}: {} rows: {} would go to SLS in {} batches ({}, {} compressed), {} held",
+            "{table}: {} rows: {} would be sent in {} batches ({}, {} compressed), {} held",
             count(estimate.seen),
             count(estimate.live),
             count(estimate.batches),

@@ -54,7 +54,7 @@ async fn ttl_days(client: &Client, logstore: &str) -> Option<i64> {
     match with_retries(|| client.logstore(logstore)).await {
         Ok(body) => body.as_ref().and_then(|body| body["ttl"].as_i64()),
         Err(failure) => {
-            tracing::warn!("nobody knows how long {logstore} keeps logs: {failure}");
+            tracing::warn!("it is not known how long {logstore} keeps logs: {failure}");
             None
         }
     }

@@ -1,4 +1,4 @@
-//! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
+//! `run`: sends what is to be sent, continues where the last run stopped, and verifies.
 
 mod passes;
 
@@ -85,7 +85,8 @@ pub async fn run(
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
     setup::check_logstores(&client, &sls.project, &settings.tables).await?;
-    // Two stages of each worker, the watch, the tail reader, the settler and the heartbeat may write at the same time.
+    // Two stages of each worker, the watch, the tail reader, the resolver and the heartbeat may
+    // write at the same time.
     let connections = 2 * settings.workers + 4;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
@@ -156,7 +157,7 @@ pub async fn run(
     Ok(exit)
 }
 
-/// Says where a run stands that has failed, or from which something has gone away.
+/// Says where a run stands that has failed, or that has lost Postgres or SLS.
 fn in_the_middle(ended: Ended) -> Ended {
     // Whose text ends with what to do needs no more of it.
     if ended.exit != Exit::Failed || ended.error.is::<Unkept>() {
@@ -169,19 +170,19 @@ fn in_the_middle(ended: Ended) -> Ended {
         })
     };
     let (exit, hint) = if pg::is_gone(&ended.error) {
-        let hint = "when Postgres is back, run the same command again: it goes on where this one \
-                    has stopped";
+        let hint = "when Postgres is back, run the same command again: it continues where this \
+                    one stopped";
         (Exit::Unfinished, hint)
     } else if ended.error.chain().any(is_sls_gone) {
-        let hint = "when SLS answers again, run the same command again: it goes on where this one \
-                    has stopped";
+        let hint = "when SLS answers again, run the same command again: it continues where this \
+                    one stopped";
         (Exit::Unfinished, hint)
     } else {
-        (Exit::Failed, "run the same command again: it goes on where this one has stopped")
+        (Exit::Failed, "run the same command again: it continues where this one stopped")
     };
-    let told = error_text(&ended.error);
+    let text = error_text(&ended.error);
     let error = anyhow::anyhow!(
-        "{told}\nnothing is lost: everything that was sent is in the ledger\nhint: {hint}"
+        "{text}\nnothing is lost: everything that was sent is in the ledger\nhint: {hint}"
     );
     Ended { exit, error }
 }
@@ -197,11 +198,11 @@ pub(in crate::commands) async fn beat(ledger: &Ledger, process: &Process) -> any
             Ok(()) => last = Instant::now(),
             Err(error) if last.elapsed() + 2 * HEARTBEAT > LEASE => {
                 return error.context(
-                    "the ledger does not hear us any more; nothing more was sent\n\
+                    "the lease in the ledger could not be renewed; nothing more was sent\n\
                      hint: run the same command again when the ledger's Postgres is back",
                 );
             }
-            Err(error) => tracing::warn!("the ledger does not hear us: {error:#}"),
+            Err(error) => tracing::warn!("the lease in the ledger is not renewed yet: {error:#}"),
         }
     }
 }
@@ -222,27 +223,32 @@ impl Run<'_> {
         self.all_tables(shapes).await
     }
 
-    /// Whether SLS refuses a number that it has stored; finds out where nobody knows.
+    /// Whether SLS refuses a sequence number that it has stored; tests it where that is not known.
     async fn is_seqid_proven(&mut self) -> anyhow::Result<bool> {
         let sls = self.settings.sls.as_ref().context("a run has an SLS")?;
         let place = sls.place();
         let mut known = self.ledger.seqid(&place).await?;
         if known.is_none() && self.settings.probe {
-            tracing::info!("trying out on logstore {} whether SLS keeps numbers", probe::LOGSTORE);
+            tracing::info!(
+                "testing on logstore {} whether SLS refuses repeated sequence numbers",
+                probe::LOGSTORE
+            );
             match probe(&self.client, &mut self.shutdown).await {
                 Probed::Shown(seqid) => {
                     self.ledger.probed(&place, seqid).await?;
                     known = Some(seqid);
                 }
                 Probed::Unclear(why) => {
-                    tracing::warn!("nobody knows whether SLS keeps numbers: {why}");
+                    tracing::warn!(
+                        "it is not known whether SLS refuses repeated sequence numbers: {why}"
+                    );
                 }
             }
         }
         if known != Some(Seqid::Proven) {
             tracing::warn!(
-                "SLS is not proven to refuse a number that it has stored; a batch whose answer is \
-                 lost waits until it cannot arrive any more, about {} min",
+                "SLS is not proven to refuse a sequence number that it has stored; a batch in doubt \
+                 waits until it cannot arrive any more, about {} min",
                 (self.settings.timings.storable_s() + self.settings.timings.visible_s) / 60
             );
         }
@@ -279,7 +285,7 @@ impl Run<'_> {
         if total.differences > 0 {
             tracing::error!(
                 "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
-                 hint: run again: what only was slow to appear is found then",
+                 hint: run again: logs that were only slow to appear are found then",
                 total.differences
             );
             return Exit::Difference;
@@ -288,7 +294,7 @@ impl Run<'_> {
             let why = if self.rows.is_spent() { "--max-rows is reached" } else { "stopped" };
             tracing::warn!(
                 "{why}, with work left; everything that was sent is in the ledger\n\
-                 hint: run the same command again to go on"
+                 hint: run the same command again to continue"
             );
             return Exit::Unfinished;
         }

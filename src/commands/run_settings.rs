@@ -32,9 +32,9 @@ pub struct RunSettings {
     pub rows_max: Option<u64>,
     pub workers: u32,
     pub rates: Rates,
-    /// A replica of the source may be that far behind; `None`: as far as it likes.
+    /// How far a replica of the source may be behind; `None`: as far as it likes.
     pub replica_lag_max_s: Option<u32>,
-    /// How often progress is told where there are no bars.
+    /// How often progress is logged where there are no bars.
     pub progress_every: Duration,
     pub limits: BatchLimits,
     pub memory_bytes: u64,
@@ -58,7 +58,7 @@ pub struct RunSettings {
     /// Whether to probe by itself where no probe was made yet.
     pub probe: bool,
     pub allow_fsync_off: bool,
-    /// Where to write the rows that something is wrong with.
+    /// Where to write the rows that need attention.
     pub rejects: Option<PathBuf>,
     /// A rejects file whose rows are to be tried again.
     pub retry: Option<PathBuf>,

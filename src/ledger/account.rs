@@ -20,6 +20,7 @@ pub struct Account {
     /// Rows in live batches.
     pub live: u64,
     /// Those of them that may or may not be in SLS yet.
+    #[serde(rename = "in_doubt")]
     pub in_the_air: u64,
     /// Rows held, by reason.
     pub held: BTreeMap<String, u64>,

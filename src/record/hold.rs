@@ -76,13 +76,13 @@ impl HoldReason {
     pub fn outlook(self) -> &'static str {
         match self {
             Self::Running | Self::NoFinishTime => "the next run looks again",
-            Self::ControlRow => "Dify only steers by it, its data is in SLS",
+            Self::ControlRow => "Dify keeps it only to control a run; its data is in SLS",
             Self::Offloaded => "its payload is not in Postgres; the next run looks again",
             Self::Live => "Dify's own writer has stored it",
             Self::LiveUnclear => "Dify's own writer may have stored it; the next run looks again",
             Self::Expired => "older than the logstore keeps logs; it stays in Postgres",
             Self::TooLarge => "over --row-mib-max, or over SLS's 10 MB; it stays in Postgres",
-            Self::Invalid => "Dify could not read it; mend it in Postgres and run again",
+            Self::Invalid => "Dify could not read it; fix it in Postgres and run again",
             Self::Refused => "SLS does not take it; it stays in Postgres",
             Self::Late => "it came after its range was read; the next run takes it",
         }

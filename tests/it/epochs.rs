@@ -86,7 +86,7 @@ fn a_restored_schema_is_found_though_nothing_else_tells() {
          DROP TABLE sls_backfill.old",
     );
     fixture.database.psql(ROLL_BACK);
-    fixture.tool(RUN).run().exits(3).tells("its tables were made anew");
+    fixture.tool(RUN).run().exits(3).tells("its tables were recreated");
     audited_and_finished(&fixture);
 }
 
@@ -337,7 +337,7 @@ fn an_audit_revives_a_batch_that_was_given_up_and_is_there() {
          FROM given_up JOIN sls_backfill.batch_rows ON batch_id = id, \
            generate_series(0, rows - 1) n",
     );
-    fixture.tool(AUDIT).run().exits(0).prints("given up, but there:               1 batches");
+    fixture.tool(AUDIT).run().exits(0).prints("abandoned, but in SLS:             1 batches");
     fixture.tool(RUN).run().exits(0).tells("nothing new to do");
     fixture.holds_every_finished_row_once();
 }

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use dify_sls_backfill::demo::{self, HistorySettings, HistorySummary, Profile};
+use dify_sls_backfill::demo;
+use dify_sls_backfill::demo::settings::{HistorySettings, HistorySummary, Profile};
 use sqlx::{Connection, PgConnection};
 
 use crate::harness::database::Database;

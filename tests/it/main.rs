@@ -11,10 +11,14 @@ mod bad_input;
 #[cfg(feature = "simulator")]
 mod dify_writer;
 #[cfg(feature = "simulator")]
+mod docs;
+#[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
 mod faults;
 mod harness;
+#[cfg(feature = "simulator")]
+mod help;
 #[cfg(feature = "simulator")]
 mod history;
 #[cfg(feature = "simulator")]

@@ -70,7 +70,7 @@ fn an_sls_that_does_not_answer_leaves_batches_that_can_be_sent_again() {
     let (batches, lanes) = open.trim().split_once('|').unwrap();
     assert!(batches != "0" && batches == lanes, "one open number a lane: {open}");
     fixture.sls.forget_faults();
-    fixture.tool("run").run().exits(0).tells("0 still open");
+    fixture.tool("run").run().exits(0).tells("0 still in doubt");
     fixture.holds_every_finished_row_once();
 }
 
@@ -114,10 +114,10 @@ fn the_first_signal_finishes_what_is_in_flight() {
             .wait()
             .exits(75)
             .tells("stopping: what is in flight is finished first")
-            .tells("hint: run the same command again to go on");
+            .tells("hint: run the same command again to continue");
         let open =
             fixture.database.psql("SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'");
-        assert_eq!(open.trim(), "0", "nothing is left in the air");
+        assert_eq!(open.trim(), "0", "nothing is left in doubt");
         fixture.tool("run").run().exits(0);
         fixture.holds_every_finished_row_once();
     }

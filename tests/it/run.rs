@@ -49,8 +49,8 @@ fn a_dry_run_writes_nothing_anywhere() {
         .envs(fixture.database.env())
         .run()
         .exits(0)
-        .prints("workflow_runs: 100 rows: 98 would go to SLS in ")
-        .prints("workflow_node_executions: 400 rows: 392 would go to SLS in ")
+        .prints("workflow_runs: 100 rows: 98 would be sent in ")
+        .prints("workflow_node_executions: 400 rows: 392 would be sent in ")
         .prints("held, running: 8");
     assert_eq!(before, fixture.sls.stats());
     let schemas =
@@ -73,7 +73,7 @@ fn a_dry_run_works_for_a_user_that_may_only_read() {
         .env("DB_PASSWORD", "reader")
         .run()
         .exits(0)
-        .prints("workflow_runs: 50 rows: 49 would go");
+        .prints("workflow_runs: 50 rows: 49 would be sent");
     fixture.database.psql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 

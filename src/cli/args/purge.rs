@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::{LedgerArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{LedgerArgs, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::purge::PurgeSettings;
@@ -19,6 +19,14 @@ use crate::record::timestamp::Timestamp;
 use crate::source::writable::WriteLimits;
 
 const DAY_S: i64 = 86_400;
+
+/// Printed behind the flags.
+pub const EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill purge --older-than 30d                    # the plan
+  dify-sls-backfill purge --older-than 30d --execute          # asks, then deletes
+  dify-sls-backfill purge --execute --yes --vacuum            # for a script
+";
 
 #[derive(Args)]
 #[command(

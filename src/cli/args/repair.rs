@@ -2,12 +2,18 @@
 
 use clap::Args;
 
+use crate::cli::args::common::{LedgerArgs, parse_table, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::repair::RepairSettings;
 use crate::record::table::Table;
 
-use crate::cli::args::{LedgerArgs, parse_table, tables};
+/// Printed behind the flags.
+pub const EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill repair                          # what would be done
+  dify-sls-backfill repair --execute
+";
 
 #[derive(Args)]
 pub struct RepairArgs {

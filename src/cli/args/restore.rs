@@ -3,12 +3,19 @@
 use clap::Args;
 use uuid::Uuid;
 
-use crate::cli::args::{LedgerArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{LedgerArgs, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::restore::RestoreSettings;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
+
+/// Printed behind the flags.
+pub const EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill restore --since 2025-03-01 --until 2025-04-01     # how many would come back?
+  dify-sls-backfill restore --run 0190a6d2-5b7e-7c3a-9f00-000000000001 --execute
+";
 
 #[derive(Args)]
 #[command(

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Args, Parser, ValueEnum};
 
+use crate::cli::args::common::{LedgerArgs, TimingsArgs, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::verify::{Level, VerifySettings};
@@ -12,8 +13,13 @@ use crate::ledger::verification::BatchScope;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 
-use crate::cli::args::run::TimingsArgs;
-use crate::cli::args::{LedgerArgs, parse_table, parse_time, tables};
+/// Printed behind the flags.
+pub const EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill verify                          # counts, day by day
+  dify-sls-backfill verify --level content          # reads every log back
+  dify-sls-backfill verify --level content --recheck
+";
 
 #[derive(Args)]
 pub struct VerifyArgs {

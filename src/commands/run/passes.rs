@@ -1,4 +1,4 @@
-//! One table of a run: its pass, its workers, the tail reader and the settler beside them.
+//! One table of a run: its pass, its workers, the tail reader and the resolver beside them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -43,7 +43,7 @@ struct Job {
 }
 
 impl Run<'_> {
-    /// Moves what is to be moved of one table, and verifies it.
+    /// Sends what is to be sent of one table, and verifies it.
     pub(in crate::commands::run) async fn table(
         &mut self,
         shape: &Shape,
@@ -77,14 +77,14 @@ impl Run<'_> {
         // The reporter's bar must be gone before anything else is written.
         let _ = reporter.await;
         tail_stopper.stop();
-        let resolver = resolver.await.context("settle what is open")?;
+        let resolver = resolver.await.context("resolve batches in doubt")?;
         worked?;
         if let Some(tail) = tail {
-            tail.await.context("follow the upload")??;
+            tail.await.context("read back what was sent")??;
         }
         let resolved = resolver?.finish().await?;
-        self.tell(table, &progress);
-        tell_resolved(table, &resolved);
+        self.report(table, &progress);
+        report_resolved(table, &resolved);
 
         let is_closed = self.ledger.close_pass(pass.id).await?;
         let sent = progress.sent.load(Ordering::Relaxed) + resolved.sent_rows;
@@ -93,13 +93,14 @@ impl Run<'_> {
             let comparison = tail_reader.finish(&self.shutdown).await?;
             // Who was asked to stop has not read to the end, and cannot tell what is missing.
             if !self.shutdown.is_asked() {
-                outcome.differences += tell_comparison(table, &comparison);
+                outcome.differences += report_comparison(table, &comparison);
             }
         }
         let open = self.ledger.intents(&self.process, table).await?;
         if open > 0 {
             tracing::warn!(
-                "{table}: {open} batches may or may not be in SLS; the next run looks again"
+                "{table}: {open} batches are in doubt: they may or may not be in SLS; the next run \
+                 looks again"
             );
         }
         outcome.is_complete = is_closed && open == 0;
@@ -135,14 +136,14 @@ impl Run<'_> {
         Resolver::new(parts, self.shutdown.clone())
     }
 
-    fn tell(&self, table: Table, progress: &Progress) {
+    fn report(&self, table: Table, progress: &Progress) {
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let seconds = progress.elapsed().as_secs_f64().max(0.001);
         let raw = get(&progress.raw_bytes);
         let ledger = Duration::from_nanos(get(&progress.ledger_ns)).as_secs_f64();
         let ledger_share = 100.0 * ledger / seconds / f64::from(self.settings.workers);
         tracing::info!(
-            "{table}: looked at {} rows, sent {} ({}, {} compressed) in {seconds:.1} s, {}/s; \
+            "{table}: {} rows seen, {} sent ({}, {} compressed) in {seconds:.1} s, {}/s; \
              {ledger_share:.1} % of the time was spent waiting for the ledger",
             count(get(&progress.seen)),
             count(get(&progress.sent)),
@@ -197,7 +198,7 @@ impl Run<'_> {
         }
         let wish = &self.settings.wish;
         if can_go_on(&open.plan, open.begun, &begun_with, wish, conversion)? {
-            tracing::info!("{table}: going on with pass {}", open.id);
+            tracing::info!("{table}: continuing pass {}", open.id);
             return Ok(Some(open));
         }
         self.ledger.drop_pass(&open).await?;
@@ -338,7 +339,7 @@ impl Run<'_> {
 /// Waits for the tail reader to fail; for ever if there is none, or if it does not fail.
 async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
     let Some(running) = tail.as_mut() else { return std::future::pending().await };
-    let ended = running.await.context("follow the upload").and_then(|ended| ended);
+    let ended = running.await.context("read back what was sent").and_then(|ended| ended);
     *tail = None;
     match ended {
         Err(error) => error,
@@ -346,13 +347,13 @@ async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Erro
     }
 }
 
-/// Tells what became of batches whose fate was open.
-fn tell_resolved(table: Table, resolved: &Resolved) {
+/// Reports what became of batches in doubt.
+fn report_resolved(table: Table, resolved: &Resolved) {
     let Resolved { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = resolved;
     if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
         tracing::info!(
-            "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, \
-             {halved} halved, {abandoned} read anew, {open} still open"
+            "{table}: batches in doubt: {found} found in SLS, {sent} sent again, {halved} halved, \
+             {abandoned} read again, {open} still in doubt"
         );
     }
     if *refused_rows > 0 {
@@ -364,11 +365,11 @@ fn tell_resolved(table: Table, resolved: &Resolved) {
     }
 }
 
-/// Tells what the comparison of the ledger with SLS gave; gives the number of differences.
-fn tell_comparison(table: Table, comparison: &Comparison) -> u64 {
+/// Reports how the ledger compares with SLS; gives the number of differences.
+fn report_comparison(table: Table, comparison: &Comparison) -> u64 {
     let differences = comparison.differences.len() as u64;
     tracing::info!(
-        "{table}: pulled back and compared: {} batches with {} rows are equal, {} differ",
+        "{table}: read back and compared: {} batches with {} rows are equal, {} differ",
         count(comparison.batches_equal),
         count(comparison.rows_equal),
         count(differences),

@@ -34,7 +34,7 @@ fn rows_that_change_between_intent_and_recovery_are_sent_as_they_are_now() {
         fixture.database.psql(&format!(
             "UPDATE workflow_runs SET outputs = '{{\"a\": \"changed\"}}' WHERE id IN ({OPEN_ROWS})"
         ));
-        fixture.tool(SHORT).run().exits(0).tells(" read anew");
+        fixture.tool(SHORT).run().exits(0).tells(" read again");
         let changed = fixture
             .sls
             .logs("workflow_execution")
@@ -51,7 +51,7 @@ fn a_batch_that_was_never_answered_is_halved_and_goes_through() {
     for numbers in [Proven, Unproven] {
         let fixture = with_open_batches(numbers);
         fixture.database.psql("UPDATE sls_backfill.batch SET unknowns = 10 WHERE state = 'intent'");
-        fixture.tool(SHORT).run().exits(0).tells(" halved, 0 read anew, 0 still open");
+        fixture.tool(SHORT).run().exits(0).tells(" halved, 0 read again, 0 still in doubt");
         let halves = "SELECT count(*) > 0 FROM sls_backfill.batch WHERE parent_id IS NOT NULL \
                       AND state = 'proved'";
         assert_eq!(fixture.database.psql(halves).trim(), "t");
@@ -71,7 +71,7 @@ fn rows_that_vanish_between_intent_and_recovery_are_gone_and_accounted_for() {
              DELETE FROM workflow_runs WHERE id IN (SELECT id FROM victims); \
              DELETE FROM workflow_node_executions WHERE id IN (SELECT id FROM victims)",
         );
-        fixture.tool(SHORT).run().exits(0).tells(" read anew");
+        fixture.tool(SHORT).run().exits(0).tells(" read again");
         let gone = "SELECT sum(rows_gone) FROM sls_backfill.range";
         assert_ne!(fixture.database.psql(gone).trim(), "0");
         ends_well(&fixture);
@@ -82,7 +82,7 @@ fn rows_that_vanish_between_intent_and_recovery_are_gone_and_accounted_for() {
 fn a_column_that_vanishes_between_intent_and_recovery_is_lived_with() {
     let fixture = with_open_batches(Unproven);
     fixture.database.psql("ALTER TABLE workflow_runs DROP COLUMN exceptions_count");
-    fixture.tool(&format!("{SHORT} --new-conversion")).run().exits(0).tells(" read anew");
+    fixture.tool(&format!("{SHORT} --new-conversion")).run().exits(0).tells(" read again");
     ends_well(&fixture);
 }
 
@@ -138,8 +138,8 @@ fn rows_that_are_deleted_and_come_back_are_not_sent_again() {
         .tool(&everything)
         .run()
         .exits(0)
-        .tells("workflow_runs: looked at 400 rows, sent 0 ")
-        .tells("workflow_node_executions: looked at 1,600 rows, sent 0 ");
+        .tells("workflow_runs: 400 rows seen, 0 sent ")
+        .tells("workflow_node_executions: 1,600 rows seen, 0 sent ");
     ends_well(&fixture);
 }
 

@@ -325,7 +325,7 @@ fn a_run_without_an_answer_for_its_last_batch_ends_with_75_and_says_until_when()
     fixture.sls.switch(&json!({"signature_life_s": 900}));
     fixture.sls.order(&fault("put", 2, 1, json!("cut_before")));
     let outcome = fixture.tool("run --batch-kib 64 --visible-s 1").run();
-    outcome.exits(75).tells("may still be on its way to SLS").tells("1 still open");
+    outcome.exits(75).tells("may still be on its way to SLS").tells("1 still in doubt");
     let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
     assert_eq!(fixture.database.psql(open).trim(), "1");
     // As if its signature's life were over.

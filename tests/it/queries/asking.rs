@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dify_sls_backfill::demo::{self, HistorySettings};
+use dify_sls_backfill::demo;
+use dify_sls_backfill::demo::settings::HistorySettings;
 use dify_sls_backfill::secret::Secret;
 use dify_sls_backfill::wire::sign::{Credentials, SignatureVersion, SignedParts, percent, sign};
 use serde_json::{Value, json};
