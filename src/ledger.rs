@@ -1,4 +1,4 @@
-//! The durable book of passes, ranges, batches, holds and read positions: schema `sls_backfill`.
+//! The durable record of passes, ranges, batches, holds and read positions: schema `sls_backfill`.
 //!
 //! Every write on behalf of a range names the range's fencing token, so that a process that was
 //! stopped past its lease and wakes up changes nothing. Times of leases are the ledger's clock.

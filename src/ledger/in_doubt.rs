@@ -1,4 +1,4 @@
-//! Intents whose fate is open: who may settle them, and how each of them ends.
+//! Batches in doubt: who may resolve them, and how each of them ends.
 //!
 //! An intent has one owner, the process that may send it. A sender that gives up, and whoever
 //! finds a process dead, takes the owner away; one process claims it again. Every write here names
@@ -27,7 +27,7 @@ use crate::record::table::Table;
 #[error("another process has taken over batch {0}; nothing was written")]
 pub struct BatchLost(pub Uuid);
 
-/// An intent whose fate is open, with all that is needed to find or repeat it.
+/// An intent in doubt, with all that is needed to find or repeat it.
 #[derive(Debug, Clone)]
 pub struct InDoubtBatch {
     pub id: Uuid,
@@ -51,7 +51,7 @@ pub struct InDoubtBatch {
     pub report: AttemptReport,
 }
 
-/// How an open batch was last sent.
+/// How a batch in doubt was last sent.
 #[derive(Debug, Clone)]
 pub struct Sent {
     pub lane_id: i64,
@@ -76,7 +76,7 @@ pub struct AttemptReport {
     pub number_used_at: Option<i64>,
 }
 
-/// What the book knows of an open batch now.
+/// What the ledger knows of a batch in doubt now.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
     /// Whether it is still an intent of the asking process.
@@ -246,7 +246,7 @@ impl Ledger {
         Ok(u64::try_from(row.try_get::<i64, _>("intents")?)?)
     }
 
-    /// What the book knows now of batches that `process` settles.
+    /// What the ledger knows now of batches that `process` resolves.
     pub async fn seen(
         &self,
         process: &Process,

@@ -1,4 +1,4 @@
-//! The intent transaction: a batch is in the book, with all that is needed to find or repeat it,
+//! The intent transaction: a batch is in the ledger, with all that is needed to find or repeat it,
 //! before its first byte is on the wire.
 //!
 //! One transaction moves the range's position behind the rows read, writes the batch, and records
@@ -37,7 +37,7 @@ pub struct NewBatch {
     pub digest: Digest,
     pub not_json: u32,
     pub conversion_id: i64,
-    /// `None`: it is not about to be sent; whoever settles intents will.
+    /// `None`: it is not about to be sent; the resolver will send it.
     pub sending: Option<Sending>,
     /// Unix seconds.
     pub ingest_time: u32,
@@ -58,7 +58,7 @@ pub struct Sending {
     pub cursors: BTreeMap<u32, String>,
 }
 
-/// What the book keeps of a row in a batch.
+/// What the ledger keeps of a row in a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchRow {
     pub id: Uuid,

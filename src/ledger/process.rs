@@ -185,7 +185,7 @@ async fn bury_the_dead(tx: &mut Tx, own: &Identity) -> anyhow::Result<Option<Alr
     .fetch_all(&mut **tx)
     .await
     .context("look for other processes in the ledger")?;
-    // Nobody settles what an ended process still owns.
+    // Nobody resolves what an ended process still owns.
     pg::statement(
         "UPDATE sls_backfill.batch b SET owner = NULL FROM sls_backfill.process p \
          WHERE b.state = 'intent' AND p.id = b.owner AND p.ended_at IS NOT NULL",

@@ -53,7 +53,7 @@ const LEASED: &str = "id, pass_id, kind, after, upto, position, token";
 impl Ledger {
     /// Claims an open range of the pass that nobody owns, or whose owner's lease has run out; tells
     /// what else there is to do if there is none. The rows that no run reaches come last: only when
-    /// all nodes that runs do reach are in the book can a row not be taken for both.
+    /// all nodes that runs do reach are in the ledger can a row not be taken for both.
     pub async fn work(&self, pass_id: i64, process: &Process) -> anyhow::Result<Work> {
         let context = || format!("claim a range of pass {pass_id}");
         let mut tx = self.begin().await?;

@@ -27,7 +27,7 @@ pub struct Page<'a> {
     pub sums: &'a BTreeMap<Uuid, Sum>,
 }
 
-/// A batch that SLS does not hold as the book says.
+/// A batch that SLS does not hold as the ledger says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub batch_id: Uuid,

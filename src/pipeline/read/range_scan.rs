@@ -26,7 +26,7 @@ const PENDING_ROWS_MAX: usize = 2 * PAGE_ROWS as usize;
 /// most, each of which may cost a random page or two.
 const WALK_ENTRIES_MAX: u32 = 4 * PAGE_ROWS;
 
-/// Where a range's rows come from, and by what they are judged.
+/// Where a range's rows come from, and by which rules their fate is decided.
 #[derive(Clone)]
 pub struct ScanSettings {
     pub source: Source,

@@ -121,7 +121,7 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// `owned` is told of every range that is claimed.
+    /// `owned` learns of every range that is claimed.
     pub fn new(
         parts: ScannerParts,
         owned: OwnedRanges,

@@ -39,16 +39,16 @@ use crate::source::Source;
 /// How often open batches are looked at.
 const ROUND_EVERY: Duration = Duration::from_millis(500);
 
-/// So many batches are settled at a time: their row ids are in memory.
+/// So many batches are resolved at a time: their row ids are in memory.
 const OPEN_MAX: usize = 64;
 
 /// After so many errors the cause is not in the batches.
 const FAILED_MAX: u64 = 10;
 
-/// At the end of a run, batches that can be settled so soon are waited for.
+/// At the end of a run, batches that can be resolved so soon are waited for.
 const WAIT_AT_END_S: i64 = 200;
 
-/// What a settler works with.
+/// What a resolver works with.
 pub struct ResolverParts {
     pub source: Source,
     pub ledger: Ledger,
@@ -70,7 +70,7 @@ pub struct ResolverParts {
     pub nth: usize,
 }
 
-/// What a settler did.
+/// What a resolver did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resolved {
     /// Found in SLS.
@@ -87,7 +87,7 @@ pub struct Resolved {
     pub refused_rows: u64,
     /// Batches of which SLS holds a part, or something else.
     pub differ: u64,
-    /// Could not be settled for an error that was told.
+    /// Could not be resolved, for an error that was logged.
     pub failed: u64,
     /// Still open.
     pub open: u64,
@@ -104,7 +104,7 @@ enum Resend {
     SameNumber,
 }
 
-/// Settles the open batches of one table.
+/// Resolves the batches in doubt of one table.
 pub struct Resolver {
     parts: ResolverParts,
     assembler: Assembler,
@@ -169,7 +169,7 @@ impl Resolver {
         Ok(self.resolved)
     }
 
-    /// Looks at all open batches once; gives how many of them were ended.
+    /// Looks at all batches in doubt once; gives how many of them were ended.
     async fn round(&mut self) -> anyhow::Result<u32> {
         let ResolverParts { ledger, process, table, client, guarantees, .. } = &self.parts;
         let (guarantees, now) = (*guarantees, client.now());

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sent ─► unknown ─► can it still be stored? ── yes ─► wait (or, where numbers are proven to be
-//!                            │                          kept, the same number once more)
+//!                            │                          refused, the same number once more)
 //!                            no, since `over_at`
 //!                            ▼
 //!         `visible_s` later, and read to the end of every shard after that: is it there?

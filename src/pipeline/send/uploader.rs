@@ -58,7 +58,7 @@ pub struct Uploader {
     shutdown: Shutdown,
     watch: Arc<Watch>,
     lane: LaneKeeper,
-    /// What SLS has stored and the ledger is not told yet: it goes with the next step, which saves
+    /// What SLS has stored, unknown to the ledger yet: it goes with the next step, which saves
     /// a transaction a batch. Lost with a crash, it is found out again.
     stored: Vec<Acknowledgement>,
 }
