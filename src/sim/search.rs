@@ -281,11 +281,15 @@ fn render(logstore: &Logstore, place: Place) -> Option<Value> {
     let shards = logstore.shards();
     let (_, stored) = shards.get(place.shard as usize)?.group(place.group)?;
     let group = LogGroupView::parse(&stored.raw).ok()?;
-    group.logs.get(place.log).map(|log| flatten(&group, log))
+    let mut object = flatten(&group, group.logs.get(place.log)?);
+    if logstore.is_modifiable() {
+        object.insert("__rowid__".to_owned(), place.row_id().into());
+    }
+    Some(object.into())
 }
 
 /// A log as GetLogs gives it: fields, tags and SLS's own keys side by side, all values strings.
-fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Value {
+fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Map<String, Value> {
     let mut object = Map::new();
     let mut put = |key: String, value: &[u8]| {
         object.insert(key, Value::String(text(value).into_owned()));
@@ -299,7 +303,7 @@ fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Value {
     for (key, value) in &log.contents {
         put(text(key).into_owned(), value);
     }
-    Value::Object(object)
+    object
 }
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
