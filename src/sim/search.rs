@@ -211,7 +211,11 @@ fn analyse(
             "offset is not available for pagination in sql query, please use limit x,y",
         ));
     }
-    let (hits, progress) = find(subject, search, query)?;
+    let (mut hits, mut progress) = find(subject, search, query)?;
+    if let Some(logs_max) = scene.switches.sql_logs_max.filter(|max| hits.len() > *max) {
+        hits.truncate(logs_max);
+        progress = "Incomplete";
+    }
     let places: Vec<_> = hits.iter().map(|hit| hit.place).collect();
     let sql::Rows { names, types, rows } =
         sql::run(logstore, &state.table, &places, sql, scene.switches)?;
@@ -244,7 +248,7 @@ fn find(
     let Subject { logstore, state, scene } = subject;
     let filter = Filter { from: search.from, to: search.to, topic: &search.topic, query };
     let mut hits = scan::find(logstore, filter, scene)?;
-    if !state.is_incomplete(scene.switches.incomplete_every) {
+    if !state.is_incomplete((search.from, search.to), &search.query, scene.switches) {
         return Ok((hits, "Complete"));
     }
     hits.truncate(hits.len() / 2);
