@@ -211,7 +211,11 @@ fn analyse(
             "offset is not available for pagination in sql query, please use limit x,y",
         ));
     }
-    let (hits, progress) = find(subject, search, query)?;
+    let (mut hits, mut progress) = find(subject, search, query)?;
+    if let Some(logs_max) = scene.switches.sql_logs_max.filter(|max| hits.len() > *max) {
+        hits.truncate(logs_max);
+        progress = "Incomplete";
+    }
     let places: Vec<_> = hits.iter().map(|hit| hit.place).collect();
     let sql::Rows { names, types, rows } =
         sql::run(logstore, &state.table, &places, sql, scene.switches)?;
@@ -244,7 +248,7 @@ fn find(
     let Subject { logstore, state, scene } = subject;
     let filter = Filter { from: search.from, to: search.to, topic: &search.topic, query };
     let mut hits = scan::find(logstore, filter, scene)?;
-    if !state.is_incomplete(scene.switches.incomplete_every) {
+    if !state.is_incomplete((search.from, search.to), &search.query, scene.switches) {
         return Ok((hits, "Complete"));
     }
     hits.truncate(hits.len() / 2);
@@ -281,11 +285,15 @@ fn render(logstore: &Logstore, place: Place) -> Option<Value> {
     let shards = logstore.shards();
     let (_, stored) = shards.get(place.shard as usize)?.group(place.group)?;
     let group = LogGroupView::parse(&stored.raw).ok()?;
-    group.logs.get(place.log).map(|log| flatten(&group, log))
+    let mut object = flatten(&group, group.logs.get(place.log)?);
+    if logstore.is_modifiable() {
+        object.insert("__rowid__".to_owned(), place.row_id().into());
+    }
+    Some(object.into())
 }
 
 /// A log as GetLogs gives it: fields, tags and SLS's own keys side by side, all values strings.
-fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Value {
+fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Map<String, Value> {
     let mut object = Map::new();
     let mut put = |key: String, value: &[u8]| {
         object.insert(key, Value::String(text(value).into_owned()));
@@ -299,7 +307,7 @@ fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Value {
     for (key, value) in &log.contents {
         put(text(key).into_owned(), value);
     }
-    Value::Object(object)
+    object
 }
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {

@@ -4,10 +4,11 @@
 //! text → token, statement: names, LIMIT, NULLS LAST, FROM → table: only visible logs → SQLite → rows
 //! ```
 //!
-//! SQLite is more lenient than Presto in two ways that this does not mend: it compares texts with
-//! numbers, and it takes columns beside GROUP BY that are not aggregated.
+//! SQLite is more lenient than Presto in a way that this does not mend: it compares texts with
+//! numbers.
 
 pub mod functions;
+pub mod grouping;
 pub mod statement;
 pub mod table;
 pub mod token;

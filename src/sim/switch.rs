@@ -106,6 +106,12 @@ pub struct Switches {
     pub empty_text: EmptyText,
     /// Every n-th query sees half of the logs and says `Incomplete`. `null`: none; 1: every one.
     pub incomplete_every: Option<u64>,
+    /// Every query, told by its words and its times, sees half of the logs and says `Incomplete` so
+    /// many times before it is answered in full. A query that is sent again finds more ready.
+    pub incomplete_times: u64,
+    /// SQL that finds more logs sees so many, the oldest, and says `Incomplete` however often it is
+    /// repeated, as where SLS has more to scan than it scans. `null`: no limit.
+    pub sql_logs_max: Option<usize>,
     /// Logs over 3 minutes old when they were received are found by queries so much later.
     pub index_delay_ms: u64,
     /// All other logs are found by queries so much later.
@@ -223,6 +229,8 @@ impl Default for Switches {
             sql_time_zone: "UTC".to_owned(),
             empty_text: EmptyText::Empty,
             incomplete_every: None,
+            incomplete_times: 0,
+            sql_logs_max: None,
             index_delay_ms: 0,
             index_delay_recent_ms: 0,
             soft_delete: SoftDelete::On,

@@ -6,8 +6,10 @@
 //! - A statement without `FROM` reads the logstore, so `FROM log` is added.
 //! - `LIMIT n OFFSET m` is none of SLS's words; without a limit there are 100 rows.
 //! - Names that SQLite reserves are put in quotes.
+//! - Columns beside GROUP BY and aggregates are refused ([`grouping`]).
 
 use crate::sim::answer::Refusal;
+use crate::sim::sql::grouping;
 use crate::sim::sql::token::{Kind, Token, line_and_column, syntax, tokenise};
 use crate::sim::switch::LimitOffset;
 
@@ -65,6 +67,7 @@ pub fn rewrite(text: &str, limit_offset: LimitOffset) -> Result<Statement, Refus
         let message = "mismatched input 'OFFSET' expecting <EOF>, please use limit x,y";
         return Err(syntax(text, tokens[at + 2].at, message));
     }
+    grouping::check(text, &tokens)?;
     let rows_max = rows_max(text, &tokens)?;
     let mut additions: Vec<(usize, &str)> = Vec::new();
     let names = tokens.iter().filter(|token| token.kind == Kind::Name);

@@ -164,9 +164,17 @@ impl Logstore {
         }
         check_ttl(&json)?;
         let mut settings = lock(&self.settings);
+        if json.get("enableModify").is_some_and(|modify| *modify != is_modifiable(&settings.json)) {
+            return Err(Refusal::new(Code::LogStoreInfoInvalid, "enableModify cannot be changed"));
+        }
         settings.json.extend(json.into_iter().filter(|(key, _)| key != "shardCount"));
         settings.modified_s = now_s;
         Ok(())
+    }
+
+    /// Whether its logs can be deleted one by one; they have row ids then.
+    pub fn is_modifiable(&self) -> bool {
+        is_modifiable(&lock(&self.settings).json)
     }
 
     /// Makes the index. Only what is written from now on can be searched.
@@ -346,6 +354,10 @@ pub fn no_logstore(name: &str) -> Refusal {
     Refusal::new(Code::LogStoreNotExist, format!("logstore {name} does not exist"))
 }
 
+fn is_modifiable(json: &Map<String, Value>) -> bool {
+    json.get("enableModify").and_then(Value::as_bool).unwrap_or(false)
+}
+
 fn check_ttl(json: &Map<String, Value>) -> Result<(), Refusal> {
     let range = 1..=TTL_DAYS_FOR_EVER;
     let good = |ttl: &Value| ttl.as_i64().is_some_and(|days| range.contains(&days));
@@ -358,6 +370,9 @@ fn check_ttl(json: &Map<String, Value>) -> Result<(), Refusal> {
 fn check_index(json: &Value) -> Result<(), Refusal> {
     let is_object_or_missing = |name: &str| json.get(name).is_none_or(Value::is_object);
     let has_part = json.get("line").is_some() || json.get("keys").is_some();
+    if json["keys"].get("__rowid__").is_some() {
+        return Err(Refusal::new(Code::IndexInfoInvalid, "__rowid__ is a reserved name"));
+    }
     if json.is_object() && has_part && is_object_or_missing("line") && is_object_or_missing("keys")
     {
         return Ok(());
@@ -442,7 +457,10 @@ mod tests {
         assert_eq!(description["shardCount"], 2);
         assert_eq!(description["createTime"], 1);
         assert_eq!(description["lastModifyTime"], 5);
-        assert!(logstore.update(map(json!({"logstoreName": "other"})), 5).is_err());
+        for json in [json!({"logstoreName": "other"}), json!({"enableModify": true})] {
+            assert!(logstore.update(map(json), 5).is_err());
+        }
+        assert!(logstore.update(map(json!({"enableModify": false})), 5).is_ok());
     }
 
     #[test]
@@ -456,10 +474,10 @@ mod tests {
             code(logstore.update_index(json!({"keys": {}}))).unwrap(),
             "IndexConfigNotExist"
         );
-        assert_eq!(
-            code(logstore.create_index(json!({"keys": []}), moment)).unwrap(),
-            "IndexInfoInvalid"
-        );
+        for keys in [json!([]), json!({"__rowid__": {"type": "text"}})] {
+            let made = logstore.create_index(json!({"keys": keys}), moment);
+            assert_eq!(code(made).unwrap(), "IndexInfoInvalid", "{keys}");
+        }
         assert_eq!(code(logstore.create_index(json!({"keys": {}}), moment)), None);
         assert_eq!(
             code(logstore.create_index(json!({"keys": {}}), moment)).unwrap(),

@@ -52,13 +52,18 @@ impl Small {
 
     /// Puts one log, at Unix time `time`.
     pub(crate) fn put(&self, time: i64, fields: &[(&str, &str)]) {
+        self.put_from("dify", "7", time, fields);
+    }
+
+    /// The same from another source and of another batch.
+    pub(crate) fn put_from(&self, source: &str, batch: &str, time: i64, fields: &[(&str, &str)]) {
         let mut writer = LogGroupWriter::default();
         writer.begin_log(u32::try_from(time).unwrap(), 0);
         for (key, value) in fields {
             writer.field(key, value.as_bytes());
         }
         writer.end_log();
-        writer.finish(Some(""), Some("dify"), &[("__batch__", "7")]);
+        writer.finish(Some(""), Some(source), &[("__batch__", batch)]);
         let path = format!("/logstores/{STORE}/shards/lb");
         let headers = [("Content-Type", "application/x-protobuf")];
         let answer = self.asking().send_bytes("POST", &path, &[], &headers, writer.bytes());

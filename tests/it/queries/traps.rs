@@ -174,6 +174,63 @@ fn soft_delete_hides_logs_from_queries_and_not_from_pulls() {
     assert_eq!(small.column("SELECT id"), ["a"]);
 }
 
+fn row_ids(small: &Small, query: &str) -> Vec<(String, String)> {
+    let found = small.asking().search(STORE, query);
+    found.iter().map(|row| (row["id"].clone(), row["__rowid__"].clone())).collect()
+}
+
+fn delete(small: &Small, body: &Value) -> (u16, String, u64) {
+    let path = format!("/logstores/{STORE}/deletelogs");
+    let answer = small.asking().send("POST", &path, &[], &body.to_string());
+    let affected = answer.header("x-log-affectedrows").to_owned();
+    (answer.status, affected, answer.body["affectedRows"].as_u64().unwrap_or(u64::MAX))
+}
+
+#[test]
+fn a_log_is_deleted_by_its_row_id_where_logs_can_be_modified() {
+    let small = Small::without_index(&[], json!({"enableModify": true}));
+    small.index(json!({}));
+    let time = now_s() - 60;
+    for id in ["a", "b", "b", "c"] {
+        small.put(time, &[("id", id)]);
+    }
+    let rows = row_ids(&small, "id: b");
+    assert_eq!((rows.len(), rows[0].1 == rows[1].1), (2, false));
+    let of = |row_id: &str| json!({"from": time, "to": time + 1, "rowId": row_id});
+    let elsewhen = json!({"from": time + 1, "to": time + 9, "rowId": rows[1].1});
+    assert_eq!(delete(&small, &elsewhen), (200, "0".to_owned(), 0));
+    assert_eq!(delete(&small, &of(&rows[1].1)), (200, "1".to_owned(), 1));
+    assert_eq!(delete(&small, &of(&rows[1].1)), (200, "0".to_owned(), 0), "it is gone");
+    assert_eq!(row_ids(&small, "id: b"), rows[..1]);
+    assert_eq!(small.column("SELECT id ORDER BY id"), ["a", "b", "c"]);
+    // With both, the row id counts.
+    let mut both = of(&row_ids(&small, "id: a")[0].1);
+    both["query"] = json!("id: c");
+    assert_eq!(delete(&small, &both), (200, "1".to_owned(), 1));
+    assert_eq!(small.found("*"), ["b", "c"]);
+    for body in [
+        json!({"from": time, "to": time + 1}),
+        json!({"from": time, "to": time, "rowId": rows[0].1}),
+        json!({"from": time, "rowId": rows[0].1}),
+        json!({"from": time, "to": time + 1, "rowId": "?"}),
+        json!({"from": time, "to": time + 1, "query": "* | SELECT 1"}),
+    ] {
+        assert_eq!(delete(&small, &body).0, 400, "{body}");
+    }
+    assert_eq!(small.found("*"), ["b", "c"]);
+    let (stored, settings) = (small.sls.logs(STORE), json!({"enableModify": false}));
+    assert_eq!(stored.len(), 4, "what is pulled does not change");
+    let answer =
+        small.asking().send("PUT", &format!("/logstores/{STORE}"), &[], &settings.to_string());
+    assert_eq!(answer.status, 400, "once and for all");
+
+    let plain = Small::new(&[]);
+    plain.put_some(1);
+    assert!(!plain.asking().search(STORE, "*")[0].contains_key("__rowid__"));
+    let body = json!({"from": 0, "to": now_s(), "rowId": "0|0|0"});
+    assert_eq!(delete(&plain, &body).0, 400);
+}
+
 #[test]
 fn a_logstore_of_mode_query_has_no_sql() {
     let small = Small::without_index(&[], json!({"mode": "query"}));
