@@ -1,5 +1,7 @@
 //! What can be wrong between Postgres, the ledger and SLS, in words, and the way on from each.
 
+use std::cmp::Ordering;
+
 /// A kind of difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Difference {
@@ -25,7 +27,23 @@ pub enum Difference {
     Unaccounted,
 }
 
+/// What was acknowledged so recently may still come to light: the life of a signature and what SLS
+/// may take to store and show it, rounded up.
+const LATE_S: i64 = 20 * 60;
+
 impl Difference {
+    /// What is the matter with a batch of `rows` rows of which SLS holds `found` logs that are not
+    /// just these rows. `settled_ago_s`: how long ago it was known to be there.
+    pub fn of_batch(rows: u64, found: u64, settled_ago_s: Option<i64>) -> Self {
+        match found.cmp(&rows) {
+            _ if rows == 0 => Self::GivenUp,
+            Ordering::Greater => Self::Doubled,
+            Ordering::Equal => Self::Changed,
+            Ordering::Less if settled_ago_s.is_some_and(|ago_s| ago_s < LATE_S) => Self::Late,
+            Ordering::Less => Self::Missing,
+        }
+    }
+
     /// What it is, after a number of batches or rows.
     pub fn what(self) -> &'static str {
         match self {
@@ -112,6 +130,21 @@ impl Difference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_of_18_rows_of_which_sls_holds_27_is_doubled() {
+        for (rows, found, ago_s, wanted) in [
+            (18, 27, Some(0), Difference::Doubled),
+            (18, 27, None, Difference::Doubled),
+            (18, 18, Some(9999), Difference::Changed),
+            (18, 0, Some(9999), Difference::Missing),
+            (18, 17, Some(9999), Difference::Missing),
+            (18, 17, Some(60), Difference::Late),
+            (0, 5, Some(60), Difference::GivenUp),
+        ] {
+            assert_eq!(Difference::of_batch(rows, found, ago_s), wanted, "{rows} {found}");
+        }
+    }
 
     #[test]
     fn every_difference_has_a_way_on_of_its_own() {

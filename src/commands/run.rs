@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use crate::commands::difference::Difference;
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::count;
@@ -62,14 +63,22 @@ struct Run<'a> {
 }
 
 /// What came of one table.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Outcome {
     /// Rows sent by this run.
     sent: u64,
     /// Whether the pass is done, and no batch open.
     is_complete: bool,
-    /// Batches that SLS does not hold as the ledger says.
-    differences: u64,
+    /// Batches that SLS does not hold as the ledger says, by what is the matter.
+    differences: BTreeMap<Difference, u64>,
+}
+
+impl Outcome {
+    fn add_differences(&mut self, differences: BTreeMap<Difference, u64>) {
+        for (difference, batches) in differences {
+            *self.differences.entry(difference).or_default() += batches;
+        }
+    }
 }
 
 /// Runs; a first SIGINT or SIGTERM finishes what is in flight.
@@ -267,7 +276,7 @@ impl Run<'_> {
             accounts.push((shape.table, self.ledger.account(shape.table).await?));
             total.sent += outcome.sent;
             total.is_complete &= outcome.is_complete;
-            total.differences += outcome.differences;
+            total.add_differences(outcome.differences);
         }
         status::print(&accounts, self.settings.format)?;
         if let Some(path) = &self.settings.rejects {
@@ -277,17 +286,16 @@ impl Run<'_> {
         let refused = HoldReason::Refused.name();
         let rows_refused =
             accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
-        Ok(self.conclude(total, rows_refused))
+        Ok(self.conclude(&total, rows_refused))
     }
 
     /// Says how the run ended.
-    fn conclude(&self, total: Outcome, rows_refused: u64) -> Exit {
-        if total.differences > 0 {
-            tracing::error!(
-                "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
-                 hint: run again: logs that were only slow to appear are found then",
-                total.differences
-            );
+    fn conclude(&self, total: &Outcome, rows_refused: u64) -> Exit {
+        for (difference, batches) in &total.differences {
+            let batches = count(*batches);
+            tracing::error!("{batches} batches {}; {}", difference.what(), difference.way_on());
+        }
+        if !total.differences.is_empty() {
             return Exit::Difference;
         }
         if !total.is_complete {

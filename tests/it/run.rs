@@ -174,6 +174,19 @@ fn another_conversion_than_the_open_passs_is_refused() {
 }
 
 #[test]
+fn what_sls_holds_more_than_once_is_called_doubled_and_not_late() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(100, 5);
+    fixture.tool("run --batch-kib 64 --tables workflow_runs").run().exits(0);
+    let logs = fixture.sls.logs("workflow_execution");
+    let batch = logs[0].tags["__batch__"].as_str().unwrap().to_owned();
+    fixture.sls.tamper("workflow_execution", &serde_json::json!({"double_batch": batch}));
+    let outcome = fixture.tool("run --tables workflow_runs").run().exits(4);
+    assert!(!outcome.stderr.contains("run again"), "{outcome}");
+    outcome.tells("1 batches are in SLS more than once").tells("then `repair` shows the query");
+}
+
+#[test]
 fn another_project_is_refused() {
     let fixture = Fixture::new("dify-1.12");
     fixture
@@ -193,5 +206,10 @@ fn what_sls_holds_otherwise_than_sent_ends_with_a_difference() {
     fixture.database.psql(
         "UPDATE sls_backfill.batch SET digest = sha256('x') WHERE table_name = 'workflow_runs'",
     );
-    fixture.tool("run").run().exits(4).tells("are not in SLS as they were sent");
+    fixture
+        .tool("run")
+        .run()
+        .exits(4)
+        .tells("are in SLS with another content than they were sent with")
+        .tells("names the rows; ask who else writes into this logstore");
 }

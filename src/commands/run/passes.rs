@@ -1,5 +1,6 @@
 //! One table of a run: its pass, its workers, the tail reader and the resolver beside them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,13 +8,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
+use crate::commands::difference::Difference;
 use crate::commands::exit::Ended;
 use crate::commands::output::{bytes, count};
 use crate::commands::setup::{self};
 use crate::dify::conversion::{Conversion, LogTime};
 use crate::ledger::hold::HeldPass;
 use crate::ledger::pass::{Pass, PassPlan};
-use crate::ledger::sighting::{Comparison, Difference};
+use crate::ledger::sighting::{Comparison, DifferingBatch};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::preparer::PreparerParts;
 use crate::pipeline::read::range_scan::ScanSettings;
@@ -88,12 +90,15 @@ impl Run<'_> {
 
         let is_closed = self.ledger.close_pass(pass.id).await?;
         let sent = progress.sent.load(Ordering::Relaxed) + resolved.sent_rows;
-        let mut outcome = Outcome { sent, differences: resolved.differ, ..Outcome::default() };
+        let mut outcome = Outcome { sent, ..Outcome::default() };
+        if resolved.differ > 0 {
+            outcome.differences.insert(Difference::Changed, resolved.differ);
+        }
         if self.settings.verify == Verify::Tags {
             let comparison = tail_reader.finish(&self.shutdown).await?;
             // Who was asked to stop has not read to the end, and cannot tell what is missing.
             if !self.shutdown.is_asked() {
-                outcome.differences += report_comparison(table, &comparison);
+                outcome.add_differences(report_comparison(table, &comparison));
             }
         }
         let open = self.ledger.intents(&self.process, table).await?;
@@ -365,17 +370,21 @@ fn report_resolved(table: Table, resolved: &Resolved) {
     }
 }
 
-/// Reports how the ledger compares with SLS; gives the number of differences.
-fn report_comparison(table: Table, comparison: &Comparison) -> u64 {
-    let differences = comparison.differences.len() as u64;
+/// Tells what the comparison of the ledger with SLS gave; gives how many batches differ, by kind.
+fn report_comparison(table: Table, comparison: &Comparison) -> BTreeMap<Difference, u64> {
+    let mut kinds = BTreeMap::new();
     tracing::info!(
         "{table}: read back and compared: {} batches with {} rows are equal, {} differ",
         count(comparison.batches_equal),
         count(comparison.rows_equal),
-        count(differences),
+        count(comparison.differences.len() as u64),
     );
-    for Difference { batch_id, rows, found } in comparison.differences.iter().take(20) {
+    for differing in &comparison.differences {
+        let DifferingBatch { rows, found, settled_ago_s, .. } = *differing;
+        *kinds.entry(Difference::of_batch(rows, found, settled_ago_s)).or_default() += 1;
+    }
+    for DifferingBatch { batch_id, rows, found, .. } in comparison.differences.iter().take(20) {
         tracing::error!("batch {batch_id}: SLS should hold {rows} rows of it, it holds {found}");
     }
-    differences
+    kinds
 }

@@ -28,6 +28,9 @@ const QUERIES_MAX: usize = 4;
 /// recommend repeating; each costs the same.
 const TRIES_MAX: u32 = 3;
 
+/// After so many incomplete answers in a row SLS cannot answer now, however small the window.
+const INCOMPLETE_MAX: u32 = 32;
+
 /// No answer of ours has so many rows; SLS gives at most 1,000,000.
 const ROWS_MAX: usize = 100_000;
 
@@ -82,7 +85,11 @@ pub async fn count(
     let mut waiting = windows;
     waiting.reverse();
     let (mut asked, mut all) = (FuturesUnordered::new(), SlsDays::default());
+    let mut incomplete_in_a_row = 0;
     loop {
+        if incomplete_in_a_row >= INCOMPLETE_MAX {
+            all.unknown.append(&mut waiting);
+        }
         while asked.len() < QUERIES_MAX
             && let Some(window) = waiting.pop()
         {
@@ -92,16 +99,20 @@ pub async fn count(
         let Some(answered) = answered else { return Ok(Some(all)) };
         match answered? {
             (_, Answer::Counted(found)) => {
+                incomplete_in_a_row = 0;
                 for (day, counts) in found.days {
                     question.progress.seen.fetch_add(counts.logs, Ordering::Relaxed);
                     all.days.entry(day).or_default().add(&counts);
                 }
                 all.dayless += found.dayless;
             }
-            (window, Answer::Incomplete) => match halves(window) {
-                Some(halves) => waiting.extend(halves.into_iter().rev()),
-                None => all.unknown.push(window),
-            },
+            (window, Answer::Incomplete) => {
+                incomplete_in_a_row += 1;
+                match halves(window) {
+                    Some(halves) => waiting.extend(halves.into_iter().rev()),
+                    None => all.unknown.push(window),
+                }
+            }
         }
     }
 }
@@ -131,7 +142,7 @@ async fn ask(question: &Question<'_>, window: Window) -> anyhow::Result<(Window,
         }
         if attempt < TRIES_MAX {
             let _shown = progress.wait("SLS's answer is incomplete");
-            tokio::time::sleep(Duration::from_millis(500) * attempt).await;
+            tokio::time::sleep(Duration::from_millis(200) * attempt).await;
         }
     }
     Ok((window, Answer::Incomplete))
