@@ -6,24 +6,28 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::pg;
-use crate::record::table::{Cells, Column, ColumnKind, Table};
+use crate::record::table::{Cells, Column, ColumnKind};
 use crate::source::Source;
+use crate::source::catalog::Shape;
+use crate::source::page::offloaded_sql;
 
 /// More columns than any Dify has; a table with more is refused when its columns are looked at.
 pub const COLUMNS_MAX: usize = 96;
 
 impl Source {
-    /// Calls `each` with the cells of every row of `ids` that is still there, in no order.
+    /// Calls `each` with the cells of every row of `ids` that is still there, in no order, and with
+    /// whether its full payload lies in object storage: both as of the same moment.
     ///
     /// Cells are in the order of `columns` and in the form that their [`ColumnKind`] says; they
     /// are borrowed from the connection's buffer.
     pub async fn read(
         &self,
-        table: Table,
+        shape: &Shape,
         columns: &[Column],
         ids: &[Uuid],
-        mut each: impl FnMut(&Cells<'_>),
+        mut each: impl FnMut(&Cells<'_>, bool),
     ) -> anyhow::Result<()> {
+        let table = shape.table;
         anyhow::ensure!(columns.len() <= COLUMNS_MAX, "{table} has over {COLUMNS_MAX} columns");
         let list: Vec<_> = columns
             .iter()
@@ -34,11 +38,13 @@ impl Source {
             })
             .collect();
         let sql = format!(
-            "SELECT {} FROM {} t WHERE t.id = ANY($1)",
+            "SELECT {}, {} FROM {} t WHERE t.id = ANY($1)",
             list.join(", "),
+            offloaded_sql(shape),
             pg::quote(table.name()),
         );
-        let mut tx = self.begin().await?;
+        // No plan may read the whole list of offloaded payloads.
+        let mut tx = self.begin_with("; SET LOCAL enable_seqscan = off").await?;
         let mut rows = pg::made_statement(&sql).bind(ids.to_vec()).fetch(&mut *tx);
         let context = || format!("read {} rows of {table}", ids.len());
         while let Some(row) = rows.try_next().await.with_context(context)? {
@@ -47,7 +53,7 @@ impl Source {
                 // An error here is NULL, and nothing else.
                 *cell = row.try_get_raw(index)?.as_bytes().ok();
             }
-            each(&cells[..columns.len()]);
+            each(&cells[..columns.len()], row.try_get(columns.len())?);
         }
         Ok(())
     }

@@ -33,6 +33,8 @@ mod progress;
 #[cfg(feature = "simulator")]
 mod queries;
 #[cfg(feature = "simulator")]
+mod reading;
+#[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;
