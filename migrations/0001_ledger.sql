@@ -86,6 +86,7 @@ CREATE TABLE sls_backfill.pass (
   cut_order     text NOT NULL,
   cut_after     jsonb NOT NULL,
   cut_done      boolean NOT NULL DEFAULT false,
+  holds_cut     boolean NOT NULL DEFAULT false,
   opened_at     timestamptz NOT NULL DEFAULT now(),
   closed_at     timestamptz
 );
@@ -104,13 +105,15 @@ COMMENT ON COLUMN sls_backfill.pass.state IS 'open or done.';
 COMMENT ON COLUMN sls_backfill.pass.cut_order IS 'The order now being cut: key_order, then rest after by-run.';
 COMMENT ON COLUMN sls_backfill.pass.cut_after IS 'The key behind which the next range begins (at: µs since 2000).';
 COMMENT ON COLUMN sls_backfill.pass.cut_done IS 'Whether the whole key space is cut into ranges.';
-COMMENT ON COLUMN sls_backfill.pass.opened_at IS 'When it was opened.';
-COMMENT ON COLUMN sls_backfill.pass.closed_at IS 'When its last range was done.';
+COMMENT ON COLUMN sls_backfill.pass.holds_cut IS 'Whether the open holds of its table that a run looks at again are cut into ranges of it.';
+COMMENT ON COLUMN sls_backfill.pass.opened_at IS 'When it was opened first.';
+COMMENT ON COLUMN sls_backfill.pass.closed_at IS 'When its last range was done; open again with it, a pass whose ranges are read again.';
 
 CREATE TABLE sls_backfill.range (
   id            bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   pass_id       bigint NOT NULL REFERENCES sls_backfill.pass,
-  kind          text NOT NULL CHECK (kind IN ('time', 'by-run', 'walk', 'rest', 'holds')),
+  kind          text NOT NULL CHECK (kind IN
+    ('time', 'by-run', 'walk', 'rest', 'holds', 'holds in turn')),
   after         jsonb NOT NULL,
   upto          jsonb,
   position      jsonb NOT NULL,
@@ -121,28 +124,36 @@ CREATE TABLE sls_backfill.range (
   rows_seen     bigint NOT NULL DEFAULT 0,
   rows_already  bigint NOT NULL DEFAULT 0,
   rows_gone     bigint NOT NULL DEFAULT 0,
+  rows_expired  bigint NOT NULL DEFAULT 0,
+  expired_before timestamp,
+  readings      integer NOT NULL DEFAULT 1,
+  rows_read     bigint NOT NULL DEFAULT 0,
   rows_counted  bigint,
   opened_at     timestamptz NOT NULL DEFAULT now(),
   closed_at     timestamptz
 );
 CREATE INDEX range_open ON sls_backfill.range (pass_id) WHERE state = 'open';
-CREATE UNIQUE INDEX range_holds_open ON sls_backfill.range (pass_id)
-  WHERE state = 'open' AND kind = 'holds';
-COMMENT ON TABLE  sls_backfill.range IS 'A slice of a pass''s key space, or its open holds, that one worker owns at a time.';
+CREATE INDEX range_unread ON sls_backfill.range (pass_id)
+  WHERE state = 'done' AND rows_counted > rows_read;
+COMMENT ON TABLE  sls_backfill.range IS 'A slice of a pass''s key space, or of its table''s open holds, that one worker owns at a time.';
 COMMENT ON COLUMN sls_backfill.range.id IS 'Its number.';
 COMMENT ON COLUMN sls_backfill.range.pass_id IS 'Its pass.';
-COMMENT ON COLUMN sls_backfill.range.kind IS 'The key order it is read in, or holds.';
+COMMENT ON COLUMN sls_backfill.range.kind IS 'The key order it is read in; or holds, which every run looks at, or holds in turn, in the order in which they were last held.';
 COMMENT ON COLUMN sls_backfill.range.after IS 'It begins behind this key.';
 COMMENT ON COLUMN sls_backfill.range.upto IS 'It ends with this key; NULL: with the last one.';
-COMMENT ON COLUMN sls_backfill.range.position IS 'Every row up to this key is in a batch, held, already there or gone.';
+COMMENT ON COLUMN sls_backfill.range.position IS 'Every row up to this key is in a batch, held, counted as expired, already there or gone.';
 COMMENT ON COLUMN sls_backfill.range.state IS 'open or done.';
 COMMENT ON COLUMN sls_backfill.range.owner IS 'The process that works on it.';
 COMMENT ON COLUMN sls_backfill.range.lease_until IS 'Owned until then, on the ledger''s clock.';
 COMMENT ON COLUMN sls_backfill.range.token IS 'Fencing token: grows with every owner, and every write names it.';
-COMMENT ON COLUMN sls_backfill.range.rows_seen IS 'Rows read by it; 0 for holds, whose rows were counted before.';
-COMMENT ON COLUMN sls_backfill.range.rows_already IS 'Of these, rows that a live batch or an open hold had already.';
-COMMENT ON COLUMN sls_backfill.range.rows_gone IS 'Of these, rows that were deleted before they were read whole.';
-COMMENT ON COLUMN sls_backfill.range.rows_counted IS 'Rows in it by one count of Postgres after it was done; NULL: not counted.';
+COMMENT ON COLUMN sls_backfill.range.rows_seen IS 'Rows of it, each once however often it was read; 0 for holds, whose rows were counted before.';
+COMMENT ON COLUMN sls_backfill.range.rows_already IS 'Of these, rows that a live batch or an open hold had already. For holds: rows that a batch had meanwhile.';
+COMMENT ON COLUMN sls_backfill.range.rows_gone IS 'Held rows that have not been in the table for two days.';
+COMMENT ON COLUMN sls_backfill.range.rows_expired IS 'Of the rows seen, those that were older than the logstore keeps logs; they have no hold, and are read again when it keeps them.';
+COMMENT ON COLUMN sls_backfill.range.expired_before IS 'All of these finished before it (UTC); NULL: there are none.';
+COMMENT ON COLUMN sls_backfill.range.readings IS 'How often it was begun to be read.';
+COMMENT ON COLUMN sls_backfill.range.rows_read IS 'Rows that were there in its last reading.';
+COMMENT ON COLUMN sls_backfill.range.rows_counted IS 'Rows in it by one count of Postgres after that reading; NULL: not counted. More than were read: it is read again.';
 COMMENT ON COLUMN sls_backfill.range.opened_at IS 'When it was cut.';
 COMMENT ON COLUMN sls_backfill.range.closed_at IS 'When it was done.';
 
@@ -290,27 +301,30 @@ CREATE TABLE sls_backfill.hold (
   state         text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'stored', 'already', 'gone')),
   batch_id      uuid REFERENCES sls_backfill.batch,
   tries         integer NOT NULL DEFAULT 1,
-  asked         boolean NOT NULL DEFAULT false,
+  look_again    text NOT NULL DEFAULT 'every run'
+    CHECK (look_again IN ('every run', 'in turn', 'if kept', 'if asked')),
   first_held_at timestamptz NOT NULL DEFAULT now(),
   last_held_at  timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (table_name, row_id)
 );
-CREATE INDEX hold_to_try ON sls_backfill.hold (pass_id, row_id)
-  WHERE state = 'open' AND (asked OR reason NOT IN ('control row', 'live', 'refused'));
+CREATE INDEX hold_to_try ON sls_backfill.hold (table_name, look_again, last_held_at, row_id)
+  WHERE state = 'open';
+CREATE INDEX hold_if_kept ON sls_backfill.hold (table_name, finished_at)
+  WHERE state = 'open' AND look_again = 'if kept';
 COMMENT ON TABLE  sls_backfill.hold IS 'Rows deliberately not stored, with their reason.';
 COMMENT ON COLUMN sls_backfill.hold.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.hold.row_id IS 'The row.';
 COMMENT ON COLUMN sls_backfill.hold.pass_id IS 'The pass that first saw it.';
-COMMENT ON COLUMN sls_backfill.hold.reason IS 'running, no finish time, control row, offloaded, live, live?, expired, too large, invalid, refused or late.';
+COMMENT ON COLUMN sls_backfill.hold.reason IS 'running, no finish time, control row, offloaded, live, live?, missing, expired, too large, invalid, refused or late.';
 COMMENT ON COLUMN sls_backfill.hold.detail IS 'More for a person; never content of the row.';
 COMMENT ON COLUMN sls_backfill.hold.created_at IS 'The row''s created_at (UTC).';
 COMMENT ON COLUMN sls_backfill.hold.finished_at IS 'The row''s finished_at (UTC) when it was held; NULL: it had none.';
 COMMENT ON COLUMN sls_backfill.hold.state IS 'open; or how it ended: stored (see batch_id), already (another batch had it), gone.';
 COMMENT ON COLUMN sls_backfill.hold.batch_id IS 'The batch that took the row.';
 COMMENT ON COLUMN sls_backfill.hold.tries IS 'How often the row was looked at.';
-COMMENT ON COLUMN sls_backfill.hold.asked IS 'Whether a person wants it tried again, whatever the reason.';
+COMMENT ON COLUMN sls_backfill.hold.look_again IS 'Who looks at it again: every run; a run whose turn it is, the longest held first; a run that finds that the logstore keeps logs of its age; or only one that is asked to.';
 COMMENT ON COLUMN sls_backfill.hold.first_held_at IS 'When it was first held.';
-COMMENT ON COLUMN sls_backfill.hold.last_held_at IS 'When it was last held.';
+COMMENT ON COLUMN sls_backfill.hold.last_held_at IS 'When it was last held; of a missing row, when it was first missed.';
 
 CREATE TABLE sls_backfill.read_position (
   logstore   text NOT NULL,

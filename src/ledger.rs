@@ -23,6 +23,7 @@ pub mod proved_age;
 pub mod purge;
 pub mod purge_plan;
 pub mod range;
+pub mod read_again;
 pub mod repair;
 pub mod restore;
 pub mod sighting;
@@ -152,6 +153,12 @@ impl Ledger {
     /// A transaction that may be lost in a crash of Postgres, for what can be found out again.
     pub(in crate::ledger) async fn begin_relaxed(&self) -> anyhow::Result<Tx> {
         self.begin_with("BEGIN; SET LOCAL synchronous_commit = off").await
+    }
+
+    /// A transaction that is on disk when it is committed, and finds what it needs by indexes.
+    pub(in crate::ledger) async fn begin_on_indexes(&self) -> anyhow::Result<Tx> {
+        self.begin_with("BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = off")
+            .await
     }
 
     /// A transaction whose statements all see the same, and find it by indexes: a table that grew

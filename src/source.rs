@@ -109,10 +109,16 @@ impl Source {
 
     /// Begins a transaction that cannot write.
     pub(in crate::source) async fn begin(&self) -> anyhow::Result<Transaction<'static, Postgres>> {
-        self.pool
-            .begin_with(sqlx::AssertSqlSafe(self.begin.clone()))
-            .await
-            .context("begin a read in Postgres")
+        self.begin_with("").await
+    }
+
+    /// Begins one with more settings: `; SET LOCAL …`.
+    pub(in crate::source) async fn begin_with(
+        &self,
+        settings: &'static str,
+    ) -> anyhow::Result<Transaction<'static, Postgres>> {
+        let begin = format!("{}{settings}", self.begin);
+        self.pool.begin_with(sqlx::AssertSqlSafe(begin)).await.context("begin a read in Postgres")
     }
 }
 

@@ -14,7 +14,7 @@ pub enum Exit {
     Usage = 2,
     /// Postgres, SLS or the ledger is not ready; nothing was sent.
     Preflight = 3,
-    /// What SLS holds differs from what it should hold.
+    /// What SLS holds differs from what it should hold, or Postgres has rows that were not seen.
     Difference = 4,
     /// Done, but SLS refused rows, which are held.
     Refused = 5,

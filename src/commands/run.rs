@@ -12,7 +12,7 @@ use crate::commands::difference::Difference;
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::count;
-use crate::commands::retention;
+use crate::commands::retention::{self, Kept};
 use crate::commands::run_settings::{RunSettings, Verify};
 use crate::commands::setup;
 use crate::commands::{rejects, status};
@@ -52,10 +52,10 @@ struct Run<'a> {
     guarantees: Guarantees,
     memory: MemoryBudget,
     process: Process,
-    settled_before: Timestamp,
-    abandoned_before: Timestamp,
-    /// Since when rows must have finished for their logs to be kept.
-    kept: BTreeMap<Table, Timestamp>,
+    /// When it began, by the earliest clock.
+    now: Timestamp,
+    /// Which rows' logs are kept.
+    kept: BTreeMap<Table, Kept>,
     rows: RowBudget,
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
@@ -140,8 +140,7 @@ pub async fn run(
         guarantees,
         memory: MemoryBudget::new(settings.memory_bytes),
         process: process.clone(),
-        settled_before: now.plus_s(-settings.settle_s),
-        abandoned_before: now.plus_s(-settings.abandoned_after_s),
+        now,
         kept,
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
@@ -286,11 +285,12 @@ impl Run<'_> {
         let refused = HoldReason::Refused.name();
         let rows_refused =
             accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
-        Ok(self.conclude(&total, rows_refused))
+        let unread = accounts.iter().map(|(table, account)| (*table, account.unread));
+        Ok(self.conclude(&total, rows_refused, &unread.collect::<Vec<_>>()))
     }
 
-    /// Says how the run ended.
-    fn conclude(&self, total: &Outcome, rows_refused: u64) -> Exit {
+    /// Says how the run ended. `unread`: rows of each table that no reading has seen.
+    fn conclude(&self, total: &Outcome, rows_refused: u64, unread: &[(Table, u64)]) -> Exit {
         for (difference, batches) in &total.differences {
             let batches = count(*batches);
             tracing::error!("{batches} batches {}; {}", difference.what(), difference.way_on());
@@ -305,6 +305,18 @@ impl Run<'_> {
                  hint: run the same command again to continue"
             );
             return Exit::Unfinished;
+        }
+        let unread = unread.iter().filter(|(_, rows)| *rows > 0);
+        let unread: Vec<_> =
+            unread.map(|(table, rows)| format!("{} of {table}", count(*rows))).collect();
+        if !unread.is_empty() {
+            tracing::error!(
+                "Postgres counts rows that no reading has seen: {}; the ranges that they are in are \
+                 remembered, and nothing was deleted anywhere\n\
+                 hint: run again: it reads these ranges once more",
+                unread.join(", ")
+            );
+            return Exit::Difference;
         }
         match total.sent {
             0 => tracing::info!("nothing new to do"),

@@ -37,11 +37,16 @@ pub struct RunSettings {
     /// How often progress is logged where there are no bars.
     pub progress_every: Duration,
     pub limits: BatchLimits,
+    /// A row whose text is larger is held without being read.
+    pub row_bytes_max: u64,
     pub memory_bytes: u64,
     /// About how many rows a range has.
     pub range_rows: u32,
     pub settle_s: i64,
+    /// Rows that have run for longer are looked at again only in turn.
     pub abandoned_after_s: i64,
+    /// So many held rows of a table at most take their turn.
+    pub held_rows_max: u32,
     pub timings: Timings,
     pub put_graph: bool,
     pub log_time: LogTime,

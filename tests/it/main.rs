@@ -39,6 +39,8 @@ mod purge;
 #[cfg(feature = "simulator")]
 mod queries;
 #[cfg(feature = "simulator")]
+mod reading;
+#[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
 mod run;

@@ -103,10 +103,15 @@ pub struct RunArgs {
     #[arg(long, help_heading = ROWS, value_name = "SECONDS", default_value_t = 3600,
           value_parser = clap::value_parser!(i64).range(0..=604_800))]
     settle_s: i64,
-    /// Do not look again at rows that have been running for more than this long
+    /// Look only in turn at rows that have been running for more than this long
     #[arg(long, help_heading = ROWS, value_name = "DAYS", default_value_t = 30,
           value_parser = clap::value_parser!(i64).range(1..=3650))]
     abandoned_after_days: i64,
+    /// At most this many rows of a table that are held for long are looked at again, the longest
+    /// first
+    #[arg(long, help_heading = ROWS, value_name = "ROWS", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    held_rows_max: u32,
 
     /// At most this many PutLogs requests a second, retries included
     #[arg(long, help_heading = RATES, value_name = "N")]
@@ -282,12 +287,13 @@ impl RunArgs {
                 batch_bytes: self.batch_kib << 10,
                 // SLS took 4,096 logs a request in every version of its documents.
                 batch_logs_max: 4096,
-                row_bytes_max: self.row_mib_max << 20,
             },
+            row_bytes_max: self.row_mib_max << 20,
             memory_bytes: self.memory_mib << 20,
             range_rows: self.range_rows,
             settle_s: self.settle_s,
             abandoned_after_s: self.abandoned_after_days * 86_400,
+            held_rows_max: self.held_rows_max,
             put_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,
             log_time: match self.log_time {
                 LogTimeArg::FinishedAt => LogTime::FinishedAt,

@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
+use crate::dify::eligibility::Bounds;
 use crate::error_text::error_text;
 use crate::ledger::Ledger;
 use crate::ledger::in_doubt::{InDoubtBatch, Seen, Sent};
@@ -24,6 +25,7 @@ use crate::pipeline::guard::pace::Pace;
 use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::assemble::Assembler;
+use crate::pipeline::read::batching::BatchLimits;
 use crate::pipeline::recover::rules::{
     ArrivalDeadline, Guarantees, Presence, arrival_deadline, is_due, is_repeatable, presence,
 };
@@ -32,9 +34,9 @@ use crate::pipeline::send::lane_keeper::{LaneKeeper, is_at_home};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::verify::tail_reader::TailReader;
 use crate::record::table::Table;
-use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
 use crate::source::Source;
+use crate::source::catalog::Shape;
 
 /// How often open batches are looked at.
 const ROUND_EVERY: Duration = Duration::from_millis(500);
@@ -64,8 +66,10 @@ pub struct ResolverParts {
     /// Makes the batches that take the place of others.
     pub conversion_id: i64,
     pub conversion: Conversion,
-    /// Rows that finished later are held.
-    pub settled_before: Timestamp,
+    pub shape: Shape,
+    pub limits: BatchLimits,
+    /// By what rows are judged that are read anew.
+    pub bounds: Bounds,
     /// Number of the settler's lane among those of the workers.
     pub nth: usize,
 }
@@ -126,7 +130,7 @@ impl Resolver {
         let ResolverParts { client, ledger, process, table, nth, .. } = &parts;
         let lane = LaneKeeper::new(client, ledger, process, table.logstore(), *nth);
         Ok(Self {
-            assembler: Assembler::new(parts.conversion.clone())?,
+            assembler: Assembler::new(parts.conversion.clone(), parts.shape.clone())?,
             lane,
             parts,
             shutdown,
