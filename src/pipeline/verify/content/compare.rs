@@ -17,6 +17,7 @@ use crate::ledger::verified_batches::BatchToCompare;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::assemble::{Assembled, Assembler};
 use crate::pipeline::shutdown::Shutdown;
+use crate::record::digest::Digest;
 use crate::record::timestamp::Timestamp;
 use crate::source::Source;
 
@@ -155,6 +156,9 @@ impl Comparer {
         progress.raw_bytes.fetch_add(batch.raw_bytes, Ordering::Relaxed);
         if there.is_empty() {
             return Ok(Compared::Equal);
+        }
+        if batch.wanted.digest == Digest::ZERO {
+            return Ok(Compared::NotComparable("nobody knows what was sent".to_owned()));
         }
         let assembled = match self.assemble(batch, &there).await? {
             Ok(assembled) => assembled,
