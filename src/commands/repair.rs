@@ -221,6 +221,7 @@ impl Repair<'_> {
                 finished_at: row.finished_on.map(|day| Timestamp::from_unix_s(day.unix_s())),
                 reason: HoldReason::Late,
                 detail: "it was not there when its range was read".to_owned(),
+                look_again: HoldReason::Late.look_again(),
             })
             .collect();
         if self.settings.execute && !self.ledger.hold_late(table, &late).await? {

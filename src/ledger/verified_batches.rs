@@ -37,6 +37,8 @@ pub struct BatchToJudge {
     pub is_noted: bool,
     /// What SLS should hold of it.
     pub wanted: Sum,
+    /// Whether the ledger knows its digest: without it nothing proves the batch.
+    pub has_digest: bool,
     /// Unix seconds, SLS's clock; `None`: not known.
     pub signed_at: Option<i64>,
     /// When it was known to be stored; Unix seconds.
@@ -69,14 +71,16 @@ const IN_SCOPE: &str = "b.table_name = $1 AND b.id > $2 \
       AND p.proved_at > to_timestamp($6::float8 / 1000000) - make_interval(secs => $5)))";
 
 /// Columns of [`BatchToJudge`].
-const TO_JUDGE: &str = "SELECT b.id, b.ledger_id, b.state, b.rows::int8 AS rows, b.digest, \
-    1 AS groups, b.attempts, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
+const TO_JUDGE: &str = "SELECT b.id, b.ledger_id, b.state, b.rows::int8 AS rows, \
+    coalesce(b.digest, decode(repeat('00', 32), 'hex')) AS digest, \
+    b.digest IS NOT NULL AS has_digest, 1 AS groups, b.attempts, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
     extract(epoch FROM coalesce(b.stored_at, b.intended_at))::int8 AS received_by, \
     b.stored_at <= to_timestamp($6::float8 / 1000000) AS is_noted FROM sls_backfill.batch b";
 
 /// Columns of [`BatchToCompare`].
-const TO_COMPARE: &str = "SELECT b.id, b.ledger_id, b.rows::int8 AS rows, b.digest, 1 AS groups, \
-    b.raw_bytes, b.conversion_id, c.body, b.ingest_time, r.row_ids, r.purged, r.gone \
+const TO_COMPARE: &str = "SELECT b.id, b.ledger_id, b.rows::int8 AS rows, \
+    coalesce(b.digest, decode(repeat('00', 32), 'hex')) AS digest, 1 AS groups, b.raw_bytes, \
+    b.conversion_id, c.body, b.ingest_time, r.row_ids, r.purged, r.gone \
     FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
     LEFT JOIN sls_backfill.conversion c ON c.id = b.conversion_id";
 
@@ -224,6 +228,7 @@ impl Ledger {
             },
             is_noted: row.try_get::<Option<bool>, _>("is_noted")?.unwrap_or(false),
             wanted: sum_of(row)?,
+            has_digest: row.try_get("has_digest")?,
             signed_at: row.try_get("signed_at")?,
             received_by: row.try_get("received_by")?,
             attempts: row.try_get("attempts")?,

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
-use crate::dify::converter::{Converter, Verdict};
+use crate::dify::converter::{Converter, ReadRow, Verdict};
+use crate::dify::eligibility::Bounds;
 use crate::dify::restore::Restorer;
 use crate::ledger::Ledger;
 use crate::ledger::purge::ProvedBatch;
@@ -232,8 +233,8 @@ impl Rows {
         let Conversion { table, columns, .. } = &self.conversion;
         read_locked(tx, *table, columns, ids, |cells| {
             group.clear(0);
-            let verdict =
-                converter.convert(cells, Timestamp::INFINITY, self.ingest_time, &mut group);
+            let row = ReadRow { cells, is_offloaded: false };
+            let verdict = converter.convert(row, &Bounds::NONE, self.ingest_time, &mut group);
             if let Verdict::Log(converted) = verdict {
                 digests.insert(converted.row_id, converted.digest);
             }

@@ -72,7 +72,7 @@ impl LookAgain {
 }
 
 impl HoldReason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Running,
         Self::NoFinishTime,
         Self::ControlRow,

@@ -46,7 +46,11 @@ pub(in crate::commands::repair) fn step(
         Verdict::Changed => Step::Leave("what is in SLS cannot be taken back or changed"),
         Verdict::GivenUp => Step::Leave("`audit` takes it back into the ledger"),
         Verdict::Foreign => Step::Leave("`audit` writes it down, whoever has sent it"),
-        Verdict::Proved | Verdict::Absent | Verdict::Expired | Verdict::Open => Step::Nothing,
+        Verdict::Proved
+        | Verdict::Absent
+        | Verdict::Expired
+        | Verdict::Unprovable
+        | Verdict::Open => Step::Nothing,
     }
 }
 

@@ -61,6 +61,7 @@ impl Verify<'_> {
             client: self.client.clone(),
             // Whether a graph is written, and which time, each batch's own conversion says.
             current: setup::conversion(shape, true, LogTime::FinishedAt),
+            shape: shape.clone(),
             scope: self.settings.scope.clone(),
             recheck: self.settings.recheck,
             timings: self.settings.timings,
@@ -104,7 +105,9 @@ impl Verify<'_> {
             ));
         }
         let findings = self.ledger.findings_of(report.id, &kinds(), 0, LISTED_MAX).await?;
-        let is_told = |finding: &Finding| finding.kind != Verdict::Expired.name();
+        let is_told = |finding: &Finding| {
+            Verdict::from_name(&finding.kind).is_none_or(Verdict::is_difference)
+        };
         let told = findings.iter().filter(|(_, finding)| is_told(finding));
         for (_, finding) in told.take(TOLD_MAX as usize) {
             tracing::error!("{table}: {}", in_words(finding));
@@ -134,6 +137,7 @@ fn text(table: Table, report: &ContentReport) -> Vec<String> {
         (Verdict::GivenUp, "given up, but there"),
         (Verdict::Foreign, "of an unknown tag"),
         (Verdict::Expired, "too old for SLS to keep"),
+        (Verdict::Unprovable, "there, but nothing proves it"),
         (Verdict::Lost, "lost before, not sent again"),
         (Verdict::Open, "open: a run is at work"),
     ] {

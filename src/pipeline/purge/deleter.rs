@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
-use crate::dify::converter::{Converter, Verdict};
+use crate::dify::converter::{Converter, ReadRow, Verdict};
+use crate::dify::eligibility::Bounds;
 use crate::ledger::Ledger;
 use crate::ledger::purge::{ProvedBatch, PurgeWindow, RowMarks, lock_for_purge, note_purged};
 use crate::pg::Tx;
@@ -270,7 +271,9 @@ impl Comparison {
         read_locked(tx, conversion.table, &conversion.columns, row_ids, |cells| {
             group.clear(KEEP_BYTES);
             // It was settled when it was sent; what has changed since shows in the digest.
-            let verdict = converter.convert(cells, Timestamp::INFINITY, *ingest_time, group);
+            // Whether it is offloaded now was asked with the lock.
+            let row = ReadRow { cells, is_offloaded: false };
+            let verdict = converter.convert(row, &Bounds::NONE, *ingest_time, group);
             if let Verdict::Log(converted) = verdict {
                 digests.insert(converted.row_id, converted.digest);
             }

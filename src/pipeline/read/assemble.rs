@@ -62,6 +62,14 @@ pub struct BatchName {
     pub sending: u32,
 }
 
+impl Assembled {
+    /// Rows that were not in the table when they were read.
+    pub fn missing(&self) -> Vec<Uuid> {
+        let missing = self.holds.iter().filter(|hold| hold.reason == HoldReason::Missing);
+        missing.map(|hold| hold.row_id).collect()
+    }
+}
+
 /// A batch as it goes over the wire.
 #[derive(Debug, Clone)]
 pub struct Packed {

@@ -47,6 +47,7 @@ use crate::pipeline::verify::content::verdict::{Look, Verdict};
 use crate::record::table::Table;
 use crate::sls::client::Client;
 use crate::source::Source;
+use crate::source::catalog::Shape;
 
 /// A batch may have been stored so long before the ledger says that it was intended: clocks differ.
 const CLOCKS_S: i64 = 3600;
@@ -63,6 +64,7 @@ pub struct ContentParts {
     pub client: Client,
     /// The conversion of the source as it is now.
     pub current: Conversion,
+    pub shape: Shape,
     pub scope: BatchScope,
     /// Look only at what differed the last time, and at what has come since.
     pub recheck: bool,
@@ -182,6 +184,7 @@ fn readers(
         verification: Arc::clone(verification),
         progress: Arc::clone(progress),
         current: parts.current.clone(),
+        shape: parts.shape.clone(),
     });
     (reader, comparer)
 }

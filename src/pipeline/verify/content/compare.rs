@@ -10,15 +10,19 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
+use crate::dify::eligibility::Bounds;
 use crate::ledger::Ledger;
 use crate::ledger::finding::Finding;
 use crate::ledger::verification::Verification;
 use crate::ledger::verified_batches::BatchToCompare;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::assemble::{Assembled, Assembler};
+use crate::pipeline::read::batching::Sought;
 use crate::pipeline::shutdown::Shutdown;
+use crate::record::digest::Digest;
 use crate::record::timestamp::Timestamp;
 use crate::source::Source;
+use crate::source::catalog::Shape;
 
 /// Batches that are read at the same time; each is in memory, up to 10 MB.
 const BATCHES_AT_ONCE: usize = 4;
@@ -44,6 +48,7 @@ pub struct ComparerParts {
     pub progress: Arc<Progress>,
     /// The conversion of the source as it is now.
     pub current: Conversion,
+    pub shape: Shape,
 }
 
 /// What was compared.
@@ -156,6 +161,9 @@ impl Comparer {
         if there.is_empty() {
             return Ok(Compared::Equal);
         }
+        if batch.wanted.digest == Digest::ZERO {
+            return Ok(Compared::NotComparable("nobody knows what was sent".to_owned()));
+        }
         let assembled = match self.assemble(batch, &there).await? {
             Ok(assembled) => assembled,
             Err(why) => return Ok(Compared::NotComparable(why)),
@@ -165,7 +173,7 @@ impl Comparer {
             && assembled.digest == batch.wanted.digest;
         Ok(match is_equal {
             true => Compared::Equal,
-            false => Compared::Differs { gone: assembled.gone },
+            false => Compared::Differs { gone: assembled.missing() },
         })
     }
 
@@ -188,13 +196,15 @@ impl Comparer {
                     let differences = conversion.differences(&self.parts.current).join(", and ");
                     return Ok(Err(format!("since it was made {differences}")));
                 }
-                Assembler::new(conversion)?
+                Assembler::new(conversion, self.parts.shape.clone())?
             }
         };
         // These rows were settled when they were sent.
-        let settled_before = Timestamp::INFINITY;
+        let created_at = Timestamp::NEG_INFINITY;
+        let rows: Vec<_> =
+            ids.iter().map(|id| Sought { id: *id, created_at, finished_at: None }).collect();
         let assembled =
-            assembler.fill(&self.parts.source, ids, settled_before, batch.ingest_time).await?;
+            assembler.fill(&self.parts.source, &rows, &Bounds::NONE, batch.ingest_time).await?;
         self.pool().push((*conversion_id, assembler));
         Ok(Ok(assembled))
     }

@@ -232,7 +232,7 @@ async fn changed_rows(
             continue;
         }
         match part {
-            [_] if !assembled.gone.is_empty() => {}
+            [_] if !assembled.missing().is_empty() => {}
             [id] => changed.push(*id),
             _ => {
                 let (first, second) = part.split_at(part.len() / 2);

@@ -59,6 +59,7 @@ impl Judge<'_> {
                 standing: batch.standing,
                 is_noted: batch.is_noted,
                 wanted: batch.wanted,
+                has_digest: batch.has_digest,
                 signed_at: batch.signed_at,
                 received_by: batch.received_by,
             };

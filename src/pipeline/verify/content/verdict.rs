@@ -19,6 +19,8 @@ pub struct BatchFacts {
     pub is_noted: bool,
     /// What SLS should hold of it, if it is stored.
     pub wanted: Sum,
+    /// Whether the digest in `wanted` is known.
+    pub has_digest: bool,
     /// Date of its last signature, Unix seconds, SLS's clock; `None`: never sent, or not known.
     pub signed_at: Option<i64>,
     /// When SLS had received it, at the latest; Unix seconds.
@@ -55,6 +57,8 @@ pub enum Verdict {
     Foreign,
     /// Not all of it is there, and SLS need not keep it any more.
     Expired,
+    /// SLS holds as many logs, but nobody knows what was sent: an audit has found it so.
+    Unprovable,
     /// Known to be lost; `repair` sends such rows again.
     Lost,
     /// Nobody can tell yet: it may still be on its way.
@@ -73,6 +77,7 @@ impl Verdict {
             Self::GivenUp => "given_up",
             Self::Foreign => "foreign",
             Self::Expired => "expired",
+            Self::Unprovable => "unprovable",
             Self::Lost => "lost",
             Self::Open => "open",
         }
@@ -83,7 +88,7 @@ impl Verdict {
         Self::ALL.into_iter().find(|verdict| verdict.name() == name)
     }
 
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Proved,
         Self::Absent,
         Self::Missing,
@@ -92,6 +97,7 @@ impl Verdict {
         Self::GivenUp,
         Self::Foreign,
         Self::Expired,
+        Self::Unprovable,
         Self::Lost,
         Self::Open,
     ];
@@ -105,7 +111,7 @@ impl Verdict {
             | Self::GivenUp
             | Self::Foreign
             | Self::Lost => true,
-            Self::Proved | Self::Absent | Self::Expired | Self::Open => false,
+            Self::Proved | Self::Absent | Self::Expired | Self::Unprovable | Self::Open => false,
         }
     }
 }
@@ -127,6 +133,7 @@ pub fn judge(batch: &BatchFacts, found: &Sum, look: &Look) -> Judged {
         _ if has > wanted => Verdict::Doubled,
         Standing::Open => Verdict::Open,
         Standing::Lost => Verdict::Lost,
+        Standing::Stored if has == wanted && !batch.has_digest => Verdict::Unprovable,
         Standing::Stored if is_whole => Verdict::Proved,
         Standing::Stored if has == wanted => Verdict::Changed,
         Standing::Stored if !batch.is_noted => Verdict::Open,
@@ -178,6 +185,7 @@ mod tests {
             standing: Standing::Stored,
             is_noted: true,
             wanted: sum(logs),
+            has_digest: true,
             signed_at: Some(NOW - 7200),
             received_by: NOW - 7000,
         }
@@ -203,6 +211,14 @@ mod tests {
         ] {
             assert_eq!(verdict(&batch, found), wanted, "{found:?}");
         }
+    }
+
+    #[test]
+    fn without_a_digest_nothing_is_proved() {
+        let batch = BatchFacts { has_digest: false, ..stored(b"abc") };
+        assert_eq!(verdict(&batch, b"abc"), Verdict::Unprovable);
+        assert_eq!(verdict(&batch, b"ab"), Verdict::Missing);
+        assert_eq!(verdict(&batch, b"abcd"), Verdict::Doubled);
     }
 
     #[test]
