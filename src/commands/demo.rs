@@ -128,7 +128,7 @@ async fn show(
     say("And once more: nothing is left to do.");
     tool.succeed(&["run"]).await?;
     say(
-        "Does SLS hold every finished row exactly once? Pulling everything back and counting ids …",
+        "Does SLS hold every finished row exactly once? Reading everything back and counting ids …",
     );
     let client = client(&SlsSettings {
         endpoint: Endpoint::parse(&format!("http://{address}"), PROJECT)

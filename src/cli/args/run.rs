@@ -262,18 +262,7 @@ impl RunArgs {
             timings,
             probe: !self.no_probe,
             tables: tables(&self.tables),
-            wish: Wish {
-                since: self.since,
-                until: self.until,
-                tenant_id: self.tenant,
-                app_id: self.app,
-                order: self.key_order.map(|order| match order {
-                    KeyOrderArg::Time => KeyOrder::Time,
-                    KeyOrderArg::ByRun => KeyOrder::ByRun,
-                    KeyOrderArg::Walk => KeyOrder::Walk,
-                }),
-                walk: self.walk,
-            },
+            wish: self.wish(),
             rows_max: self.max_rows,
             workers: self.workers,
             rates: Rates {
@@ -319,6 +308,22 @@ impl RunArgs {
             retry: self.retry.clone(),
             format,
         })
+    }
+
+    /// The window, the filter and the order that the operator asks for.
+    fn wish(&self) -> Wish {
+        Wish {
+            since: self.since,
+            until: self.until,
+            tenant_id: self.tenant,
+            app_id: self.app,
+            order: self.key_order.map(|order| match order {
+                KeyOrderArg::Time => KeyOrder::Time,
+                KeyOrderArg::ByRun => KeyOrder::ByRun,
+                KeyOrderArg::Walk => KeyOrder::Walk,
+            }),
+            walk: self.walk,
+        }
     }
 }
 
