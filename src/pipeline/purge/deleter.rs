@@ -23,7 +23,6 @@ use crate::pipeline::verify::fresh_proof::FreshProof;
 use crate::record::digest::Digest;
 use crate::record::row_set::RowSet;
 use crate::record::table::Column;
-use crate::record::timestamp::Timestamp;
 use crate::source::writable::{
     FactsAsked, LockedFacts, Writable, delete_rows, is_timeout, lock_rows, read_locked,
 };
@@ -335,6 +334,7 @@ mod tests {
     use super::*;
     use crate::record::digest::Sum;
     use crate::record::table::Table;
+    use crate::record::timestamp::Timestamp;
 
     #[test]
     fn a_row_that_was_marked_and_is_gone_was_deleted_by_us() {
