@@ -16,6 +16,8 @@ pub(crate) mod database;
 pub(crate) mod fixture;
 pub(crate) mod golden;
 pub(crate) mod http;
+pub(crate) mod needs;
+pub(crate) mod session;
 #[cfg(feature = "simulator")]
 pub(crate) mod signed;
 pub(crate) mod simulator;

@@ -166,6 +166,7 @@ struct Certificates {
 impl Certificates {
     /// A certificate for `names`, such as `IP:127.0.0.1`.
     fn new(names: &str) -> Self {
+        let owner = Owner::of_servers();
         let certificates = Self { folder: tempfile::tempdir().unwrap() };
         let path = |name: &str| certificates.path(name).display().to_string();
         let new_key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
@@ -194,7 +195,6 @@ impl Certificates {
             &["x509", "-req", "-in", &path("request"), "-CA", &path("ca.crt"), "-CAcreateserial"],
             &["-CAkey", &path("ca.key"), "-extfile", &path("extensions"), "-out", &path("crt")],
         );
-        let owner = Owner::of_servers();
         [certificates.folder.path(), &certificates.path("key"), &certificates.path("crt")]
             .into_iter()
             .for_each(|path| owner.give(path));

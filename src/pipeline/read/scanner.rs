@@ -184,9 +184,10 @@ impl Scanner {
                 Work::Range(lease) => return Ok(Some(lease)),
                 Work::Done => return Ok(None),
                 _ if self.parts.only_holds => return Ok(None),
+                // One worker asks for all that wait.
                 Work::Wait => {
-                    drop(cutting);
                     self.shutdown.or(tokio::time::sleep(IDLE)).await;
+                    drop(cutting);
                 }
                 Work::Cut(order, after) => {
                     let scope = Scope { order, ..scope.clone() };
