@@ -1,8 +1,9 @@
 //! A database of a test's own, with Dify's tables in the shape of any of its versions.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
@@ -22,6 +23,18 @@ impl Database {
     /// An empty database in the shared cluster.
     pub(crate) fn fresh() -> Self {
         Self::fresh_in(&Cluster::shared())
+    }
+
+    /// A database in the shared cluster with the tables of a version of Dify, as [`Self::shape`]
+    /// makes them. They are made once and copied, which is faster.
+    pub(crate) fn of_shape(shape: &str) -> Self {
+        static MADE: Mutex<BTreeMap<String, Arc<Database>>> = Mutex::new(BTreeMap::new());
+        let made = {
+            let mut all = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+            let made = all.entry(shape.to_owned());
+            made.or_insert_with(|| Arc::new(Self::fresh().shape(shape))).clone()
+        };
+        made.copy()
     }
 
     /// An empty database in `cluster`.
