@@ -18,7 +18,7 @@ use crate::commands::setup;
 use crate::commands::{rejects, status};
 use crate::error_text::error_text;
 use crate::ledger::Ledger;
-use crate::ledger::process::{HEARTBEAT, LEASE, Process};
+use crate::ledger::process::{HEARTBEAT, LEASE, Process, TakenForDead};
 use crate::ledger::stop::Seqid;
 use crate::pg;
 use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
@@ -204,6 +204,7 @@ pub(in crate::commands) async fn beat(ledger: &Ledger, process: &Process) -> any
         let beat = tokio::time::timeout(HEARTBEAT, ledger.heartbeat(process)).await;
         match beat.context("it does not answer").and_then(|beat| beat) {
             Ok(()) => last = Instant::now(),
+            Err(error) if error.is::<TakenForDead>() => return error,
             Err(error) if last.elapsed() + 2 * HEARTBEAT > LEASE => {
                 return error.context(
                     "the lease in the ledger could not be renewed; nothing more was sent\n\

@@ -5,7 +5,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge};
-use crate::ledger::process::{LEASE, Process};
+use crate::ledger::process::{LEASE, Process, TakenForDead};
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pg;
 use crate::record::hold::LookAgain;
@@ -95,6 +95,8 @@ impl Ledger {
     /// Claims an open range of the pass that nobody owns, or whose owner's lease has run out; tells
     /// what else there is to do if there is none. The rows that no run reaches come last: only when
     /// all nodes that runs do reach are in the ledger can a row not be taken for both.
+    ///
+    /// Fails with [`TakenForDead`] when the process was found dead meanwhile: it gets nothing more.
     pub async fn work(&self, pass_id: i64, process: &Process) -> anyhow::Result<Work> {
         let context = || format!("claim a range of pass {pass_id}");
         let mut tx = self.begin().await?;
@@ -126,13 +128,18 @@ impl Ledger {
             "SELECT cut_order, cut_after, cut_done, holds_cut, EXISTS (SELECT FROM \
              sls_backfill.range r WHERE r.pass_id = p.id AND r.state = 'open') AS open, \
              cut_order <> key_order AND EXISTS (SELECT FROM sls_backfill.range r \
-             WHERE r.pass_id = p.id AND r.state = 'open' AND r.kind = p.key_order) AS early \
+             WHERE r.pass_id = p.id AND r.state = 'open' AND r.kind = p.key_order) AS early, \
+             EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 AND ended_at IS NULL) AS alive \
              FROM sls_backfill.pass p WHERE id = $1",
         )
         .bind(pass_id)
+        .bind(process.id)
         .fetch_one(&mut *tx)
         .await
         .with_context(|| format!("look at pass {pass_id}"))?;
+        if !row.try_get("alive")? {
+            return Err(TakenForDead.into());
+        }
         let open: bool = row.try_get("open")?;
         let order: &str = row.try_get("cut_order")?;
         Ok(match (row.try_get("cut_done")?, open) {

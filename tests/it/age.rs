@@ -103,7 +103,7 @@ fn an_sls_that_says_stored_and_drops_old_logs_is_found_out_by_the_first_batch() 
 
 #[test]
 fn rows_beyond_the_ttl_are_told_first_and_held() {
-    let database = Database::fresh().shape("dify-1.12");
+    let database = Database::of_shape("dify-1.12");
     let fixture = Fixture { database, sls: Simulator::start() };
     fixture.tool("init --ttl-days 365").run().exits(0);
     fixture.fill(300, 600);

@@ -7,7 +7,7 @@ mod repository;
 use std::collections::BTreeSet;
 use std::fs;
 
-use dify_sls_backfill::record::hold::HoldReason;
+use dify_sls_backfill::record::hold::{HoldReason, LookAgain};
 use dify_sls_backfill::sim::fault::Fault;
 use dify_sls_backfill::sim::switch::Switches;
 
@@ -280,7 +280,13 @@ fn every_reason_to_hold_a_row_is_explained() {
         let row = rows.iter().find(|(_, cells)| cells[0] == format!("`{}`", reason.name()));
         match row {
             Some((_, cells)) => {
-                assert_eq!(cells[2].starts_with("yes"), reason.can_pass(), "{cells:?}");
+                let when = match reason.look_again() {
+                    LookAgain::EveryRun => "by every run",
+                    LookAgain::InTurn => "in turn",
+                    LookAgain::IfKept => "when the logstore keeps",
+                    LookAgain::IfAsked => "only with `--retry`",
+                };
+                assert!(cells[2].starts_with(when), "{cells:?}: {when}");
             }
             None => assert!(!is_given(&repository, reason), "{reason:?} is not explained"),
         }

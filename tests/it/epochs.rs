@@ -10,6 +10,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::poll;
+use crate::harness::session::Sessions;
 use crate::harness::tool::Tool;
 
 /// A run whose processes look every 130 ms whether others are at work.
@@ -222,26 +223,19 @@ fn a_replica_that_lacks_the_last_second_is_on_another_timeline() {
     let replica = primary.start_replica();
     let port = replica.port.to_string();
     let on_replica = |command: &str| fixture.tool(command).env("DB_PORT", &port);
-    let psql = |sql: &str| {
-        let url =
-            fixture.database.url().replace(&format!(":{}/", primary.port), &format!(":{port}/"));
-        let psql = crate::harness::cluster::binary("psql");
-        let psql = psql.to_str().unwrap().to_owned();
-        Tool::other(&psql, ["-XAtc", sql, &url]).run().exits(0).stdout
-    };
+    let sessions = Sessions::new(replica.port, &fixture.database.name);
+    let psql = |sql: &str| sessions.run(sql).unwrap();
     let seen = "SELECT count(*) FROM sls_backfill.batch";
     let wanted = fixture.database.psql(seen);
-    poll("the replica to follow", Duration::from_secs(30), || {
-        (psql(seen).trim() == wanted).then_some(())
-    });
+    poll("the replica to follow", Duration::from_secs(30), || (psql(seen) == wanted).then_some(()));
     psql("ALTER SYSTEM SET primary_conninfo = ''");
     psql("SELECT pg_reload_conf()");
     poll("the replica to stand alone", Duration::from_secs(30), || {
-        (psql("SELECT count(*) FROM pg_stat_wal_receiver").trim() == "0").then_some(())
+        (psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0").then_some(())
     });
     fixture.tool(RUN).arg("--max-rows=200").run().exits(75);
     psql("SELECT pg_promote()");
-    assert_eq!(psql(seen).trim(), wanted, "the replica lacks what came last");
+    assert_eq!(psql(seen), wanted, "the replica lacks what came last");
     on_replica(RUN).run().exits(3).tells("its Postgres is on another timeline");
     on_replica(AUDIT).run().exits(0);
     on_replica(RUN).run().exits(0);

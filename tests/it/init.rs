@@ -15,7 +15,7 @@ use crate::harness::simulator::{PROJECT, Simulator};
 
 /// A database and a local SLS, and nothing done yet.
 fn untouched(shape: &str) -> Fixture {
-    Fixture { database: Database::fresh().shape(shape), sls: Simulator::start() }
+    Fixture { database: Database::of_shape(shape), sls: Simulator::start() }
 }
 
 /// What another client of the same project sees and does.

@@ -123,8 +123,7 @@ fn the_doctor_finds_a_fit_world_fit_and_writes_nothing() {
 
 #[test]
 fn the_doctor_says_what_to_type_where_nothing_is_made_yet() {
-    let fixture =
-        Fixture { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() };
+    let fixture = Fixture { database: Database::of_shape("dify-1.12"), sls: Simulator::start() };
     fixture
         .tool("doctor")
         .run()

@@ -1,6 +1,6 @@
 //! Stops of every kind, and that the next run goes on without losing or doubling a row.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
@@ -161,7 +161,9 @@ fn a_process_stopped_past_its_lease_writes_nothing_when_it_wakes() {
     fixture.tool("run").run().exits(0);
     fixture.holds_every_finished_row_once();
     first.signal("CONT");
-    first.wait();
+    let woken = Instant::now();
+    first.wait().exits(70).tells("the ledger took this process for dead; others go on");
+    assert!(woken.elapsed() < Duration::from_secs(8), "it went on for {:?}", woken.elapsed());
     fixture.holds_every_finished_row_once();
     fixture.tool("run").run().exits(0);
     fixture.holds_every_finished_row_once();

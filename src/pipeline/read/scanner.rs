@@ -172,9 +172,10 @@ impl Scanner {
             match self.watch.work(work).await? {
                 Work::Range(lease) => return Ok(Some(lease)),
                 Work::Done => return Ok(None),
+                // One worker asks for all that wait.
                 Work::Wait => {
-                    drop(cutting);
                     self.shutdown.or(tokio::time::sleep(IDLE)).await;
+                    drop(cutting);
                 }
                 Work::CutHolds => {
                     let cut = ledger.cut_holds(scope.table, *pass_id, process, &self.parts.holds);

@@ -81,7 +81,7 @@ impl Migrated {
     }
 
     fn new() -> Self {
-        let database = Database::fresh().shape("dify-1.12");
+        let database = Database::of_shape("dify-1.12");
         let settings = HistorySettings { node_rows: 4_000, ..HistorySettings::default() };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
