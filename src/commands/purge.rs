@@ -2,64 +2,25 @@
 
 pub mod execute;
 pub mod plan;
-
-use std::time::Duration;
+pub mod settings;
 
 use anyhow::Context as _;
-use uuid::Uuid;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
-use crate::commands::output::Format;
 use crate::commands::purge::execute::Execution;
 use crate::commands::purge::plan::TablePlan;
-use crate::commands::setup::{self, PostgresSettings, SlsSettings};
+use crate::commands::purge::settings::PurgeSettings;
+use crate::commands::setup;
 use crate::ledger::Ledger;
 use crate::ledger::inspection::inspect;
 use crate::ledger::purge::PurgeWindow;
-use crate::pg::Address;
-use crate::pipeline::guard::pace::Rates;
 use crate::pipeline::progress::screen::Screen;
-use crate::pipeline::purge::fate::PurgeRules;
-use crate::pipeline::purge::gate::GateLimits;
 use crate::pipeline::purge::keeping::Keeping;
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
-use crate::source::writable::WriteLimits;
 use crate::source::{Limits, Source};
-
-/// What `purge` needs to know.
-pub struct PurgeSettings {
-    pub postgres: PostgresSettings,
-    /// The primary, where rows are deleted.
-    pub target: Address,
-    pub sls: SlsSettings,
-    pub tables: Vec<Table>,
-    /// Only rows that finished at it or later (UTC).
-    pub since: Option<Timestamp>,
-    /// Only rows that finished so long before now.
-    pub older_than_s: i64,
-    /// Only rows that finished before it (UTC), too.
-    pub until: Option<Timestamp>,
-    pub tenant_id: Option<Uuid>,
-    pub app_id: Option<Uuid>,
-    /// SLS must keep the logs for so many days more.
-    pub keep_days: u32,
-    pub rules: PurgeRules,
-    pub rates: Rates,
-    pub gate: GateLimits,
-    pub write_limits: WriteLimits,
-    pub vacuum: bool,
-    pub execute: bool,
-    /// Do not ask.
-    pub yes: bool,
-    /// Delete although the table has what Dify's does not.
-    pub despite_oddities: bool,
-    pub allow_fsync_off: bool,
-    pub progress_every: Duration,
-    pub format: Format,
-}
 
 /// Prints the plan; deletes, if that is asked for.
 pub async fn purge(

@@ -6,9 +6,9 @@
 //! rows again, and sends it under a new number.
 
 mod copies;
+pub mod parts;
 mod step;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,11 +17,12 @@ use uuid::Uuid;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
+use crate::commands::repair::parts::{Repair, RepairSettings, Tally};
 use crate::commands::repair::step::{Step, step};
-use crate::commands::setup::{self, PostgresSettings, SlsSettings};
+use crate::commands::setup;
 use crate::ledger::Ledger;
 use crate::ledger::finding::Finding;
-use crate::ledger::intent::NewHold;
+use crate::ledger::hold::NewHold;
 use crate::ledger::verification::Verification;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::age::kept_since;
@@ -31,64 +32,12 @@ use crate::pipeline::verify::content::verdict::Verdict;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-use crate::sls::client::Client;
-use crate::source::Source;
 
 /// Findings read from the ledger at once.
 const PAGE_FINDINGS: u32 = 100;
 
-/// So many findings that nothing can be done about are told one by one.
-const TOLD_MAX: usize = 20;
-
 /// A verification that is older is no ground to change anything on.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
-
-/// What `repair` needs to know.
-pub struct RepairSettings {
-    pub postgres: PostgresSettings,
-    pub sls: SlsSettings,
-    pub tables: Vec<Table>,
-    /// Do it.
-    pub execute: bool,
-    pub allow_fsync_off: bool,
-    pub format: Format,
-}
-
-/// What a repair works with.
-pub(in crate::commands::repair) struct Repair<'a> {
-    settings: &'a RepairSettings,
-    source: Source,
-    ledger: Ledger,
-    pub(in crate::commands::repair) client: Client,
-}
-
-/// What is, or would be, done about one table.
-#[derive(Debug, Clone, Default)]
-struct Tally {
-    /// By step: findings, rows or logs.
-    steps: BTreeMap<&'static str, (u64, u64)>,
-    /// What nothing can be done about, in words.
-    left: Vec<String>,
-    left_count: u64,
-    /// Whether the next run has something to do.
-    needs_run: bool,
-}
-
-impl Tally {
-    fn add(&mut self, step: &'static str, rows: u64) {
-        let (findings, all) = self.steps.entry(step).or_default();
-        *findings += 1;
-        *all += rows;
-    }
-
-    fn leave(&mut self, finding: &Finding, why: &str) {
-        self.left_count += 1;
-        if self.left.len() < TOLD_MAX {
-            let batch = finding.batch_id.map(|id| format!("batch {id}: ")).unwrap_or_default();
-            self.left.push(format!("{batch}{}: {why}", finding.kind));
-        }
-    }
-}
 
 /// Plans, or repairs.
 pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {

@@ -5,7 +5,8 @@
 //! batch that differs keeps its own rows, and no others.
 
 use crate::commands::exit::{Ended, Exit};
-use crate::commands::purge::{self, PurgeSettings};
+use crate::commands::purge;
+use crate::commands::purge::settings::PurgeSettings;
 use crate::commands::run;
 use crate::commands::run_settings::RunSettings;
 use crate::commands::verify::{self, VerifySettings};

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
-use crate::ledger::verification::{FoundIn, Verification};
+use crate::ledger::verification::{FoundIn, Overtaken, Verification};
 use crate::pg::{self, Tx};
 
 /// Something that is not as it should be.
@@ -204,6 +204,36 @@ impl Ledger {
         .await
         .context("explain a finding")?;
         tx.commit().await.context("explain a finding")
+    }
+
+    /// Notes that batches up to `after` were compared with Postgres, and what that gave.
+    pub async fn note_compared(
+        &self,
+        verification: &Verification,
+        after: Uuid,
+        tally: &serde_json::Value,
+        findings: &[Finding],
+    ) -> anyhow::Result<()> {
+        let mut tx = self.begin_relaxed().await?;
+        for finding in findings {
+            insert_finding(&mut tx, verification.id, finding)
+                .await
+                .context("write down findings")?;
+        }
+        let noted = pg::statement(
+            "UPDATE sls_backfill.verification SET compared_after = $2, tally = $3 \
+             WHERE id = $1 AND compared_after <= $2",
+        )
+        .bind(verification.id)
+        .bind(after)
+        .bind(tally)
+        .execute(&mut *tx)
+        .await
+        .context("note what was compared")?;
+        if noted.rows_affected() != 1 {
+            return Err(Overtaken(verification.table).into());
+        }
+        tx.commit().await.context("note what was compared")
     }
 }
 

@@ -11,7 +11,6 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
-use crate::ledger::intent::NewHold;
 use crate::ledger::process::Process;
 use crate::ledger::range::RangeKind;
 use crate::pg::{self, Tx};
@@ -68,6 +67,19 @@ pub struct Reject {
     pub created_at: String,
     /// UTC.
     pub finished_at: Option<String>,
+}
+
+/// A row passed over.
+#[derive(Debug, Clone)]
+pub struct NewHold {
+    pub row_id: Uuid,
+    pub created_at: Timestamp,
+    /// `None`: not finished, or not known.
+    pub finished_at: Option<Timestamp>,
+    pub reason: HoldReason,
+    /// For a person; never content of the row.
+    pub detail: String,
+    pub look_again: LookAgain,
 }
 
 impl Ledger {

@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
+use crate::ledger::hold::NewHold;
 use crate::ledger::hold::insert_holds;
-use crate::ledger::intent::{NewBatch, NewHold, Place, Sending, cursors_json, insert_batch};
+use crate::ledger::intent::{NewBatch, Place, Sending, cursors_json, insert_batch};
 use crate::ledger::process::Process;
 use crate::ledger::sighting::{found, sum_of};
 use crate::pg::{self, Tx};

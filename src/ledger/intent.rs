@@ -16,12 +16,12 @@ use uuid::Uuid;
 
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge_sql, bind_acknowledged};
 use crate::ledger::batch_rows::{BatchRows, id_number};
-use crate::ledger::hold::{close_holds, insert_holds};
+use crate::ledger::hold::{NewHold, close_holds, insert_holds};
 use crate::ledger::range::{Lease, RangeKind};
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pg::{self, Tx};
 use crate::record::digest::Digest;
-use crate::record::hold::{HoldReason, LookAgain};
+use crate::record::hold::HoldReason;
 use crate::record::key::Key;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -65,19 +65,6 @@ pub struct BatchRow {
     pub id: Uuid,
     pub created_at: Timestamp,
     pub finished_at: Timestamp,
-}
-
-/// A row passed over.
-#[derive(Debug, Clone)]
-pub struct NewHold {
-    pub row_id: Uuid,
-    pub created_at: Timestamp,
-    /// `None`: not finished, or not known.
-    pub finished_at: Option<Timestamp>,
-    pub reason: HoldReason,
-    /// For a person; never content of the row.
-    pub detail: String,
-    pub look_again: LookAgain,
 }
 
 /// Rows passed over because they are older than their logstore keeps logs, and only counted: the
@@ -402,6 +389,7 @@ pub(in crate::ledger) fn cursors_json(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::hold::LookAgain;
     use crate::record::key::KeyOrder;
 
     fn step() -> Step {

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
+use crate::ledger::hold::NewHold;
 use crate::ledger::hold::insert_holds;
-use crate::ledger::intent::NewHold;
 use crate::pg::{self, Tx};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;

@@ -12,7 +12,6 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
-use crate::ledger::finding::{Finding, insert_finding};
 use crate::ledger::sighting::sum_of;
 use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
@@ -313,36 +312,6 @@ impl Ledger {
                 Ok((row.try_get("ledger_id")?, row.try_get("batch_id")?, rows))
             })
             .collect()
-    }
-
-    /// Notes that batches up to `after` were compared with Postgres, and what that gave.
-    pub async fn note_compared(
-        &self,
-        verification: &Verification,
-        after: Uuid,
-        tally: &serde_json::Value,
-        findings: &[Finding],
-    ) -> anyhow::Result<()> {
-        let mut tx = self.begin_relaxed().await?;
-        for finding in findings {
-            insert_finding(&mut tx, verification.id, finding)
-                .await
-                .context("write down findings")?;
-        }
-        let noted = pg::statement(
-            "UPDATE sls_backfill.verification SET compared_after = $2, tally = $3 \
-             WHERE id = $1 AND compared_after <= $2",
-        )
-        .bind(verification.id)
-        .bind(after)
-        .bind(tally)
-        .execute(&mut *tx)
-        .await
-        .context("note what was compared")?;
-        if noted.rows_affected() != 1 {
-            return Err(Overtaken(verification.table).into());
-        }
-        tx.commit().await.context("note what was compared")
     }
 
     /// Ends a verification: its findings are complete.

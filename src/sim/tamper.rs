@@ -35,12 +35,20 @@ use crate::wire::proto::{Content, Log, LogGroup};
 /// The tag by which a client marks the groups of a batch.
 const BATCH_TAG: &str = "__batch__";
 
+/// What is to be damaged: the body of `POST /_sim/tamper`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Order {
+pub struct Order {
     project: String,
     logstore: String,
     change: Change,
+}
+
+impl Order {
+    /// Reads an order; says why it is none.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(body).map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,8 +103,8 @@ fn one() -> usize {
 ///
 /// Fails with `ParameterInvalid`, and changes nothing, if nothing fits the order.
 pub fn tamper(store: &Store, request: &Request, moment: Moment) -> Result<Answer, Refusal> {
-    let order: Order = serde_json::from_slice(&request.body)
-        .map_err(|error| invalid(format!("the order: {error}")))?;
+    let order =
+        Order::parse(&request.body).map_err(|error| invalid(format!("the order: {error}")))?;
     let logstore = store.project(&order.project)?.logstore(&order.logstore)?;
     let logs = change(&logstore, order.change, moment)?;
     Ok(Answer::json(&json!({"logs": logs})))

@@ -10,6 +10,7 @@ use std::fs;
 use dify_sls_backfill::record::hold::{HoldReason, LookAgain};
 use dify_sls_backfill::sim::fault::Fault;
 use dify_sls_backfill::sim::switch::Switches;
+use dify_sls_backfill::sim::tamper::Order;
 
 use crate::docs::markdown::Page;
 use crate::docs::repository::{Repository, is_variable};
@@ -196,6 +197,9 @@ fn about_script(repository: &Repository, text: &str) -> Option<String> {
 fn refused_by_the_simulator(url: &str, body: &str) -> Option<String> {
     if url.contains("/faults") {
         return serde_json::from_str::<Fault>(body).err().map(|error| error.to_string());
+    }
+    if url.contains("/tamper") {
+        return Order::parse(body.as_bytes()).err();
     }
     assert!(url.contains("/switches"), "{url}");
     let change = serde_json::from_str(body).map_err(|error| error.to_string());

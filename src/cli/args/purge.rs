@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::cli::args::common::{LedgerArgs, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
-use crate::commands::purge::PurgeSettings;
+use crate::commands::purge::settings::PurgeSettings;
 use crate::pipeline::guard::pace::Rates;
 use crate::pipeline::purge::fate::PurgeRules;
 use crate::pipeline::purge::gate::GateLimits;

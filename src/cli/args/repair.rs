@@ -5,7 +5,7 @@ use clap::Args;
 use crate::cli::args::common::{LedgerArgs, parse_table, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
-use crate::commands::repair::RepairSettings;
+use crate::commands::repair::parts::RepairSettings;
 use crate::record::table::Table;
 
 /// Printed behind the flags.

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::commands::exit::{Ended, Exit};
 use crate::commands::output::{self, Format, count};
-use crate::commands::purge::PurgeSettings;
 use crate::commands::purge::plan::TablePlan;
+use crate::commands::purge::settings::PurgeSettings;
 use crate::ledger::Ledger;
 use crate::ledger::purge::ProvedBatch;
 use crate::pipeline::guard::pace::{Load, Pace};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use crate::commands::output::{self, Format, bytes, count};
-use crate::commands::purge::PurgeSettings;
+use crate::commands::purge::settings::PurgeSettings;
 use crate::ledger::purge::PurgeWindow;
 use crate::ledger::purge_plan::DayPlan;
 use crate::pipeline::purge::keeping::Keeping;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::commands::repair::{Repair, Tally};
+use crate::commands::repair::parts::{Repair, Tally};
 use crate::ledger::finding::Finding;
 use crate::ledger::repair::SearchedBatch;
 use crate::pipeline::retry::with_retries;

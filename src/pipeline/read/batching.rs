@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use uuid::Uuid;
 
 use crate::dify::eligibility::{Bounds, Facts, hold_reason};
-use crate::ledger::intent::NewHold;
+use crate::ledger::hold::NewHold;
 use crate::record::hold::{HoldReason, LookAgain};
 use crate::record::key::Key;
 use crate::record::table::Table;

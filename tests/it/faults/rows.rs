@@ -67,7 +67,7 @@ fn rows_that_are_offloaded_between_intent_and_recovery_are_held_and_never_sent_s
         ));
         let offloaded = "SELECT node_execution_id FROM workflow_node_execution_offload";
         let offloaded = fixture.database.psql(offloaded);
-        fixture.tool(SHORT).run().exits(0).tells(" read anew");
+        fixture.tool(SHORT).run().exits(0).tells(" read again");
         let held = fixture.held("workflow_node_executions");
         let stored = fixture.stored("workflow_node_execution");
         let of_offloaded = |id: &str| held.get(id).is_some_and(|reason| reason == "offloaded");

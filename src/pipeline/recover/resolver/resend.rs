@@ -8,8 +8,9 @@ use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
 use crate::dify::eligibility::Bounds;
+use crate::ledger::hold::NewHold;
 use crate::ledger::in_doubt::{InDoubtBatch, Reason, Replacement};
-use crate::ledger::intent::{NewBatch, NewHold, Sending};
+use crate::ledger::intent::{NewBatch, Sending};
 use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed, missed};
 use crate::pipeline::read::batching::{Candidate, Cut, Sought, cut, fate};
