@@ -153,6 +153,10 @@ impl Resolver {
 
     /// Settles what can be settled soon; tells what came of it all.
     pub async fn finish(&mut self) -> anyhow::Result<Resolved> {
+        // The other half of what seems to differ may be there by now.
+        if !self.differing.is_empty() {
+            self.parts.tail_reader.catch_up(&self.shutdown).await?;
+        }
         while !self.shutdown.is_asked() {
             let ended = self.round().await?;
             let soon = self.parts.client.now() + WAIT_AT_END_S;

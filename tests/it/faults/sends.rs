@@ -197,8 +197,7 @@ fn a_run_ends_when_sls_goes_away_with_its_last_batch() {
     let Fixture { database, sls } = fixture;
     drop(sls);
     // Its other stages have nothing left to do but to wait for this batch.
-    let o = running.wait().exits(75).tells("run the same command again");
-    eprintln!("{o}");
+    running.wait().exits(75).tells("run the same command again");
     let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
     assert_eq!(database.psql(open), "1");
 }
