@@ -13,6 +13,7 @@ use hyper::Method;
 use hyper::body::Frame;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
 
+use crate::sim::admin;
 use crate::sim::answer::{Answer, Body, Code, Cut, Refusal};
 use crate::sim::auth::{self, Clock};
 use crate::sim::clock::Moment;
@@ -20,17 +21,21 @@ use crate::sim::control::{self, Controls};
 use crate::sim::fault::{Action, EarlyAnswer, Fault, Kind, Refused};
 use crate::sim::http::Request;
 use crate::sim::journal::{Entry, Journal};
+use crate::sim::pull;
+use crate::sim::put;
 use crate::sim::put::Manner;
 use crate::sim::request_log::{Line, RequestLog};
 use crate::sim::route::{GroupCall, LogstoreCall, Route, ShardCall};
+use crate::sim::search;
 use crate::sim::search::Subject;
 use crate::sim::search::state::QueryStates;
+use crate::sim::soft_delete;
 use crate::sim::store::logstore::Logstore;
 use crate::sim::store::shard::Scene;
 use crate::sim::store::{Project, Store};
 use crate::sim::switch::{NumberRecorded, Switches};
 use crate::sim::sync::lock;
-use crate::sim::{admin, pull, put, search, soft_delete, tamper};
+use crate::sim::tamper;
 use crate::wire::sign::{Credentials, http_date};
 
 /// How long the first half of an answer that is cut has to arrive.
