@@ -41,15 +41,22 @@ pub struct Writable {
 }
 
 /// What is to be known of a row beside its columns before it is deleted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockedFacts {
+    /// Whether the filters of this purge want it.
     pub is_wanted: bool,
+    /// Made while somebody tried a workflow out.
     pub is_debugging: bool,
+    /// Its payload lies in object storage.
     pub is_offloaded: bool,
+    /// Its run, or the run that it is, waits to be resumed.
     pub is_paused: bool,
-    /// The status of a node execution's run; `None`: there is none, or the row is a run.
+    /// The status of a node execution's run; `None`: there is no such run any more, or the row is
+    /// a run.
     pub run_status: Option<Vec<u8>>,
+    /// A column that the batch's conversion does not know is not NULL.
     pub has_unknown_columns: bool,
+    /// A column that its log leaves out is not empty.
     pub has_dropped_columns: bool,
 }
 

@@ -24,7 +24,7 @@ use crate::record::digest::Digest;
 use crate::record::row_set::RowSet;
 use crate::record::table::Column;
 use crate::source::writable::{
-    FactsAsked, LockedFacts, Writable, delete_rows, is_timeout, lock_rows, read_locked,
+    FactsAsked, Writable, delete_rows, is_timeout, lock_rows, read_locked,
 };
 use crate::wire::log_group::LogGroupWriter;
 
@@ -251,7 +251,9 @@ impl Deleter {
             .zip(&row_ids)
             .map(|(place, id)| {
                 let proved = proof.digest_of(*id).context("the proof of a batch has become old")?;
-                let row = facts.remove(id).map(|facts| locked_row(facts, digests.get(id)));
+                let row = facts
+                    .remove(id)
+                    .map(|facts| LockedRow { facts, digest: digests.get(id).copied() });
                 Ok((*place, fate(batch.table, row.as_ref(), proved, self.rules)))
             })
             .collect()
@@ -279,19 +281,6 @@ impl Comparison {
         })
         .await?;
         Ok(digests)
-    }
-}
-
-fn locked_row(facts: LockedFacts, digest: Option<&Digest>) -> LockedRow {
-    LockedRow {
-        is_wanted: facts.is_wanted,
-        is_debugging: facts.is_debugging,
-        is_offloaded: facts.is_offloaded,
-        is_paused: facts.is_paused,
-        run_status: facts.run_status,
-        has_unknown_columns: facts.has_unknown_columns,
-        has_dropped_columns: facts.has_dropped_columns,
-        digest: digest.copied(),
     }
 }
 
