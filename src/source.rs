@@ -101,10 +101,10 @@ impl Source {
         Ok(Self { pool, begin, server })
     }
 
-    /// Who the source is; a ledger that may be in the same database is none of its parts.
+    /// Who the source is.
     pub async fn identity(&self) -> anyhow::Result<Identity> {
         let mut tx = self.begin().await?;
-        Ok(Identity { book: None, ..identity(&mut tx).await? })
+        Ok(identity(&mut tx).await?.as_source())
     }
 
     /// Begins a transaction that cannot write.

@@ -63,7 +63,11 @@ pub async fn restore(settings: &RestoreSettings, shutdown: Shutdown) -> Result<E
     ledger.bind_project(&settings.sls.project).await.or_exit(Exit::Preflight)?;
     let target = Writable::connect(&settings.target, 2, WriteLimits::default()).await;
     let target = target.or_exit(Exit::Preflight)?;
-    let is_one_database = ledger.is_in(&target.identity().await?).await?;
+    let identity = target.identity().await?;
+    if settings.execute {
+        ledger.recognise(&identity.as_source(), false).await?;
+    }
+    let is_one_database = ledger.is_in(&identity).await?;
     let mut outcomes = Vec::new();
     // Runs first: a node execution is of no use without its run.
     for shape in setup::shapes(&source, &settings.tables).await? {

@@ -50,6 +50,11 @@ impl Identity {
         Self { timeline: None, book: None, ..self.clone() }.differences(now)
     }
 
+    /// The same as that of a source; a ledger that may be in the same database is none of its parts.
+    pub fn as_source(&self) -> Self {
+        Self { book: None, ..self.clone() }
+    }
+
     /// This, and what it does not know from `earlier`.
     pub fn or(self, earlier: Self) -> Self {
         Self {

@@ -32,8 +32,10 @@ impl Writable {
                AS replica_lag_s, \
              (SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) \
               FROM pg_replication_slots)::int8 AS slot_wal_bytes, \
-             EXISTS (SELECT FROM pg_stat_progress_vacuum WHERE relid = $1::regclass) AS vacuumed, \
-             (SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass) \
+             EXISTS (SELECT FROM pg_stat_progress_vacuum WHERE relid = $1::regclass \
+               AND datname = current_database()) AS vacuumed, \
+             (SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = $1::regclass \
+              AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) \
                AS lock_waiters, \
              (SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
               AND backend_type = 'client backend' AND pid <> pg_backend_pid()) AS active_sessions",

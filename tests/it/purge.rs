@@ -1,7 +1,13 @@
 //! `purge`: nothing leaves Postgres that SLS does not hold, equal, now and for long enough.
 
+mod gates;
+mod kills;
+
+use std::sync::Arc;
+
 use serde_json::json;
 
+use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::{Fixture, TABLES};
 use crate::harness::tool::Tool;
@@ -187,6 +193,27 @@ fn a_trigger_is_refused_unless_told() {
     assert_eq!(count(&fixture.database, "workflow_runs"), 120);
     let purged = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'purged'";
     assert_eq!(fixture.database.psql(purged).trim(), "0");
+}
+
+#[test]
+fn in_another_database_nothing_is_deleted_noted_or_put_back() {
+    let fixture = migrated();
+    purge(&fixture, " --tables workflow_node_executions").run().exits(0);
+    let cluster = Arc::new(Cluster::start(&[]));
+    let elsewhere = Database::fresh_in(&cluster).shape("dify-1.12");
+    let marks = "SELECT sum(purged_rows), sum(purged_gone) FROM sls_backfill.batch";
+    let before = fixture.database.psql(marks);
+    purge(&fixture, &format!(" --purge-url {}", elsewhere.url()))
+        .run()
+        .exits(3)
+        .tells("the source is not the one it was");
+    fixture
+        .tool(&format!("restore --since 2000-01-01 --execute --purge-url {}", elsewhere.url()))
+        .run()
+        .exits(3)
+        .tells("the source is not the one it was");
+    assert_eq!(fixture.database.psql(marks), before);
+    assert_eq!(count(&elsewhere, NODES), 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@
 //! statements meet sooner or later; `names` are the words that SLS lets a column have,
 //! `counts` what is asked about many days at once.
 
-mod asking;
+pub(crate) mod asking;
 mod counts;
 mod names;
 mod newest;

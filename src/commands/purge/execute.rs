@@ -74,7 +74,10 @@ impl Execution<'_> {
         let target = &self.settings.target;
         let target = Writable::connect(target, 3, self.settings.write_limits).await;
         let target = target.map_err(|error| Ended { exit: Exit::Preflight, error })?;
-        let is_one_database = self.ledger.is_in(&target.identity().await?).await?;
+        let identity = target.identity().await?;
+        // In another database the rows would only seem to be gone.
+        self.ledger.recognise(&identity.as_source(), false).await?;
+        let is_one_database = self.ledger.is_in(&identity).await?;
         let plans = std::mem::take(&mut self.plans);
         let mut outcomes = Vec::new();
         for plan in &plans {

@@ -137,20 +137,26 @@ impl Database {
     /// Locks a row in a session of its own, as Dify does while it works on it.
     #[track_caller]
     pub(crate) fn hold_row(&self, table: &str, id: &str) -> HeldLock {
-        let sql = format!("BEGIN; SELECT id FROM {table} WHERE id = '{id}' FOR UPDATE");
-        let mut session = self.sessions.open();
+        self.hold(&format!("BEGIN; SELECT id FROM {table} WHERE id = '{id}' FOR UPDATE"))
+    }
+
+    /// A session that has done that, and stands by.
+    #[track_caller]
+    pub(crate) fn hold(&self, sql: &str) -> HeldLock {
+        let (mut session, sql) = (self.sessions.open(), sql.to_owned());
         let session = session::wait(async move {
-            let lock = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
-            lock.execute(&mut session).await.map(|_| session)
+            let held = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut session);
+            held.await.map(|_| session)
         });
         HeldLock { session: Some(session.unwrap()) }
     }
 
-    /// Waits until a session waits for an advisory lock.
+    /// Waits until a session in this database waits for an advisory lock.
     #[track_caller]
     pub(crate) fn wait_for_a_waiting_lock(&self) {
         let waiting = "SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' \
-                       AND NOT granted";
+                       AND NOT granted AND database = (SELECT oid FROM pg_database \
+                         WHERE datname = current_database())";
         self.wait_until(waiting, "t");
     }
 
