@@ -1,5 +1,6 @@
 //! `purge`: says what may be deleted from Postgres and, with `--execute`, deletes it.
 
+mod columns;
 pub mod execute;
 pub mod plan;
 pub mod settings;
@@ -7,6 +8,7 @@ pub mod settings;
 use anyhow::Context as _;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::purge::columns::column_notes;
 use crate::commands::purge::execute::Execution;
 use crate::commands::purge::plan::TablePlan;
 use crate::commands::purge::settings::PurgeSettings;
@@ -42,8 +44,11 @@ pub async fn purge(
         let table = shape.table;
         let keeping = keeping(&client, table, settings.keep_days, now).await?;
         let window = PurgeWindow { table, since: settings.since, until };
+        let converted = ledger.purge_conversions(&window, keeping.since()).await?;
         plans.push(TablePlan {
             days: ledger.purge_plan(&window, keeping.since()).await?,
+            batches: converted.iter().map(|converted| converted.batches).sum(),
+            columns: column_notes(&converted, &shape.columns)?,
             footprint: source.footprint(table).await?,
             shape,
             window,

@@ -33,6 +33,15 @@ pub struct DayPlan {
     pub held: u64,
 }
 
+/// Rows whose logs were made by the same conversion.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConvertedRows {
+    /// Its JSON.
+    pub conversion: serde_json::Value,
+    pub rows: u64,
+    pub batches: u64,
+}
+
 impl Ledger {
     /// What a purge of `window` would delete, by day (`2025-01-31`); days that the
     /// window cuts count as a whole. `kept_since`: earlier logs are
@@ -107,6 +116,42 @@ impl Ledger {
             day.held = number(row, "held")?;
         }
         Ok(days)
+    }
+}
+
+impl Ledger {
+    /// How the logs of the proved and kept rows of `window` were made.
+    pub async fn purge_conversions(
+        &self,
+        window: &PurgeWindow,
+        kept_since: Option<Timestamp>,
+    ) -> anyhow::Result<Vec<ConvertedRows>> {
+        let context = || format!("look up the conversions of {}", window.table);
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT c.body, sum(d.rows)::int8 AS rows, count(DISTINCT b.id) AS batches FROM sls_backfill.batch b \
+             JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
+             JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
+             CROSS JOIN LATERAL unnest(r.finished_days, r.day_rows) AS d(day, rows) \
+             WHERE b.table_name = $1 AND b.state IN ('proved', 'purging') \
+             AND b.finished_first < $2 AND ($3::timestamp IS NULL OR b.finished_last >= $3) \
+             AND d.day <= $2::date AND ($3::timestamp IS NULL OR d.day >= $3::date) \
+             AND ($4::timestamp IS NULL OR (b.finished_first >= $4 \
+               AND (b.intended_at AT TIME ZONE 'UTC') >= $4)) GROUP BY c.id ORDER BY c.id",
+        )
+        .bind(window.table.name())
+        .bind(window.until)
+        .bind(window.since)
+        .bind(kept_since)
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(context)?;
+        rows.iter()
+            .map(|row| {
+                let (rows, batches) = (number(row, "rows")?, number(row, "batches")?);
+                Ok(ConvertedRows { conversion: row.try_get("body")?, rows, batches })
+            })
+            .collect()
     }
 }
 

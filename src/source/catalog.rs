@@ -112,7 +112,7 @@ async fn columns(
 }
 
 /// Whether a valid, complete B-tree index of `table` begins with exactly these columns, ascending.
-async fn has_index(
+pub(in crate::source) async fn has_index(
     tx: &mut Transaction<'static, Postgres>,
     table: &str,
     columns: &[&str],

@@ -59,6 +59,40 @@ fn a_plan_writes_nothing_and_says_what_would_go() {
 }
 
 #[test]
+fn a_plan_names_what_is_slow_what_stays_and_which_columns_keep_rows() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(60, 5);
+    fixture
+        .tool("run --batch-kib 64")
+        .env("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", "false")
+        .run()
+        .exits(0);
+    fixture.database.psql(
+        "DROP INDEX workflow_node_execution_workflow_run_id_idx; \
+         ALTER TABLE workflow_node_execution_offload \
+           DROP CONSTRAINT workflow_node_execution_offload_node_execution_id_key; \
+         CREATE TABLE own_notes (run uuid REFERENCES workflow_runs); \
+         ALTER TABLE workflow_runs ADD COLUMN came_later text",
+    );
+    fixture
+        .tool("purge --older-than 0h")
+        .run()
+        .exits(0)
+        .prints("no index of workflow_node_executions begins with workflow_run_id: Dify finds")
+        .prints("no index of workflow_node_execution_offload begins with node_execution_id")
+        .prints("CREATE INDEX CONCURRENTLY ON public.\"own_notes\" (\"run\")")
+        .prints("59 rows have logs that leave graph out")
+        .prints("59 rows were sent before the table had came_later")
+        .prints("stay as they are: workflow_app_logs (about ");
+    let json = fixture.tool("purge --older-than 0h --output json").run().exits(0);
+    let plan: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let runs = &plan["plan"]["workflow_runs"];
+    let batches = "SELECT count(*) FROM sls_backfill.batch WHERE table_name = 'workflow_runs'";
+    assert_eq!(runs["total"]["proved_batches"], fixture.database.psql(batches), "{runs}");
+    assert_eq!(runs["missing_indexes"].as_array().unwrap().len(), 1, "{runs}");
+}
+
+#[test]
 fn every_proved_row_goes_and_what_is_not_finished_stays() {
     let fixture = migrated();
     let stored: Vec<_> = TABLES.map(|(_, logstore)| fixture.stored(logstore)).into();

@@ -26,17 +26,20 @@ pub struct TablePlan {
     pub window: PurgeWindow,
     pub keeping: Keeping,
     pub days: BTreeMap<String, DayPlan>,
+    /// Batches with rows that may go; one that is of several days is one.
+    pub batches: u64,
+    /// Which columns keep rows from being purged, one sentence each.
+    pub columns: Vec<String>,
     pub footprint: Footprint,
 }
 
 impl TablePlan {
     /// All days together.
     pub fn total(&self) -> DayPlan {
-        let mut total = DayPlan::default();
+        let mut total = DayPlan { proved_batches: self.batches, ..DayPlan::default() };
         for day in self.days.values() {
             total.proved += day.proved;
             total.proved_bytes += day.proved_bytes;
-            total.proved_batches += day.proved_batches;
             total.not_proved += day.not_proved;
             total.not_kept += day.not_kept;
             total.unknown_conversion += day.unknown_conversion;
@@ -102,6 +105,12 @@ fn as_json(plan: &TablePlan) -> serde_json::Value {
             "purged": day.purged.to_string(), "held": day.held.to_string(),
         })
     };
+    let referring: serde_json::Map<_, _> = plan
+        .footprint
+        .referring
+        .iter()
+        .map(|(name, rows)| (name.clone(), json!({"rows_estimated": rows.to_string()})))
+        .collect();
     let days: serde_json::Map<_, _> =
         plan.days.iter().map(|(date, of_day)| (date.clone(), day(of_day))).collect();
     json!({
@@ -110,6 +119,9 @@ fn as_json(plan: &TablePlan) -> serde_json::Value {
         "total": day(&plan.total()), "days": days,
         "table_bytes": plan.footprint.total_bytes.to_string(),
         "freed_bytes_estimated": plan.freed_bytes().to_string(),
+        "columns": plan.columns,
+        "missing_indexes": plan.footprint.missing_indexes,
+        "referring_tables": referring,
         "oddities": plan.footprint.oddities,
     })
 }
@@ -122,17 +134,18 @@ fn print_table(plan: &TablePlan) {
     ));
     let line = |name: &str, day: &DayPlan| {
         format!(
-            "  {name:<12}{:>14}{:>12}{:>12}{:>12}{:>14}",
+            "  {name:<10}{:>13}{:>12}{:>9}{:>12}{:>10}{:>11}",
             count(day.proved),
             bytes(day.proved_bytes),
+            count(day.proved_batches),
             count(day.not_proved),
             count(day.held),
             count(day.not_kept),
         )
     };
     output::line(&format!(
-        "  {:<12}{:>14}{:>12}{:>12}{:>12}{:>14}",
-        "day", "may go: rows", "bytes", "not proved", "held", "not kept"
+        "  {:<10}{:>13}{:>12}{:>9}{:>12}{:>10}{:>11}",
+        "day", "may go: rows", "bytes", "batches", "not proved", "held", "not kept"
     ));
     for (date, day) in plan.days.iter().take(DAYS_SHOWN) {
         output::line(&line(date, day));
@@ -162,6 +175,21 @@ fn print_notes(plan: &TablePlan, total: &DayPlan) {
     }
     if total.purged > 0 {
         note(format!("{} rows are in batches that were purged before", count(total.purged)));
+    }
+    for columns in &plan.columns {
+        note(columns.clone());
+    }
+    for index in &plan.footprint.missing_indexes {
+        note(format!("slow: {index}"));
+    }
+    let referring = plan.footprint.referring.iter();
+    let referring: Vec<_> =
+        referring.map(|(name, rows)| format!("{name} (about {} rows)", count(*rows))).collect();
+    if !referring.is_empty() {
+        note(format!(
+            "its rows are named by, and these stay as they are: {}",
+            referring.join(", ")
+        ));
     }
     for oddity in &plan.footprint.oddities {
         note(format!("beware: {oddity}"));
