@@ -271,11 +271,20 @@ impl Run<'_> {
         let refused = HoldReason::Refused.name();
         let rows_refused =
             accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
-        Ok(self.conclude(total, rows_refused))
+        let rows_doubled = accounts.iter().map(|(_, account)| account.doubled).sum();
+        Ok(self.conclude(total, rows_refused, rows_doubled))
     }
 
     /// Says how the run ended.
-    fn conclude(&self, total: Outcome, rows_refused: u64) -> Exit {
+    fn conclude(&self, total: Outcome, rows_refused: u64, rows_doubled: u64) -> Exit {
+        if rows_doubled > 0 {
+            tracing::error!(
+                "{} rows are in two batches, so SLS holds them twice; nothing was deleted\n\
+                 hint: `dify-sls-backfill status` lists them",
+                count(rows_doubled)
+            );
+            return Exit::Difference;
+        }
         if total.differences > 0 {
             tracing::error!(
                 "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\

@@ -16,6 +16,7 @@ use crate::ledger::batch_rows::ids;
 use crate::ledger::intent::{
     NewBatch, NewHold, Place, Sending, cursors_json, insert_batch, insert_holds,
 };
+use crate::ledger::live_rows::release_rows;
 use crate::ledger::process::Process;
 use crate::ledger::sighting::{found, sum_of};
 use crate::pg::{self, Tx};
@@ -312,6 +313,7 @@ impl Ledger {
                 false => Ok(false),
             };
         }
+        release_rows(&mut tx, old.table, old.id).await?;
         let Replacement { batches, holds, gone } = replacement;
         let place = Place { pass_id: old.pass_id, range_id: old.range_id, parent_id: Some(old.id) };
         for batch in batches {
