@@ -73,7 +73,7 @@ pub struct Findings {
     pub unequal: Vec<Uuid>,
 }
 
-/// How a batch that was found stands in the book.
+/// How a batch that was found stands in the ledger.
 enum Known {
     Lacking,
     /// An audit has written it down.

@@ -90,7 +90,7 @@ async fn give_up(tx: &mut Tx, table: Table, batch_id: Uuid) -> anyhow::Result<()
          FROM sls_backfill.batch JOIN sls_backfill.batch_rows ON batch_id = id, \
            sls_backfill.ids(row_ids) \
          WHERE id = $1 ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-         detail = excluded.detail, state = 'open', batch_id = NULL",
+         detail = excluded.detail, state = 'open', batch_id = NULL, look_again = 'every run'",
     )
     .bind(batch_id)
     .execute(&mut **tx)

@@ -1,4 +1,4 @@
-//! The intent transaction: a batch is in the book, with all that is needed to find or repeat it,
+//! The intent transaction: a batch is in the ledger, with all that is needed to find or repeat it,
 //! before its first byte is on the wire.
 //!
 //! One transaction moves the range's position behind the rows read, writes the batch, and records
@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge_sql, bind_acknowledged};
 use crate::ledger::batch_rows::BatchRows;
+use crate::ledger::hold::{NewHold, close_holds, insert_holds};
 use crate::ledger::live_rows::{RowsTaken, is_taken, live_rows};
 use crate::ledger::range::{Lease, RangeKind};
 use crate::ledger::{LeaseLost, Ledger};
@@ -38,7 +39,7 @@ pub struct NewBatch {
     pub digest: Digest,
     pub not_json: u32,
     pub conversion_id: i64,
-    /// `None`: it is not about to be sent; whoever settles intents will.
+    /// `None`: it is not about to be sent; the resolver will send it.
     pub sending: Option<Sending>,
     /// Unix seconds.
     pub ingest_time: u32,
@@ -59,7 +60,7 @@ pub struct Sending {
     pub cursors: BTreeMap<u32, String>,
 }
 
-/// What the book keeps of a row in a batch.
+/// What the ledger keeps of a row in a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchRow {
     pub id: Uuid,
@@ -67,16 +68,13 @@ pub struct BatchRow {
     pub finished_at: Timestamp,
 }
 
-/// A row passed over.
-#[derive(Debug, Clone)]
-pub struct NewHold {
-    pub row_id: Uuid,
-    pub created_at: Timestamp,
-    /// `None`: not finished, or not known.
-    pub finished_at: Option<Timestamp>,
-    pub reason: HoldReason,
-    /// For a person; never content of the row.
-    pub detail: String,
+/// Rows passed over because they are older than their logstore keeps logs, and only counted: the
+/// range finds them again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expired {
+    pub rows: u64,
+    /// All of them finished before it; `None`: there is no such bound.
+    pub finished_before: Option<Timestamp>,
 }
 
 /// One step of a range: what became of the next rows.
@@ -85,9 +83,10 @@ pub struct Step {
     pub table: Table,
     pub batch: Option<NewBatch>,
     pub holds: Vec<NewHold>,
+    pub expired: Expired,
     /// Rows that a live batch or an open hold has already.
     pub already: Vec<Uuid>,
-    /// Rows that were deleted before they were read whole.
+    /// Held rows that have not been in the table for long.
     pub gone: Vec<Uuid>,
     /// The last row of the step; `None`: the step's rest comes with the next one.
     pub position: Option<Key>,
@@ -102,6 +101,7 @@ impl Step {
             table,
             batch: None,
             holds: Vec::new(),
+            expired: Expired::default(),
             already: Vec::new(),
             gone: Vec::new(),
             position: None,
@@ -110,9 +110,40 @@ impl Step {
     }
 
     /// How many rows it accounts for.
-    pub fn rows_seen(&self) -> usize {
+    pub fn rows_seen(&self) -> u64 {
         let batched = self.batch.as_ref().map_or(0, |batch| batch.rows.len());
-        batched + self.holds.len() + self.already.len() + self.gone.len()
+        let listed = batched + self.holds.len() + self.already.len() + self.gone.len();
+        listed as u64 + self.expired.rows
+    }
+}
+
+/// What a step adds to the counters of its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    seen: u64,
+    already: u64,
+    gone: u64,
+    expired: u64,
+    read: u64,
+}
+
+impl Counts {
+    fn of(step: &Step, lease: &Lease) -> Self {
+        let (known, gone) = (step.already.len() as u64, step.gone.len() as u64);
+        if matches!(lease.kind, RangeKind::Holds(_)) {
+            // The rows of a hold were counted as seen by the range that held them.
+            return Self { seen: 0, already: known, gone, expired: 0, read: 0 };
+        }
+        // What a range knows when it is read again, it has counted when it was read first.
+        let already = if lease.readings > 1 { 0 } else { known };
+        let missing = step.holds.iter().filter(|hold| hold.reason == HoldReason::Missing).count();
+        Self {
+            seen: step.rows_seen() - known + already,
+            already,
+            gone,
+            expired: step.expired.rows,
+            read: step.rows_seen() - missing as u64,
+        }
     }
 }
 
@@ -183,24 +214,26 @@ impl Ledger {
 }
 
 /// Parts of a statement: the range moves on, what is stored is acknowledged. `after`: how many
-/// parameters come before its own nine.
+/// parameters come before its own twelve.
 fn moved(after: u32) -> String {
-    let [id, token, from, to, seen, already, gone] =
+    let [id, token, from, to, seen, already, gone, expired, expired_before, read] =
         std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
     format!(
         "acknowledged AS ({}), \
          moved AS (UPDATE sls_backfill.range SET position = {to}, rows_seen = rows_seen + {seen}, \
-           rows_already = rows_already + {already}, rows_gone = rows_gone + {gone} \
+           rows_already = rows_already + {already}, rows_gone = rows_gone + {gone}, \
+           rows_expired = rows_expired + {expired}, \
+           expired_before = greatest(expired_before, {expired_before}), \
+           rows_read = rows_read + {read} \
            WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
            RETURNING id)",
-        acknowledge_sql(after + 7),
+        acknowledge_sql(after + 10),
     )
 }
 
 async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> anyhow::Result<()> {
     let context = || format!("write a step of range {}", lease.range_id);
-    // The rows of a hold were counted as seen by the pass that held them.
-    let seen = if lease.kind == RangeKind::Holds { 0 } else { step.rows_seen() };
+    let Counts { seen, already, gone, expired, read } = Counts::of(step, lease);
     // One statement for all: each is two ways to Postgres and back.
     let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
     let statement = match &step.batch {
@@ -220,8 +253,11 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
         .bind(serde_json::to_value(lease.position)?)
         .bind(serde_json::to_value(position)?)
         .bind(i64::try_from(seen)?)
-        .bind(i64::try_from(step.already.len())?)
-        .bind(i64::try_from(step.gone.len())?);
+        .bind(i64::try_from(already)?)
+        .bind(i64::try_from(gone)?)
+        .bind(i64::try_from(expired)?)
+        .bind(step.expired.finished_before.filter(|_| expired > 0))
+        .bind(i64::try_from(read)?);
     let moved = bind_acknowledged(statement, &step.stored).execute(&mut **tx).await;
     let moved = match moved {
         Err(error) if is_taken(&error, step.table) => {
@@ -235,7 +271,7 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     if !step.holds.is_empty() {
         insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
     }
-    if lease.kind == RangeKind::Holds {
+    if matches!(lease.kind, RangeKind::Holds(_)) {
         let stored: Vec<_> =
             step.batch.iter().flat_map(|batch| &batch.rows).map(|row| row.id).collect();
         let batch_id = step.batch.as_ref().map(|batch| batch.id);
@@ -353,57 +389,49 @@ pub(in crate::ledger) fn cursors_json(
     Ok(serde_json::to_value(cursors)?)
 }
 
-pub(in crate::ledger) async fn insert_holds(
-    tx: &mut Tx,
-    table: Table,
-    pass_id: i64,
-    holds: &[NewHold],
-) -> anyhow::Result<()> {
-    pg::statement(
-        "INSERT INTO sls_backfill.hold \
-           (table_name, row_id, pass_id, reason, detail, created_at, finished_at) \
-         SELECT $1, h.row_id, $2, h.reason, h.detail, h.created_at, h.finished_at \
-         FROM unnest($3::uuid[], $4::text[], $5::text[], $6::timestamp[], $7::timestamp[]) \
-           AS h(row_id, reason, detail, created_at, finished_at) \
-         ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-           detail = excluded.detail, finished_at = excluded.finished_at, state = 'open', batch_id = NULL, \
-           asked = false, tries = hold.tries + 1, last_held_at = clock_timestamp()",
-    )
-    .bind(table.name())
-    .bind(pass_id)
-    .bind(holds.iter().map(|hold| hold.row_id).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.reason.name().to_owned()).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.detail.clone()).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.created_at).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.finished_at).collect::<Vec<_>>())
-    .execute(&mut **tx)
-    .await
-    .context("hold rows")?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::hold::LookAgain;
+    use crate::record::key::KeyOrder;
 
-async fn close_holds(
-    tx: &mut Tx,
-    table: Table,
-    state: &str,
-    batch_id: Option<Uuid>,
-    ids: Vec<Uuid>,
-) -> anyhow::Result<()> {
-    if ids.is_empty() {
-        return Ok(());
+    fn step() -> Step {
+        let hold = |reason: HoldReason| NewHold {
+            row_id: Uuid::nil(),
+            created_at: Timestamp::from_unix_s(0),
+            finished_at: None,
+            reason,
+            detail: String::new(),
+            look_again: reason.look_again(),
+        };
+        Step {
+            holds: vec![hold(HoldReason::Running), hold(HoldReason::Missing)],
+            expired: Expired { rows: 10, finished_before: None },
+            already: vec![Uuid::nil(); 100],
+            gone: Vec::new(),
+            ..Step::of(Table::Runs)
+        }
     }
-    let (wanted, batch_id) = (ids.len() as u64, batch_id.filter(|_| state == "stored"));
-    let closed = pg::statement(
-        "UPDATE sls_backfill.hold SET state = $2, batch_id = $3, tries = tries + 1 \
-         WHERE table_name = $1 AND row_id = ANY($4) AND state = 'open'",
-    )
-    .bind(table.name())
-    .bind(state)
-    .bind(batch_id)
-    .bind(ids)
-    .execute(&mut **tx)
-    .await
-    .context("close holds")?;
-    anyhow::ensure!(closed.rows_affected() == wanted, "holds were closed by somebody else");
-    Ok(())
+
+    fn lease(kind: RangeKind, readings: i32) -> Lease {
+        let (position, after) = (Key::START, Key::START);
+        Lease { range_id: 1, pass_id: 1, kind, upto: None, after, position, token: 1, readings }
+    }
+
+    #[test]
+    fn a_range_that_is_read_again_counts_no_row_twice() {
+        let range = RangeKind::Keys(KeyOrder::Time);
+        let first = Counts::of(&step(), &lease(range, 1));
+        let all = Counts { seen: 112, already: 100, gone: 0, expired: 10, read: 111 };
+        assert_eq!(first, all, "a row that is missing was not read");
+        let again = Counts::of(&step(), &lease(range, 2));
+        assert_eq!(again, Counts { seen: 12, already: 0, ..all });
+    }
+
+    #[test]
+    fn the_rows_of_holds_were_seen_before() {
+        let step = Step { gone: vec![Uuid::nil()], ..step() };
+        let counts = Counts::of(&step, &lease(RangeKind::Holds(LookAgain::InTurn), 1));
+        assert_eq!(counts, Counts { seen: 0, already: 100, gone: 1, expired: 0, read: 0 });
+    }
 }
