@@ -30,6 +30,7 @@ fn main() {
         columns,
         put_graph: true,
         log_time: LogTime::FinishedAt,
+        revision: 0,
     };
     let mut converter = Converter::new(&conversion).expect("the columns are Dify's");
     for (name, payload) in [("chinese", chinese()), ("english", english()), ("mixed", mixed())] {

@@ -201,6 +201,8 @@ CREATE TABLE sls_backfill.batch (
   cursors        jsonb NOT NULL,
   ingest_time    bigint NOT NULL,
   parent_id      uuid REFERENCES sls_backfill.batch,
+  revises        uuid REFERENCES sls_backfill.batch,
+  earlier_day    date,
   created_first  timestamp NOT NULL,
   finished_first timestamp NOT NULL,
   finished_last  timestamp NOT NULL,
@@ -218,12 +220,14 @@ CREATE TABLE sls_backfill.batch (
   ledger_id      uuid,
   UNIQUE (lane_id, number),
   CHECK (adopted_by IS NOT NULL OR
-    num_nulls(pass_id, range_id, conversion_id) = 0)
+    num_nulls(pass_id, range_id, conversion_id) = 0),
+  CHECK (num_nulls(revises, earlier_day) IN (0, 2))
 );
 CREATE INDEX batch_unproved ON sls_backfill.batch (table_name)
   WHERE state IN ('intent', 'stored');
 CREATE INDEX batch_pass ON sls_backfill.batch (pass_id);
 CREATE INDEX batch_doubled ON sls_backfill.batch (table_name) WHERE doubled_rows > 0;
+CREATE INDEX batch_revises ON sls_backfill.batch (revises) WHERE revises IS NOT NULL;
 CREATE INDEX batch_to_purge ON sls_backfill.batch (table_name, finished_last)
   WHERE state = 'proved';
 COMMENT ON TABLE  sls_backfill.batch IS 'Logs sent in one PutLogs call: unit of intent, proof and purge.';
@@ -251,6 +255,8 @@ COMMENT ON COLUMN sls_backfill.batch.number_used_at IS 'When SLS said that its n
 COMMENT ON COLUMN sls_backfill.batch.cursors IS 'A cursor in front of it for each shard that owned its key: {"shard": "cursor"}.';
 COMMENT ON COLUMN sls_backfill.batch.ingest_time IS 'Log time (Unix s) where the conversion takes the time of sending.';
 COMMENT ON COLUMN sls_backfill.batch.parent_id IS 'The batch it was halved from.';
+COMMENT ON COLUMN sls_backfill.batch.revises IS 'The batch that its only row was sent in before it changed; the row is live there, and counted there alone. NULL: it revises none.';
+COMMENT ON COLUMN sls_backfill.batch.earlier_day IS 'The day (UTC) on which that row finished by its log in that batch; NULL: it revises none.';
 COMMENT ON COLUMN sls_backfill.batch.created_first IS 'The earliest created_at of its rows (UTC), as they were when it was made.';
 COMMENT ON COLUMN sls_backfill.batch.finished_first IS 'The earliest finished_at of its rows (UTC).';
 COMMENT ON COLUMN sls_backfill.batch.finished_last IS 'The latest finished_at of its rows (UTC).';

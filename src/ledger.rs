@@ -27,6 +27,7 @@ pub mod range;
 pub mod read_again;
 pub mod repair;
 pub mod restore;
+pub mod revision;
 pub mod sighting;
 pub mod stop;
 pub mod verification;

@@ -112,7 +112,8 @@ impl Difference {
             Self::SourceChanged => {
                 "a purge leaves them in Postgres\n\
                  hint: a new log of the same row would be counted twice by Dify's charts, so it is \
-                 not sent; `--output json` lists the rows"
+                 not sent; `dify-sls-backfill repair --changed` says by how much, and sends it at \
+                 your word"
             }
             Self::SourceGone => {
                 "SLS is now the only copy\n\

@@ -5,6 +5,7 @@
 //! settles it like any batch whose fate is open: it looks once more whether it is there, reads its
 //! rows again, and sends it under a new number.
 
+mod changed;
 mod copies;
 pub mod parts;
 mod step;
@@ -50,8 +51,10 @@ pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {
     ledger.check_stop().await?;
     let repair = Repair { settings, source, ledger: ledger.clone(), client };
     if !settings.execute {
-        return repair.all_tables().await;
+        return repair.work().await;
     }
+    // In another database rows would only seem to be gone, or changed.
+    ledger.recognise(&repair.source.identity().await?, false).await?;
     // Nobody sends meanwhile.
     let process = ledger.enter(false).await.map_err(|error| {
         let ended = Ended::from(error);
@@ -60,7 +63,7 @@ pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {
         Ended { error, ..ended }
     })?;
     let done = tokio::select! {
-        done = repair.all_tables() => done,
+        done = repair.work() => done,
         lost = crate::commands::run::beat(&ledger, &process) => Err(lost.into()),
     };
     let left = ledger.leave(&process).await;
@@ -70,6 +73,13 @@ pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {
 }
 
 impl Repair<'_> {
+    async fn work(&self) -> Result<Exit, Ended> {
+        match self.settings.changed {
+            true => self.changed().await,
+            false => self.all_tables().await,
+        }
+    }
+
     async fn all_tables(&self) -> Result<Exit, Ended> {
         let mut tallies = Vec::new();
         for table in &self.settings.tables {
@@ -133,7 +143,10 @@ impl Repair<'_> {
     }
 
     /// Since when rows must have finished for their logs to be kept; `None`: for ever.
-    async fn kept_since(&self, table: Table) -> anyhow::Result<Option<Timestamp>> {
+    pub(in crate::commands::repair) async fn kept_since(
+        &self,
+        table: Table,
+    ) -> anyhow::Result<Option<Timestamp>> {
         let logstore = table.logstore();
         let body = with_retries(|| self.client.logstore(logstore))
             .await

@@ -103,6 +103,7 @@ pub fn conversion(shape: &Shape, put_graph: bool, log_time: LogTime) -> Conversi
         columns: shape.columns.clone(),
         put_graph,
         log_time,
+        revision: 0,
     }
 }
 

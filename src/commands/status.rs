@@ -159,6 +159,10 @@ fn text(table: Table, account: &Account) -> String {
         text +=
             &format!("\n    {rows} rows are in SLS twice: `dify-sls-backfill status` lists them");
     }
+    if account.revisions > 0 {
+        let rows = count(account.revisions);
+        text += &format!("\n    {rows} rows were sent once more after they had changed");
+    }
     if account.not_json > 0 {
         let columns = count(account.not_json);
         text += &format!("\n    {columns} JSON columns hold no JSON; they went through unchanged");

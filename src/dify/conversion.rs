@@ -25,7 +25,18 @@ pub struct Conversion {
     /// it is `{}`.
     pub put_graph: bool,
     pub log_time: LogTime,
+    /// How often the row was sent before, in an earlier state: its newest log must win.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub revision: u32,
 }
+
+/// No conversion of the ledger names the first revision.
+fn is_first(revision: &u32) -> bool {
+    *revision == 0
+}
+
+/// Numbers of logs of the same microsecond have room for so many revisions.
+pub const REVISIONS_MAX: u32 = 499;
 
 /// What a log's `__time__` is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +75,10 @@ impl Conversion {
                 LogTime::FinishedAt => "the log time is finished_at".to_owned(),
                 LogTime::Ingest => "the log time is the time of sending".to_owned(),
             });
+        }
+        if self.revision != other.revision {
+            let (now, then) = (other.revision, self.revision);
+            differences.push(format!("it is of revision {now}, not {then}"));
         }
         differences
     }
@@ -125,6 +140,7 @@ mod tests {
             columns: vec![column("id", ColumnKind::Uuid), column("graph", ColumnKind::Text)],
             put_graph: true,
             log_time: LogTime::FinishedAt,
+            revision: 0,
         }
     }
 
@@ -144,7 +160,8 @@ mod tests {
     fn every_difference_is_told() {
         assert_eq!(conversion().differences(&conversion()), Vec::<String>::new());
         type Change = fn(&mut Conversion);
-        let changes: [(Change, &str); 8] = [
+        let changes: [(Change, &str); 9] = [
+            (|other| other.revision = 2, "it is of revision 2, not 0"),
             (|other| other.rules = 7, "the rules are 7, not 1"),
             (
                 |other| other.table = Table::NodeExecutions,

@@ -22,6 +22,7 @@ use crate::wire::log_group::LogGroupWriter;
 pub struct Converter {
     table: Table,
     log_time: LogTime,
+    revision: u32,
     fields: Fields,
     transcoder: Transcoder,
     /// Where the values of the log being written stand; `None` is a key left out.
@@ -87,6 +88,7 @@ impl Converter {
         Ok(Self {
             table: conversion.table,
             log_time: conversion.log_time,
+            revision: conversion.revision,
             fields: Fields::of(conversion)?,
             transcoder: Transcoder::default(),
             values: Vec::new(),
@@ -165,9 +167,14 @@ impl Converter {
         };
         // Dify's live writer numbers its logs with the nanosecond of writing. A row's terminal log
         // is written after `finished_at`, its `running` log before: this number is between them.
-        // Rows of a node's attempts share `node_execution_id`, and the last must win.
+        // Rows of a node's attempts share `node_execution_id`, and the last must win; so must the
+        // newest revision of a row.
         let is_retry = self.table == Table::NodeExecutions && status == b"retry";
-        let row = Row { cells, id: row_id, log_version: finished_us * 1000 + i64::from(!is_retry) };
+        let row = Row {
+            cells,
+            id: row_id,
+            log_version: finished_us * 1000 + 2 * i64::from(self.revision) + i64::from(!is_retry),
+        };
         let (digest, size, not_json) = self.write(&row, time, group)?;
         Ok(Converted { row_id, created_at, finished_at, time, digest, size, not_json })
     }

@@ -323,7 +323,14 @@ mod tests {
             .iter()
             .map(|known| Column { name: known.column.to_owned(), kind: known.kinds[0] })
             .collect();
-        Conversion { rules: RULES, table, columns, put_graph: true, log_time: LogTime::FinishedAt }
+        Conversion {
+            rules: RULES,
+            table,
+            columns,
+            put_graph: true,
+            log_time: LogTime::FinishedAt,
+            revision: 0,
+        }
     }
 
     fn problems(conversion: &Conversion) -> Vec<String> {

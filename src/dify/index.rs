@@ -70,6 +70,7 @@ mod tests {
             columns: columns.clone(),
             put_graph: true,
             log_time: LogTime::FinishedAt,
+            revision: 0,
         };
         let index = index(&columns, &Fields::of(&conversion).unwrap());
         assert_eq!(index["scan_index"], true);

@@ -35,6 +35,8 @@ pub struct Account {
     pub batches: u64,
     /// Rows in two live batches, as an audit has found: SLS holds them twice.
     pub doubled: u64,
+    /// Newer states of rows that were sent once more; the rows are among `live` once.
+    pub revisions: u64,
     /// JSON columns whose text is not JSON.
     pub not_json: u64,
     /// Rows that a count of Postgres has found in ranges beyond those that were read there: no
@@ -87,9 +89,11 @@ impl Ledger {
         .await
         .with_context(context)?;
         let batches = pg::statement(
-            "SELECT coalesce(sum(rows), 0)::int8 AS live, \
+            "SELECT coalesce(sum(rows) FILTER (WHERE revises IS NULL), 0)::int8 AS live, \
+             coalesce(sum(rows) FILTER (WHERE revises IS NOT NULL), 0)::int8 AS revisions, \
              coalesce(sum(adopted_rows), 0)::int8 AS adopted, \
-             coalesce(sum(rows) FILTER (WHERE state = 'intent'), 0)::int8 AS in_the_air, \
+             coalesce(sum(rows) FILTER (WHERE state = 'intent' AND revises IS NULL), 0)::int8 \
+               AS in_the_air, \
              coalesce(sum(raw_bytes), 0)::int8 AS raw_bytes, \
              coalesce(sum(doubled_rows), 0)::int8 AS doubled, \
              coalesce(sum(not_json), 0)::int8 AS not_json, count(*) AS batches \
@@ -128,6 +132,7 @@ impl Ledger {
             vanished: number(&ranges, "vanished")?,
             adopted: number(&batches, "adopted")?,
             live: number(&batches, "live")?,
+            revisions: number(&batches, "revisions")?,
             in_the_air: number(&batches, "in_the_air")?,
             raw_bytes: number(&batches, "raw_bytes")?,
             doubled: number(&batches, "doubled")?,

@@ -1,7 +1,7 @@
 //! What the ledger says of each day: rows in batches, by the day on which they finished, and rows
 //! held.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Context as _;
 use sqlx::Row as _;
@@ -28,6 +28,11 @@ pub struct LedgerDay {
     pub open: u64,
     /// Rows of batches that certainly are not any more.
     pub lost: u64,
+    /// Rows of them that were sent once more after they had changed: their day is another now, or
+    /// they are counted there once more.
+    pub revised: u64,
+    /// Those of `revised` that have both logs on this day.
+    pub repeated: u64,
     /// Rows held whose finish time does not change any more.
     pub held: u64,
 }
@@ -54,6 +59,7 @@ impl Ledger {
         let mut tx = self.begin_relaxed().await?;
         sqlx::raw_sql(ADD_UP_TIMEOUT).execute(&mut *tx).await.with_context(context)?;
         let mut days = batched_days(&mut tx, table).await.with_context(context)?;
+        add_revised(&mut tx, table, &mut days).await.with_context(context)?;
         let held = pg::statement(
             "SELECT CASE WHEN isfinite(finished_at) \
                THEN (finished_at::date - DATE '2000-01-01')::int4 END AS day, count(*) AS rows \
@@ -106,6 +112,11 @@ impl Ledger {
         let mut tx = self.begin_relaxed().await?;
         let rows = pg::statement(
             "SELECT b.id, r.row_ids, r.purged, r.gone, r.day_rows, \
+             ARRAY(SELECT (v.earlier_day - DATE '2000-01-01')::int4 FROM sls_backfill.batch v \
+               WHERE v.revises = b.id AND v.state NOT IN ('split', 'abandoned')) AS revised_days, \
+             (SELECT string_agg(w.row_ids, '') FROM sls_backfill.batch v \
+               JOIN sls_backfill.batch_rows w ON w.batch_id = v.id \
+               WHERE v.revises = b.id AND v.state NOT IN ('split', 'abandoned')) AS revised, \
              ARRAY(SELECT (d - DATE '2000-01-01')::int4 FROM unnest(r.finished_days) d) AS days \
              FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
              WHERE b.table_name = $1 AND b.id > $2 AND b.state NOT IN ('split', 'abandoned') \
@@ -161,11 +172,35 @@ async fn batched_days(
                 stored: count(row, "stored")?,
                 open: count(row, "open")?,
                 lost: count(row, "lost")?,
-                held: 0,
+                ..LedgerDay::default()
             };
             Ok((day(row)?, counts))
         })
         .collect()
+}
+
+/// Adds which rows of each day were sent once more. What is lost of them is not in SLS either.
+async fn add_revised(
+    tx: &mut Tx,
+    table: Table,
+    days: &mut BTreeMap<Option<Day>, LedgerDay>,
+) -> anyhow::Result<()> {
+    let rows = pg::statement(
+        "SELECT (b.earlier_day - DATE '2000-01-01')::int4 AS day, count(*) AS revised, \
+         count(*) FILTER (WHERE b.earlier_day = b.finished_first::date AND b.state <> 'lost') \
+           AS repeated FROM sls_backfill.batch b \
+         WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') \
+         AND b.revises IS NOT NULL GROUP BY 1",
+    )
+    .bind(table.name())
+    .fetch_all(&mut **tx)
+    .await?;
+    for row in &rows {
+        let counts = days.entry(day(row)?).or_default();
+        counts.revised += count(row, "revised")?;
+        counts.repeated += count(row, "repeated")?;
+    }
+    Ok(())
 }
 
 fn purged_batch(row: &PgRow) -> anyhow::Result<PurgedBatch> {
@@ -175,17 +210,23 @@ fn purged_batch(row: &PgRow) -> anyhow::Result<PurgedBatch> {
         Ok(row.try_get::<Option<Vec<u8>>, _>(name)?.unwrap_or_default())
     };
     let (purged, gone) = (bits("purged")?, bits("gone")?);
+    let revised: HashSet<Uuid> = ids(&bits("revised")?).collect();
     let left = ids(row.try_get("row_ids")?)
         .enumerate()
         .filter(|(nth, _)| !has_bit(&purged, *nth) && !has_bit(&gone, *nth));
-    Ok(PurgedBatch {
-        left: left.map(|(_, id)| id).collect(),
-        days: days
-            .into_iter()
-            .zip(day_rows)
-            .map(|(day, rows)| Ok((Day::from_postgres(day), u64::try_from(rows)?)))
-            .collect::<anyhow::Result<_>>()?,
-    })
+    let mut days: BTreeMap<Day, u64> = days
+        .into_iter()
+        .zip(day_rows)
+        .map(|(day, rows)| Ok((Day::from_postgres(day), u64::try_from(rows)?)))
+        .collect::<anyhow::Result<_>>()?;
+    // Rows that were sent once more are those of the batch with their newest state.
+    for day in row.try_get::<Vec<i32>, _>("revised_days")? {
+        if let Some(rows) = days.get_mut(&Day::from_postgres(day)) {
+            *rows = rows.saturating_sub(1);
+        }
+    }
+    let left = left.map(|(_, id)| id).filter(|id| !revised.contains(id));
+    Ok(PurgedBatch { left: left.collect(), days })
 }
 
 /// Whether bit `nth` is set; the highest bit of a byte comes first.

@@ -53,6 +53,8 @@ pub struct InDoubtBatch {
     pub sent: Option<Sent>,
     /// What its senders told.
     pub report: AttemptReport,
+    /// Whether it is a newer revision of a row that stays live in another batch.
+    pub is_revision: bool,
 }
 
 /// How a batch in doubt was last sent.
@@ -214,7 +216,7 @@ impl Ledger {
              SELECT b.id, b.pass_id, b.range_id, b.table_name, r.row_ids, b.rows::int8 AS rows, \
              b.digest, 1 AS groups, b.raw_bytes, b.conversion_id, c.body, b.ingest_time, \
              b.sendings, b.cursors, b.lane_id, b.number, l.hash_key, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
-             b.unknowns, b.all_refused, b.refusal, b.created_first, \
+             b.unknowns, b.all_refused, b.refusal, b.revises IS NOT NULL AS is_revision, b.created_first, \
              extract(epoch FROM b.number_used_at)::int8 AS number_used_at \
              FROM claimed b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
              JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
@@ -316,12 +318,20 @@ impl Ledger {
         }
         release_rows(&mut tx, old.table, old.id).await?;
         let Replacement { batches, holds } = replacement;
-        let place = Place { pass_id: old.pass_id, range_id: old.range_id, parent_id: Some(old.id) };
+        let place = Place {
+            pass_id: old.pass_id,
+            range_id: old.range_id,
+            parent_id: Some(old.id),
+            revises: None,
+        };
         for batch in batches {
             insert_batch(&mut tx, place, old.table, batch).await.with_context(context)?;
             rename_holds(&mut tx, old, batch).await.with_context(context)?;
         }
-        insert_holds(&mut tx, old.table, old.pass_id, holds).await.with_context(context)?;
+        // The row of a revision stays live in the batch that had it first.
+        if !old.is_revision {
+            insert_holds(&mut tx, old.table, old.pass_id, holds).await.with_context(context)?;
+        }
         tx.commit().await.with_context(context)?;
         Ok(true)
     }
@@ -377,6 +387,7 @@ fn in_doubt_batch(row: &PgRow) -> anyhow::Result<InDoubtBatch> {
         conversion: row.try_get("body")?,
         ingest_time: u32::try_from(row.try_get::<i64, _>("ingest_time")?)?,
         sendings: u32::try_from(row.try_get::<i32, _>("sendings")?)?,
+        is_revision: row.try_get("is_revision")?,
         sent,
         report: AttemptReport {
             unknowns: u32::try_from(row.try_get::<i32, _>("unknowns")?)?,

@@ -235,7 +235,8 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     let context = || format!("write a step of range {}", lease.range_id);
     let Counts { seen, already, gone, expired, read } = Counts::of(step, lease);
     // One statement for all: each is two ways to Postgres and back.
-    let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
+    let place =
+        Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None, revises: None };
     let statement = match &step.batch {
         None => pg::made_statement(&format!("WITH {} SELECT FROM moved", moved(0))),
         Some(batch) => {
@@ -290,6 +291,9 @@ pub(in crate::ledger) struct Place {
     pub(in crate::ledger) range_id: i64,
     /// The batch it was made from.
     pub(in crate::ledger) parent_id: Option<Uuid>,
+    /// The batch that had its only row in an earlier state, where the row stays live, and the day
+    /// (since 2000-01-01) on which it finished by that.
+    pub(in crate::ledger) revises: Option<(Uuid, i32)>,
 }
 
 pub(in crate::ledger) async fn insert_batch(
@@ -316,11 +320,12 @@ fn insert_batch_sql(table: Table, from: &str) -> String {
          batched AS (INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, \
            table_name, logstore, state, rows, raw_bytes, digest, not_json, conversion_id, \
            lane_id, number, sendings, signed_at, cursors, owner, attempts, ingest_time, \
-           created_first, finished_first, finished_last) \
+           created_first, finished_first, finished_last, revises, earlier_day) \
          SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
-           to_timestamp($15), $16, $17, $18, $19, $20, $21, $22{from} RETURNING id), \
+           to_timestamp($15), $16, $17, $18, $19, $20, $21, $22, $27, date '2000-01-01' + $28{from} RETURNING id), \
          taken AS (INSERT INTO {} (row_id, batch_id) \
-           SELECT row_id, id FROM batched, unnest($23::uuid[]) AS row_id ORDER BY row_id) \
+           SELECT row_id, id FROM batched, unnest($23::uuid[]) AS row_id WHERE $27 IS NULL \
+           ORDER BY row_id) \
          INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
          SELECT id, $24, {}, $26 FROM batched",
         live_rows(table),
@@ -329,7 +334,7 @@ fn insert_batch_sql(table: Table, from: &str) -> String {
 }
 
 /// How many parameters [`insert_batch_sql`] has.
-const BATCH_PARAMETERS: u32 = 26;
+const BATCH_PARAMETERS: u32 = 28;
 
 /// Parameter number `nth`, days since 2000-01-01, as an array of dates.
 pub(in crate::ledger) fn days_sql(nth: u32) -> String {
@@ -374,7 +379,9 @@ fn bind_batch(
         .bind(batch.rows.iter().map(|row| row.id).collect::<Vec<_>>())
         .bind(rows.row_ids)
         .bind(rows.days)
-        .bind(rows.day_rows))
+        .bind(rows.day_rows)
+        .bind(place.revises.map(|(batch_id, _)| batch_id))
+        .bind(place.revises.map(|(_, day)| day)))
 }
 
 /// The cursors as the book keeps them: `{"shard": "cursor"}`.

@@ -106,7 +106,8 @@ impl Ledger {
         let counted = pg::made_statement(&format!(
             "SELECT (SELECT coalesce(sum(octet_length(r.row_ids) / 16), 0)::int8 \
                FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
-               WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned')) AS rows, \
+               WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') \
+               AND b.revises IS NULL) AS rows, \
              (SELECT count(*) FROM {live}) AS entries"
         ))
         .bind(table.name())
@@ -121,7 +122,7 @@ impl Ledger {
              FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id, \
              sls_backfill.ids(r.row_ids) i LEFT JOIN {live} l ON l.row_id = i.row_id \
              WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') \
-             AND l.batch_id IS DISTINCT FROM b.id \
+             AND b.revises IS NULL AND l.batch_id IS DISTINCT FROM b.id \
              UNION ALL SELECT l.row_id, NULL, l.batch_id FROM {live} l WHERE NOT EXISTS (SELECT \
                FROM sls_backfill.batch b WHERE b.id = l.batch_id \
                AND b.state NOT IN ('split', 'abandoned')) LIMIT $2"

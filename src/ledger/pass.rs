@@ -196,7 +196,7 @@ struct WindowRead {
 }
 
 /// The number of a conversion, which is written down if it is new.
-async fn conversion_id(
+pub(in crate::ledger) async fn conversion_id(
     tx: &mut Tx,
     table: Table,
     conversion: &serde_json::Value,

@@ -93,6 +93,8 @@ pub struct ProvedBatch {
     pub received_first: Timestamp,
     pub places: Vec<Place>,
     pub marks: RowMarks,
+    /// Its rows that were sent once more after they had changed: they are the newer batch's to purge.
+    pub revised: RowSet,
     /// Whether marks were made whose rows may still be there.
     pub is_purging: bool,
 }
@@ -103,6 +105,9 @@ const PROVED_BATCH: &str = "b.id, b.table_name, b.logstore, \
     b.rows::int8 AS rows, b.digest, 1 AS groups, c.body, b.ingest_time, b.finished_first, \
     (b.intended_at AT TIME ZONE 'UTC') AS received_first, b.state = 'purging' AS is_purging, \
     r.purged, r.gone, r.changed, \
+    (SELECT string_agg(w.row_ids, '') FROM sls_backfill.batch v \
+      JOIN sls_backfill.batch_rows w ON w.batch_id = v.id \
+      WHERE v.revises = b.id AND v.state NOT IN ('split', 'abandoned')) AS revised, \
     ARRAY(SELECT (d - DATE '2000-01-01')::int4 FROM unnest(r.finished_days) d) AS days";
 
 impl Ledger {
@@ -250,7 +255,13 @@ fn proved_batch(row: &PgRow) -> anyhow::Result<ProvedBatch> {
     let table: &str = row.try_get("table_name")?;
     let days: Vec<i32> = row.try_get("days")?;
     let row_ids: Vec<Uuid> = ids(row.try_get("row_ids")?).collect();
+    let mut revised = RowSet::empty(row_ids.len());
+    let newer: Option<Vec<u8>> = row.try_get("revised")?;
+    for id in newer.iter().flat_map(|newer| ids(newer)) {
+        row_ids.iter().position(|own| *own == id).into_iter().for_each(|at| revised.insert(at));
+    }
     Ok(ProvedBatch {
+        revised,
         id: row.try_get("id")?,
         table: Table::from_name(table).context("the ledger names an unknown table")?,
         logstore: row.try_get("logstore")?,

@@ -73,6 +73,7 @@ impl Ledger {
                      AND (b.intended_at AT TIME ZONE 'UTC') >= $4)) AS fit \
                FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
                WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') \
+               AND b.revises IS NULL \
                AND b.finished_first < $2 AND ($3::timestamp IS NULL OR b.finished_last >= $3)) AS b \
              CROSS JOIN LATERAL unnest(b.finished_days, b.day_rows) AS d(day, rows) \
              WHERE d.day <= $2::date AND ($3::timestamp IS NULL OR d.day >= $3::date) \
@@ -133,7 +134,7 @@ impl Ledger {
              JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
              JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
              CROSS JOIN LATERAL unnest(r.finished_days, r.day_rows) AS d(day, rows) \
-             WHERE b.table_name = $1 AND b.state IN ('proved', 'purging') \
+             WHERE b.table_name = $1 AND b.state IN ('proved', 'purging') AND b.revises IS NULL \
              AND b.finished_first < $2 AND ($3::timestamp IS NULL OR b.finished_last >= $3) \
              AND d.day <= $2::date AND ($3::timestamp IS NULL OR d.day >= $3::date) \
              AND ($4::timestamp IS NULL OR (b.finished_first >= $4 \

@@ -1,5 +1,7 @@
 //! Batches as a verification needs them: to be judged by what SLS holds, or compared with Postgres.
 
+use std::collections::HashSet;
+
 use anyhow::Context as _;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -52,7 +54,8 @@ pub struct BatchToCompare {
     pub id: Uuid,
     pub ledger_id: Uuid,
     pub row_ids: Vec<Uuid>,
-    /// Those of its rows that are known to have left Postgres.
+    /// Those of its rows that are known to have left Postgres, or were sent once more in another
+    /// batch after they had changed.
     pub left: Vec<Uuid>,
     pub wanted: Sum,
     pub raw_bytes: u64,
@@ -80,7 +83,10 @@ const TO_JUDGE: &str = "SELECT b.id, b.ledger_id, b.state, b.rows::int8 AS rows,
 /// Columns of [`BatchToCompare`].
 const TO_COMPARE: &str = "SELECT b.id, b.ledger_id, b.rows::int8 AS rows, \
     coalesce(b.digest, decode(repeat('00', 32), 'hex')) AS digest, 1 AS groups, b.raw_bytes, \
-    b.conversion_id, c.body, b.ingest_time, r.row_ids, r.purged, r.gone \
+    b.conversion_id, c.body, b.ingest_time, r.row_ids, r.purged, r.gone, \
+    (SELECT string_agg(w.row_ids, '') FROM sls_backfill.batch v \
+      JOIN sls_backfill.batch_rows w ON w.batch_id = v.id \
+      WHERE v.revises = b.id AND v.state NOT IN ('split', 'abandoned')) AS revised \
     FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
     LEFT JOIN sls_backfill.conversion c ON c.id = b.conversion_id";
 
@@ -242,8 +248,11 @@ impl Ledger {
         };
         let (purged, gone) = (bits("purged")?, bits("gone")?);
         let row_ids: Vec<Uuid> = ids(row.try_get("row_ids")?).collect();
+        let revised: HashSet<Uuid> = ids(&bits("revised")?).collect();
         let has_left = |nth: usize| has_bit(&purged, nth) || has_bit(&gone, nth);
-        let left = row_ids.iter().enumerate().filter(|(nth, _)| has_left(*nth)).map(|(_, id)| *id);
+        let left = row_ids.iter().enumerate();
+        let left = left.filter(|(nth, id)| has_left(*nth) || revised.contains(id));
+        let left = left.map(|(_, id)| *id);
         let conversion_id: Option<i64> = row.try_get("conversion_id")?;
         Ok(BatchToCompare {
             id: row.try_get("id")?,

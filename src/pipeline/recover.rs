@@ -2,4 +2,5 @@
 
 pub mod audit;
 pub mod resolver;
+pub mod revision;
 pub mod rules;

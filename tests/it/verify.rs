@@ -3,6 +3,7 @@
 //! The table is that of docs/verify.md: a test reads it there.
 
 mod cases;
+mod changed;
 mod repair;
 
 use serde_json::Value;

@@ -13,6 +13,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   dify-sls-backfill repair                          # what would be done
   dify-sls-backfill repair --execute
+  dify-sls-backfill repair --changed                # how many rows, and tokens twice
 ";
 
 #[derive(Args)]
@@ -23,6 +24,9 @@ pub struct RepairArgs {
     #[arg(long, value_delimiter = ',', value_parser = parse_table,
           default_value = "workflow_runs,workflow_node_executions")]
     tables: Vec<Table>,
+    /// Only rows that changed after they were sent: send them once more, as they are now
+    #[arg(long)]
+    changed: bool,
     /// Do it; without it, only tell what would be done
     #[arg(long)]
     execute: bool,
@@ -38,6 +42,7 @@ impl RepairArgs {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
             sls: environment.sls(60)?,
             tables: tables(&self.tables),
+            changed: self.changed,
             execute: self.execute,
             allow_fsync_off: self.ledger.allow_fsync_off,
             format,

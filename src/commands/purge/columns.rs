@@ -69,7 +69,8 @@ mod tests {
         let sent = |put_graph| {
             let columns = vec![column("id"), column("graph")];
             let (table, log_time) = (Table::Runs, LogTime::FinishedAt);
-            let conversion = Conversion { rules: RULES, table, columns, put_graph, log_time };
+            let (rules, revision) = (RULES, 0);
+            let conversion = Conversion { rules, table, columns, put_graph, log_time, revision };
             let conversion = serde_json::to_value(conversion).unwrap();
             [ConvertedRows { conversion, rows: 7, batches: 1 }]
         };

@@ -222,6 +222,17 @@ impl Execution<'_> {
         progress: &Progress,
         outcome: &mut Outcome,
     ) -> anyhow::Result<()> {
+        let done = |place: &usize| {
+            let marks = &batch.marks;
+            // What was marked and perhaps not deleted is looked at again.
+            (marks.purged.contains(*place) && !batch.is_purging)
+                || marks.gone.contains(*place)
+                || batch.revised.contains(*place)
+        };
+        let places: Vec<_> = (0..batch.row_ids.len()).filter(|place| !done(place)).collect();
+        if places.is_empty() {
+            return Ok(());
+        }
         let mut comparison = match deleter.comparison(batch) {
             Ok(comparison) => comparison,
             Err(why) => {
@@ -238,12 +249,6 @@ impl Execution<'_> {
                 return Ok(());
             }
         };
-        let done = |place: &usize| {
-            let marks = &batch.marks;
-            // What was marked and perhaps not deleted is looked at again.
-            (marks.purged.contains(*place) && !batch.is_purging) || marks.gone.contains(*place)
-        };
-        let places: Vec<_> = (0..batch.row_ids.len()).filter(|place| !done(place)).collect();
         let (mut next, mut timed_out) = (0, 0);
         while next < places.len() {
             let (limits, table) = (&self.settings.gate, batch.table);
@@ -317,6 +322,9 @@ impl Execution<'_> {
             }
             for id in deleted.changed.iter().take(LISTED_ROWS_MAX) {
                 output::line(&format!("    changed: {id}"));
+            }
+            if !deleted.changed.is_empty() {
+                output::line("    `repair --changed` can send them as they are now");
             }
         }
     }

@@ -18,6 +18,8 @@ pub struct RepairSettings {
     pub postgres: PostgresSettings,
     pub sls: SlsSettings,
     pub tables: Vec<Table>,
+    /// Send the new state of changed rows, and nothing else.
+    pub changed: bool,
     /// Do it.
     pub execute: bool,
     pub allow_fsync_off: bool,

@@ -36,7 +36,8 @@ pub(in crate::commands::repair) fn step(
             SOURCE_GONE => Step::NoteGone,
             UNACCOUNTED => Step::GiveToNextRun,
             _ => Step::Leave(
-                "a second log of the same row would be counted twice by Dify's charts; it is left",
+                "a second log of the same row would be counted twice by Dify's charts; \
+                 `repair --changed` says by how much, and sends it",
             ),
         };
     };

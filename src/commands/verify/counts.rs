@@ -207,6 +207,7 @@ fn day_as_json(day: &CountedDay) -> Value {
         "ledger": number(counts.ledger),
         "in_the_air": number(counts.open),
         "lost": number(counts.lost),
+        "revised": number(counts.revised),
         "sls": sls,
         "missing": number(verdict.missing),
         "doubled": number(verdict.doubled),

@@ -328,6 +328,7 @@ mod tests {
     #[test]
     fn a_row_that_was_marked_and_is_gone_was_deleted_by_us() {
         let batch = ProvedBatch {
+            revised: RowSet::empty(5),
             id: Uuid::nil(),
             table: Table::Runs,
             logstore: String::new(),

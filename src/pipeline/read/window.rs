@@ -180,6 +180,7 @@ mod tests {
             columns: Vec::new(),
             put_graph: true,
             log_time: LogTime::FinishedAt,
+            revision: 0,
         }
     }
 

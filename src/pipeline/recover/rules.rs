@@ -178,6 +178,7 @@ mod tests {
 
     fn batch(report: AttemptReport) -> InDoubtBatch {
         InDoubtBatch {
+            is_revision: false,
             id: Uuid::nil(),
             pass_id: 1,
             range_id: 1,

@@ -118,8 +118,8 @@ pub async fn equal_days(
     let is_equal = |(day, of_day): (&Option<Day>, &LedgerDay)| {
         let day = day.filter(|day| after.get(&Some(*day)) == Some(of_day))?;
         let sls = in_sls.days.get(&day).copied().unwrap_or_default();
-        let (ledger, open) = (of_day.stored, of_day.open);
-        let counts = DayCounts { ledger, open, sls: Some(sls), ..DayCounts::default() };
+        let (ledger, open, repeated) = (of_day.stored, of_day.open, of_day.repeated);
+        let counts = DayCounts { ledger, open, repeated, sls: Some(sls), ..DayCounts::default() };
         let is_equal = judge(&counts, true, false).sls == Side::Equal && !unknown.contains(&day);
         is_equal.then_some(day)
     };
@@ -220,6 +220,8 @@ fn compare(parts: &CountsParts, counted: &Counted<'_>) -> Vec<CountedDay> {
             ledger: second.stored,
             open: second.open,
             lost: second.lost,
+            revised: second.revised,
+            repeated: second.repeated,
             held: second.held + source.held,
             postgres: source.rows,
             purged: source.purged,

@@ -51,7 +51,14 @@ impl OwnedRow {
 
     pub(crate) fn conversion(&self, table: Table) -> Conversion {
         let columns = self.columns.clone();
-        Conversion { rules: RULES, table, columns, put_graph: true, log_time: LogTime::FinishedAt }
+        Conversion {
+            rules: RULES,
+            table,
+            columns,
+            put_graph: true,
+            log_time: LogTime::FinishedAt,
+            revision: 0,
+        }
     }
 
     pub(crate) fn convert(&self, conversion: &Conversion, group: &mut LogGroupWriter) -> Verdict {

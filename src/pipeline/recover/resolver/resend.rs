@@ -90,7 +90,15 @@ impl Resolver {
                 return Ok(());
             }
             let mut replacement = Replacement::default();
-            self.make_anew(&batch, &batch.row_ids, &mut replacement).await?;
+            if batch.is_revision {
+                tracing::warn!(
+                    "row {} has changed once more before its new state was sent\n\
+                     hint: `dify-sls-backfill verify --level content`, then `repair --changed`",
+                    batch.row_ids[0]
+                );
+            } else {
+                self.make_anew(&batch, &batch.row_ids, &mut replacement).await?;
+            }
             let is_abandoned = self.replace(&batch, Reason::Abandoned, &replacement).await?;
             self.resolved.abandoned += u64::from(is_abandoned);
             return Ok(());

@@ -16,7 +16,8 @@ use crate::pipeline::verify::content::verdict::Verdict;
 use crate::record::digest::Digest;
 use crate::sls::tag_sums::BatchName;
 
-/// So many batches are explained; each is pulled and read again.
+/// So many batches are explained; each is pulled and read again. Those of which rows have left, or
+/// were sent once more, are compared in no other way, and so all of them.
 const EXPLAINED_MAX: u32 = 100;
 
 /// Findings read from the ledger at once.
@@ -47,10 +48,9 @@ pub async fn explain(reader: &ReaderParts, comparer: &Comparer) -> anyhow::Resul
             if !has_logs {
                 continue;
             }
-            let batch = match explained < EXPLAINED_MAX {
-                true => ledger.batch_to_compare_of(batch_id).await?,
-                false => None,
-            };
+            let batch = ledger.batch_to_compare_of(batch_id).await?;
+            let is_partial = batch.as_ref().is_some_and(|batch| !batch.left.is_empty());
+            let batch = batch.filter(|_| explained < EXPLAINED_MAX || is_source && is_partial);
             explained += 1;
             let refetched = match &batch {
                 Some(batch) => Some(pull(reader, batch).await?),
@@ -214,7 +214,7 @@ fn by_id(row_ids: &[Uuid], logs: &BTreeMap<Uuid, Vec<Digest>>) -> ById {
 
 /// Those rows whose log is not what Postgres gives now, by halving; `None` where the batch cannot be
 /// made again. Rows that are gone are not among them.
-async fn changed_rows(
+pub async fn changed_rows(
     comparer: &Comparer,
     batch: &BatchToCompare,
     truth: &BTreeMap<Uuid, Digest>,

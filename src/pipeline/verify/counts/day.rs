@@ -4,6 +4,8 @@
 //! SLS       = ledger                                     (every row of a stored batch, once)
 //! Postgres  = ledger + held + not covered yet - purged   (every row is accounted for)
 //! ```
+//!
+//! A row that was sent once more after it had changed has two logs, and is in Postgres once.
 
 use serde::Serialize;
 
@@ -16,6 +18,10 @@ pub struct DayCounts {
     pub open: u64,
     /// Rows of batches that certainly are not in SLS any more.
     pub lost: u64,
+    /// Rows of them that were sent once more after they had changed: Postgres has them once.
+    pub revised: u64,
+    /// Those of `revised` whose logs are both of this day: one row, two logs.
+    pub repeated: u64,
     /// Rows that are held.
     pub held: u64,
     /// Rows that Postgres has.
@@ -96,31 +102,33 @@ impl DayVerdict {
 /// Judges a day. `is_kept`: whether SLS keeps logs of all of that day. `moved`: whether the ledger
 /// changed while it was counted; then what is not equal is not known.
 pub fn judge(counts: &DayCounts, is_kept: bool, moved: bool) -> DayVerdict {
-    let DayCounts { ledger, open, lost, held, postgres, purged, uncovered, .. } = *counts;
+    let DayCounts { ledger, open, lost, repeated, held, postgres, purged, uncovered, .. } = *counts;
+    let named = (ledger + open + lost).saturating_sub(counts.revised) + held + uncovered;
     let mut verdict = DayVerdict {
         sls: Side::NotKnown,
         missing: 0,
         doubled: 0,
         surplus: 0,
         source: Side::Equal,
-        unaccounted: (postgres + purged).saturating_sub(ledger + open + lost + held + uncovered),
-        gone: (ledger + open + lost + held + uncovered).saturating_sub(postgres + purged),
+        unaccounted: (postgres + purged).saturating_sub(named),
+        gone: named.saturating_sub(postgres + purged),
     };
     if verdict.unaccounted + verdict.gone > 0 {
         verdict.source = if moved { Side::NotKnown } else { Side::Differs };
     }
     let Some(sls) = counts.sls else { return verdict };
-    verdict.missing = ledger.saturating_sub(sls.ids);
+    let missing_ids = ledger.saturating_sub(sls.ids + repeated);
+    verdict.missing = missing_ids.max(ledger.saturating_sub(sls.logs));
     verdict.surplus = sls.ids.saturating_sub(ledger + open);
-    verdict.doubled = sls.logs.saturating_sub(sls.ids);
+    verdict.doubled = sls.logs.saturating_sub(sls.ids + repeated);
     verdict.sls = if verdict.doubled + verdict.surplus > 0 && !moved {
         Side::Differs
-    } else if !is_kept && sls.ids < ledger + open {
+    } else if !is_kept && sls.logs < ledger + open {
         verdict.missing = 0;
         Side::Expired
     } else if verdict.missing > 0 && !moved {
         Side::Differs
-    } else if sls.logs == ledger + open && sls.ids == sls.logs {
+    } else if sls.logs == ledger + open && sls.ids + repeated == sls.logs {
         Side::Equal
     } else {
         // Some of the open batches are there, or one of them instead of a stored one.
@@ -141,6 +149,8 @@ mod tests {
         ledger: 10,
         open: 0,
         lost: 0,
+        revised: 0,
+        repeated: 0,
         held: 2,
         postgres: 13,
         purged: 0,
@@ -185,6 +195,23 @@ mod tests {
         assert_eq!(of(12), (Side::Differs, 0, 1));
         let lost = DayCounts { ledger: 6, lost: 4, sls: sls(6, 6), ..CLEAN };
         assert_eq!(judge(&lost, true, false).worst(), Side::Equal);
+    }
+
+    #[test]
+    fn a_row_that_was_sent_once_more_has_two_logs_and_is_one_row() {
+        // Two of the ten logs are of the same row; of another row the newer log is of another day.
+        let day = DayCounts { revised: 2, repeated: 1, postgres: 11, ..CLEAN };
+        let of = |logs, ids| {
+            let verdict = judge(&DayCounts { sls: sls(logs, ids), ..day }, true, false);
+            (verdict.worst(), verdict.missing, verdict.doubled, verdict.surplus)
+        };
+        assert_eq!(of(10, 9), (Side::Equal, 0, 0, 0));
+        assert_eq!(of(9, 9), (Side::Differs, 1, 0, 0), "the older log, or the newer one");
+        assert_eq!(of(9, 8), (Side::Differs, 1, 0, 0));
+        assert_eq!(of(11, 9), (Side::Differs, 0, 1, 0));
+        assert_eq!(of(11, 11), (Side::Differs, 0, 0, 1));
+        let gone = judge(&DayCounts { sls: sls(10, 9), postgres: 10, ..day }, true, false);
+        assert_eq!((gone.source, gone.gone), (Side::Differs, 1));
     }
 
     #[test]
