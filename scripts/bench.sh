@@ -3,16 +3,21 @@
 # same machine and the same data: Postgres's own COPY in the same order, the most that can be read;
 # and the vendor's Python SDK in a loop, what one would write by hand.
 #
-# Last, `verify --level content` is measured on what a run has stored, against that run: both pull or
-# send every log, and read every row.
+# Then what a run has stored is verified and purged: `verify --level content` against that run (both
+# send or pull every log, and read every row), and `purge --execute`, proofs included, against a bare
+# DELETE of the same rows by their ids, 1,000 a transaction. Each is measured three times, in turn;
+# the median counts. The rows are copied back in between.
 #
-# ROWS (300000) is the size of the table, SDK_ROWS (60000) what the slow loop gets of it. MB are
-# those of COPY's binary output, for everybody. Takes about ten minutes and 6 GB of disk.
+# ROWS (300000) is the size of the table, SDK_ROWS (60000) what the slow loop gets of it, PART (all)
+# `all`, or `verify-purge` for the second half alone. MB are those of COPY's binary output, for
+# everybody. Takes about fifteen minutes and 6 GB of disk. The last line is all of it as JSON.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 ROWS=${ROWS:-300000}
 SDK_ROWS=${SDK_ROWS:-60000}
+PART=${PART:-all}
+TIMES=3
 need_packages postgres cc python time
 need_cargo
 tool=$(build_release)
@@ -115,6 +120,8 @@ time_field() {
 }
 
 table=()
+# Members of the JSON object at the end.
+as_json=()
 
 measure() {
     local order=$1 bytes copy_s run_s cpu_s rss_kb
@@ -134,6 +141,10 @@ measure() {
             printf "%s|%.0f|%.0f|%.2f|%.2f|%.0f|%.1f|%.1f", order, mb / copy, mb / run,
                 copy / run, cpu / mb * 1000, rss / 1024, sdk, mb / run / sdk
         }')")
+    as_json+=("$(awk -v order="$order" -v mb="$((bytes / 1000))e-3" -v copy="$copy_s" -v run="$run_s" 'BEGIN {
+        printf "\"%s\":{\"copy_mb_per_s\":%.1f,\"run_mb_per_s\":%.1f,\"run_of_copy\":%.2f}", order,
+            mb / copy, mb / run, copy / run
+    }')")
 }
 
 measure_sdk() {
@@ -151,23 +162,91 @@ measure_sdk() {
     sdk_mb_per_s=$(awk -v bytes="$bytes" -v took="$took" 'BEGIN { print bytes / 1e6 / took }')
 }
 
-# A run that stores, and the verification of what it has stored; both in MB of COPY a second.
-measure_verify() {
-    local bytes run_s verify_s
+# median NUMBER...
+median() {
+    printf '%s\n' "$@" | sort -g | awk '{ all[NR] = $1 } END { print all[int((NR + 1) / 2)] }'
+}
+
+# largest NUMBER...
+largest() {
+    printf '%s\n' "$@" | sort -g | tail -n 1
+}
+
+# Runs the tool on node executions; prints how long it takes.
+tool_seconds() {
+    seconds /usr/bin/time -v -o "$work/time" "$tool" "$@" --tables workflow_node_executions \
+        2>>"$work/log"
+}
+
+# Deletes the rows that a purge would, as a script without proofs would do it: by primary key, 1,000
+# at a time, each a transaction; prints how long it takes.
+delete_seconds() {
+    sql "DROP TABLE IF EXISTS bench_ids; CREATE TABLE bench_ids AS
+        SELECT n / 1000 AS part, array_agg(id) AS ids FROM
+            (SELECT id, row_number() OVER (ORDER BY created_at) AS n FROM workflow_node_executions
+            WHERE finished_at < now() AT TIME ZONE 'UTC' - interval '2 hours') s GROUP BY 1;
+        DROP PROCEDURE IF EXISTS bench_delete;
+        CREATE PROCEDURE bench_delete() LANGUAGE plpgsql AS \$\$ DECLARE doomed uuid[]; BEGIN
+            FOR doomed IN SELECT ids FROM bench_ids ORDER BY part LOOP
+                DELETE FROM workflow_node_executions WHERE id = ANY(doomed); COMMIT;
+            END LOOP; END \$\$;
+        CHECKPOINT" >/dev/null 2>>"$work/log"
+    seconds sql "CALL bench_delete()"
+}
+
+# What was deleted comes back, and is vacuumed, so that each turn finds the same table.
+copy_back() {
+    sql "VACUUM workflow_node_executions"
+    sql "INSERT INTO workflow_node_executions SELECT * FROM bench_copy ON CONFLICT DO NOTHING"
+    sql "VACUUM ANALYZE workflow_node_executions"
+    sql "CHECKPOINT"
+}
+
+# Runs that store, verifications and purges of what they stored, and bare DELETEs, in turn.
+measure_verify_and_purge() {
+    local turn runs=() verifies=() purges=() deletes=() rss=0 purge_rss=0 bytes rows
     bytes=$(copy_out "SELECT * FROM workflow_node_executions" | wc -c)
-    say "by-run, stored: run"
-    start_simulator --shards 2
-    run_s=$(seconds "$tool" run --tables workflow_node_executions --key-order by-run \
-        --verify none 2>>"$work/log")
-    say "by-run, stored: verify --level content"
-    verify_s=$(seconds /usr/bin/time -v -o "$work/time" "$tool" verify --level content \
-        --tables workflow_node_executions 2>>"$work/log")
-    stop_simulator
-    verified=$(awk -v mb="$((bytes / 1000))e-3" -v run="$run_s" -v verify="$verify_s" \
-        -v rss="$(time_field 'Maximum resident set size')" 'BEGIN {
-            printf "stored by-run: run %.0f MB/s, verify --level content %.0f MB/s (%.2f of the run), %.0f MB of memory",
-                mb / run, mb / verify, run / verify, rss / 1024
+    rows=$(sql "SELECT count(*) FROM workflow_node_executions
+        WHERE finished_at < now() AT TIME ZONE 'UTC' - interval '2 hours'")
+    sql "CREATE TABLE bench_copy AS SELECT * FROM workflow_node_executions"
+    for ((turn = 1; turn <= TIMES; turn++)); do
+        say "stored, turn $turn of $TIMES: run, verify, purge, DELETE"
+        start_simulator --shards 2
+        "$tool" run --tables workflow_runs --verify none >>"$work/log" 2>&1
+        runs+=("$(tool_seconds run --key-order by-run --verify none)")
+        verifies+=("$(tool_seconds verify --level content)")
+        rss=$(largest "$rss" "$(time_field 'Maximum resident set size')")
+        purges+=("$(tool_seconds purge --older-than 2h --execute --yes)")
+        purge_rss=$(largest "$purge_rss" "$(time_field 'Maximum resident set size')")
+        [[ $(sql "SELECT count(*) FROM workflow_node_executions WHERE finished_at <
+            now() AT TIME ZONE 'UTC' - interval '3 hours'") == 0 ]] || die "the purge left rows"
+        copy_back
+        deletes+=("$(delete_seconds)")
+        copy_back
+        stop_simulator
+    done
+    local run_s verify_s purge_s delete_s
+    run_s=$(median "${runs[@]}") verify_s=$(median "${verifies[@]}")
+    purge_s=$(median "${purges[@]}") delete_s=$(median "${deletes[@]}")
+    verified=$(awk -v mb="$((bytes / 1000))e-3" -v run="$run_s" -v verify="$verify_s" -v rss="$rss" \
+        -v rows="$rows" -v purge="$purge_s" -v delete="$delete_s" -v purge_rss="$purge_rss" 'BEGIN {
+            printf "%-28s %10s %12s %10s\n", "stored, by-run", "MB/s", "against", "RSS MB"
+            printf "%-28s %10.0f %12s\n", "run", mb / run, ""
+            printf "%-28s %10.0f %12.2f %10.0f\n", "verify --level content", mb / verify,
+                run / verify, rss / 1024
+            printf "\n%-28s %10s %12s %10s\n", "purged", "rows/s", "against", "RSS MB"
+            printf "%-28s %10.0f %12s\n", "DELETE by id", rows / delete, ""
+            printf "%-28s %10.0f %12.2f %10.0f", "purge --execute", rows / purge, delete / purge,
+                purge_rss / 1024
         }')
+    as_json+=("$(awk -v mb="$((bytes / 1000))e-3" -v run="$run_s" -v verify="$verify_s" -v rss="$rss" \
+        -v rows="$rows" -v purge="$purge_s" -v delete="$delete_s" 'BEGIN {
+            printf "\"stored\":{\"run_mb_per_s\":%.1f,\"verify_mb_per_s\":%.1f,\"verify_of_run\":%.2f,", mb / run,
+                mb / verify, run / verify
+            printf "\"verify_rss_mb\":%.0f,\"delete_rows_per_s\":%.0f,\"purge_rows_per_s\":%.0f,", rss / 1024,
+                rows / delete, rows / purge
+            printf "\"purge_of_delete\":%.2f}", delete / purge
+        }')")
 }
 
 port=$(start_postgres "$dir" fsync=on shared_buffers=1GB max_wal_size=8GB \
@@ -179,29 +258,41 @@ sql "VACUUM ANALYZE"
 # What is written back later must not fall into a measurement.
 sql "CHECKPOINT"
 
-measure_sdk
-measure by-run
-measure walk
-measure_verify
-say "CREATE INDEX ON workflow_node_executions (created_at, id)"
-sql "CREATE INDEX ON workflow_node_executions (created_at, id)"
-sql "VACUUM ANALYZE workflow_node_executions"
-sql "CHECKPOINT"
-measure time
+if [[ $PART == all ]]; then
+    measure_sdk
+    measure by-run
+    measure walk
+fi
+measure_verify_and_purge
+if [[ $PART == all ]]; then
+    say "CREATE INDEX ON workflow_node_executions (created_at, id)"
+    sql "CREATE INDEX ON workflow_node_executions (created_at, id)"
+    sql "VACUUM ANALYZE workflow_node_executions"
+    sql "CHECKPOINT"
+    measure time
+fi
 
 printf '\n%s rows, %s, %s cores, Postgres %s\n\n' "$ROWS" \
     "$(awk -F ': ' '/model name/ { print $2; exit }' /proc/cpuinfo)" "$(nproc)" \
     "$(sql 'SHOW server_version')"
-row='%-8s %10s %10s %10s %10s %10s %10s %10s\n'
-# shellcheck disable=SC2059
-printf "$row" order 'COPY MB/s' 'run MB/s' 'run/COPY' 'CPU s/GB' 'RSS MB' 'SDK MB/s' 'run/SDK'
-for line in "${table[@]}"; do
-    IFS='|' read -ra fields <<<"$line"
+print_orders() {
+    local row='%-8s %10s %10s %10s %10s %10s %10s %10s\n' line fields
     # shellcheck disable=SC2059
-    printf "$row" "${fields[@]}"
-done
+    printf "$row" order 'COPY MB/s' 'run MB/s' 'run/COPY' 'CPU s/GB' 'RSS MB' 'SDK MB/s' 'run/SDK'
+    for line in "${table[@]}"; do
+        IFS='|' read -ra fields <<<"$line"
+        # shellcheck disable=SC2059
+        printf "$row" "${fields[@]}"
+    done
+    printf '%s\n' "" \
+        "by-run and walk go by the indexes that Dify 1.12 really has; time goes by one on" \
+        "(created_at, id) that Dify does not have on this table, and that was added for it." \
+        "The SDK got $SDK_ROWS rows in the order they lie in, and converts nothing."
+}
+
+if [[ $PART == all ]]; then
+    print_orders
+fi
 printf '\n%s\n' "$verified"
-printf '%s\n' "" \
-    "by-run and walk go by the indexes that Dify 1.12 really has; time goes by one on" \
-    "(created_at, id) that Dify does not have on this table, and that was added for it." \
-    "The SDK got $SDK_ROWS rows in the order they lie in, and converts nothing."
+json=$(printf ',%s' "${as_json[@]}")
+printf '\n{"schema_version":1,"rows":%s%s}\n' "$ROWS" "$json"

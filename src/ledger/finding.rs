@@ -57,6 +57,15 @@ impl Ledger {
             .await
             .context("forget older proofs")?;
         insert_proofs(&mut tx, verification, proved).await.context("write down proofs")?;
+        // As when the tail reader has seen a batch.
+        pg::statement(
+            "UPDATE sls_backfill.batch SET state = 'proved', proved_at = clock_timestamp() \
+             WHERE id = ANY($1) AND state = 'stored'",
+        )
+        .bind(proved.iter().map(|proved| proved.batch_id).collect::<Vec<_>>())
+        .execute(&mut *tx)
+        .await
+        .context("note which batches are proved")?;
         for finding in findings {
             insert_finding(&mut tx, verification.id, finding)
                 .await

@@ -160,8 +160,13 @@ impl Ledger {
     async fn with_places(&self, tx: &mut Tx, rows: &[PgRow]) -> anyhow::Result<Vec<ProvedBatch>> {
         let mut batches: Vec<_> = rows.iter().map(proved_batch).collect::<anyhow::Result<_>>()?;
         let places = pg::statement(
+            // Where the tail reader saw a batch; else where a verification has found it.
             "SELECT batch_id, shard, first_cursor, rows FROM sls_backfill.sighting \
-             WHERE batch_id = ANY($1) ORDER BY batch_id, shard",
+             WHERE batch_id = ANY($1) \
+             UNION ALL SELECT p.batch_id, p.shard, p.first_cursor, p.rows FROM sls_backfill.proof p \
+             WHERE p.batch_id = ANY($1) AND NOT EXISTS \
+               (SELECT FROM sls_backfill.sighting s WHERE s.batch_id = p.batch_id) \
+             ORDER BY batch_id, shard",
         )
         .bind(batches.iter().map(|batch| batch.id).collect::<Vec<_>>())
         .fetch_all(&mut **tx)

@@ -81,6 +81,21 @@ fn a_person_sees_a_bar_that_messages_do_not_tear() {
 }
 
 #[test]
+fn a_verification_shows_a_bar_and_the_time_that_is_left() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(600, 10);
+    fixture.tool("run --batch-kib 64").run().exits(0);
+    let slow = json!({"kind": "pull", "nth": 1, "times": 1_000_000, "action": {"delay_ms": 250}});
+    fixture.sls.order(&slow);
+    let verify = "verify --level content --tables workflow_runs";
+    let screen = Terminal::start(&fixture, verify).wait(0);
+    assert!(screen.contains("workflow_runs [="), "{screen}");
+    assert!(screen.contains(" left"), "{screen}");
+    let lines = fixture.tool(&format!("{verify} --progress-every-s 1")).run().exits(0);
+    lines.tells("workflow_runs: ").tells(" left");
+}
+
+#[test]
 fn ctrl_c_under_a_bar_finishes_what_is_in_flight_and_a_second_one_does_not() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(1000, 10);

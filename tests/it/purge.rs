@@ -109,6 +109,17 @@ fn every_proved_row_goes_and_what_is_not_finished_stays() {
 }
 
 #[test]
+fn what_only_a_verification_has_proved_can_go() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(60, 10);
+    fixture.tool("run --batch-kib 64 --verify none").run().exits(0);
+    purge(&fixture, "").run().exits(0).prints("workflow_runs: 0 rows deleted");
+    fixture.tool("verify --level content").run().exits(0);
+    purge(&fixture, "").run().exits(0).prints("workflow_runs: 59 rows deleted");
+    assert_eq!(count(&fixture.database, NODES), 4);
+}
+
+#[test]
 fn a_row_that_changed_after_its_proof_survives_and_is_listed() {
     let fixture = migrated();
     let id = fixture.finished("workflow_runs")[3].clone();

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::fixture::Fixture;
 use crate::harness::simulator::{ACCESS_KEY_ID, ACCESS_KEY_SECRET, PROJECT, StoredLog};
-use crate::verify::{RUN, run_id, sent, tag, verified};
+use crate::verify::{RUN, SHORT, run_id, sent, tag, verified};
 
 /// How the data is wrong, and what each level says of it; "–": nothing.
 struct Case {
@@ -349,6 +349,19 @@ fn a_row_has_changed() {
     let (_, json) = verified(&fixture, "--level content --tables workflow_runs");
     let finding = &json["tables"]["workflow_runs"]["findings"][0];
     assert_eq!((&finding["rows"], &finding["row_ids"]), (&json!("1"), &json!([id])));
+}
+
+#[test]
+fn a_changed_row_was_sent_once_more() {
+    let name = "a changed row was sent once more (`repair --changed`)";
+    let fixture = sent();
+    let id = run_id(&fixture, 3);
+    let sql = format!("UPDATE workflow_runs SET total_tokens = 999999 WHERE id = '{id}'");
+    fixture.database.psql(&sql);
+    verified(&fixture, "--level content --tables workflow_runs").0.exits(4);
+    fixture.tool("repair --changed --execute --tables workflow_runs").run().exits(0);
+    fixture.tool(&format!("{RUN} {SHORT}")).run().exits(0);
+    Case { name, counts: "–", content: "–" }.holds_for(&fixture);
 }
 
 #[test]
