@@ -1,5 +1,6 @@
 //! `purge`: nothing leaves Postgres that SLS does not hold, equal, now and for long enough.
 
+mod beside;
 mod gates;
 mod kills;
 
