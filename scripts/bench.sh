@@ -9,8 +9,9 @@
 # the median counts. The rows are copied back in between.
 #
 # ROWS (300000) is the size of the table, SDK_ROWS (60000) what the slow loop gets of it, PART (all)
-# `all`, or `verify-purge` for the second half alone. MB are those of COPY's binary output, for
-# everybody. Takes about fifteen minutes and 6 GB of disk. The last line is all of it as JSON.
+# `all`, or `verify-purge` for the second half alone, TOOL a binary that is built already. MB are those
+# of COPY's binary output, for everybody. Takes about fifteen minutes and 6 GB of disk. The last line is
+# all of it as JSON.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -20,7 +21,7 @@ PART=${PART:-all}
 TIMES=3
 need_packages postgres cc python time
 need_cargo
-tool=$(build_release)
+tool=${TOOL:-$(build_release)}
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/dify-sls-backfill-bench-XXXXXX")
 work=$(mktemp -d "${TMPDIR:-/tmp}/dify-sls-backfill-bench-XXXXXX")
