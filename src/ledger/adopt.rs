@@ -162,6 +162,7 @@ impl Ledger {
             }
             Known::Adopted => {
                 add_rows(tx, batch_id, find).await?;
+                name_conversion(tx, page.table, batch_id, find).await?;
                 take_rows(tx, page.table, batch_id).await?;
             }
             // What becomes of it is decided when everything is read.
@@ -329,6 +330,26 @@ async fn insert(
     .bind(spans.rows.row_ids)
     .bind(spans.rows.day_rows)
     .bind(spans.rows.days)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// An earlier audit may have found the batch before this ledger had a pass with its conversion.
+async fn name_conversion(
+    tx: &mut Tx,
+    table: Table,
+    batch_id: Uuid,
+    find: &Find,
+) -> anyhow::Result<()> {
+    pg::statement(
+        "UPDATE sls_backfill.batch SET conversion_id = c.id FROM sls_backfill.conversion c \
+         WHERE batch.id = $1 AND batch.conversion_id IS NULL \
+         AND c.table_name = $2 AND c.fingerprint = $3",
+    )
+    .bind(batch_id)
+    .bind(table.name())
+    .bind(&find.conversion)
     .execute(&mut **tx)
     .await?;
     Ok(())
