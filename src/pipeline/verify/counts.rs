@@ -103,13 +103,9 @@ pub async fn equal_days(
     parts: &CountsParts,
     shutdown: &mut Shutdown,
 ) -> anyhow::Result<Option<BTreeSet<Day>>> {
-    let CountsParts { table, ledger, progress, .. } = parts;
+    let CountsParts { table, ledger, .. } = parts;
     let before = ledger.days(*table).await?;
-    let times = ledger.log_times(*table).await?;
-    let day_of = if times.ingest.is_some() { DayOf::FinishedAt } else { DayOf::LogTime };
-    let question = Question { client: &parts.client, logstore: table.logstore(), day_of, progress };
-    let windows = windows(parts, &before, times.ingest);
-    let Some(in_sls) = sls_days::count(&question, windows, shutdown).await? else {
+    let Some((day_of, in_sls)) = count_logs(parts, &before, shutdown).await? else {
         return Ok(None);
     };
     let after = ledger.days(*table).await?;
@@ -136,11 +132,7 @@ async fn count_once(
     else {
         return Ok(None);
     };
-    let times = ledger.log_times(*table).await?;
-    let day_of = if times.ingest.is_some() { DayOf::FinishedAt } else { DayOf::LogTime };
-    let question = Question { client: &parts.client, logstore: table.logstore(), day_of, progress };
-    let windows = windows(parts, &before, times.ingest);
-    let Some(in_sls) = sls_days::count(&question, windows, shutdown).await? else {
+    let Some((day_of, in_sls)) = count_logs(parts, &before, shutdown).await? else {
         return Ok(None);
     };
     let after = ledger.days(*table).await?;
@@ -150,6 +142,21 @@ async fn count_once(
         dayless_logs: in_sls.dayless,
         is_by_field: day_of == DayOf::FinishedAt,
     }))
+}
+
+/// Counts the logs of the days that the ledger tells of; `None` when asked to stop.
+async fn count_logs(
+    parts: &CountsParts,
+    days: &BTreeMap<Option<Day>, LedgerDay>,
+    shutdown: &mut Shutdown,
+) -> anyhow::Result<Option<(DayOf, SlsDays)>> {
+    let CountsParts { table, ledger, client, progress, .. } = parts;
+    let times = ledger.log_times(*table).await?;
+    let day_of = if times.ingest.is_some() { DayOf::FinishedAt } else { DayOf::LogTime };
+    let question = Question { client, logstore: table.logstore(), day_of, progress };
+    let windows = windows(parts, days, times.ingest);
+    let in_sls = sls_days::count(&question, windows, shutdown).await?;
+    Ok(in_sls.map(|in_sls| (day_of, in_sls)))
 }
 
 /// The log times to look at: those of the days in question, or all of them.
