@@ -169,6 +169,17 @@ impl Ledger {
             .await
     }
 
+    /// A transaction whose statements all see the same and may take minutes: millions of rows take
+    /// a while to count.
+    pub(in crate::ledger) async fn begin_count(&self) -> anyhow::Result<Tx> {
+        let mut tx = self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+        sqlx::raw_sql("SET LOCAL statement_timeout = '10min'")
+            .execute(&mut *tx)
+            .await
+            .context("begin a transaction in the ledger")?;
+        Ok(tx)
+    }
+
     async fn begin_with(&self, begin: &str) -> anyhow::Result<Tx> {
         let begin = format!(
             "{begin}; {}; SET LOCAL statement_timeout = {}; \

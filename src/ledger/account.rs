@@ -64,14 +64,7 @@ impl Ledger {
     pub async fn account(&self, table: Table) -> anyhow::Result<Account> {
         let context = || format!("add up the account of {table}");
         let covered = self.covered_until(table).await?;
-        let mut tx = self.begin_relaxed().await?;
-        // Millions of holds take a while to count.
-        sqlx::raw_sql(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = '10min'",
-        )
-            .execute(&mut *tx)
-            .await
-            .with_context(context)?;
+        let mut tx = self.begin_count().await?;
         let ranges = pg::statement(
             "SELECT coalesce(sum(r.rows_seen), 0)::int8 AS seen, \
              coalesce(sum(r.rows_already), 0)::int8 AS already, \

@@ -15,10 +15,6 @@ use crate::record::day::Day;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 
-/// Millions of batches take a while to add up.
-const ADD_UP_TIMEOUT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
-    SET LOCAL statement_timeout = '10min'";
-
 /// What the ledger says of a day. `None` as a day: no finish time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LedgerDay {
@@ -51,8 +47,7 @@ impl Ledger {
     /// The days of `table`, in one snapshot.
     pub async fn days(&self, table: Table) -> anyhow::Result<BTreeMap<Option<Day>, LedgerDay>> {
         let context = || format!("add up the days of {table}");
-        let mut tx = self.begin_relaxed().await?;
-        sqlx::raw_sql(ADD_UP_TIMEOUT).execute(&mut *tx).await.with_context(context)?;
+        let mut tx = self.begin_count().await?;
         let mut days = batched_days(&mut tx, table).await.with_context(context)?;
         let held = pg::statement(
             "SELECT CASE WHEN isfinite(finished_at) \

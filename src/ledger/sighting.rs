@@ -164,13 +164,7 @@ impl Ledger {
 
     /// The ledger's clock.
     pub async fn moment(&self) -> anyhow::Result<Moment> {
-        let mut tx = self.begin_relaxed().await?;
-        let row =
-            pg::statement("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 AS now")
-                .fetch_one(&mut *tx)
-                .await
-                .context("look at the ledger's clock")?;
-        Ok(Moment(row.try_get("now")?))
+        Ok(Moment(self.now_us().await?))
     }
 
     /// Compares the batches of `table` that were known to be stored at `moment` with what was found

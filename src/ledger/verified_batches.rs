@@ -91,14 +91,13 @@ impl Ledger {
         &self,
         verification: &Verification,
     ) -> anyhow::Result<(u64, Option<i64>)> {
-        let mut tx = self.begin_relaxed().await?;
+        let mut tx = self.begin_count().await?;
         let sql = format!(
             "SELECT coalesce(sum(b.rows), 0)::int8 AS rows, \
              bool_or(b.adopted_by IS NOT NULL) AS adopted, \
              extract(epoch FROM min(b.intended_at))::int8 AS first \
              FROM sls_backfill.batch b WHERE {IN_SCOPE}"
         );
-        sqlx::raw_sql("SET LOCAL statement_timeout = '10min'").execute(&mut *tx).await?;
         let row = bind_scope(&sql, verification, Uuid::nil())
             .fetch_one(&mut *tx)
             .await
