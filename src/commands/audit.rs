@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
-use crate::commands::run::beat;
+use crate::commands::run::{beat, enter_alone};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
 use crate::ledger::adopt::Findings;
@@ -46,12 +46,7 @@ pub async fn run(settings: &AuditSettings, mut shutdown: Shutdown) -> Result<Exi
     }
     let highest = highest_number(&client, ledger.id, &tables).await.or_exit(Exit::Preflight)?;
     ledger.count_from(highest).await?;
-    let process = ledger.enter(false).await.map_err(|error| {
-        let ended = Ended::from(error);
-        let error =
-            anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
-        Ended { error, ..ended }
-    })?;
+    let process = enter_alone(&ledger).await?;
     let signing_lease = Arc::new(SigningLease::new(settings.timings));
     let epoch =
         Epoch { client, ledger: ledger.clone(), process: process.clone(), tables, signing_lease };

@@ -19,6 +19,7 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
 use crate::commands::repair::parts::{Repair, RepairSettings, Tally};
 use crate::commands::repair::step::{Step, step};
+use crate::commands::run::{beat, enter_alone};
 use crate::commands::setup;
 use crate::ledger::Ledger;
 use crate::ledger::finding::Finding;
@@ -53,15 +54,10 @@ pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {
         return repair.all_tables().await;
     }
     // Nobody sends meanwhile.
-    let process = ledger.enter(false).await.map_err(|error| {
-        let ended = Ended::from(error);
-        let error =
-            anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
-        Ended { error, ..ended }
-    })?;
+    let process = enter_alone(&ledger).await?;
     let done = tokio::select! {
         done = repair.all_tables() => done,
-        lost = crate::commands::run::beat(&ledger, &process) => Err(lost.into()),
+        lost = beat(&ledger, &process) => Err(lost.into()),
     };
     let left = ledger.leave(&process).await;
     let exit = done?;

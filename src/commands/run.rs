@@ -196,6 +196,16 @@ fn in_the_middle(ended: Ended) -> Ended {
     Ended { exit, error }
 }
 
+/// Makes this the one process at work, for a command during which nobody sends.
+pub(in crate::commands) async fn enter_alone(ledger: &Ledger) -> Result<Process, Ended> {
+    ledger.enter(false).await.map_err(|error| {
+        let ended = Ended::from(error);
+        let error =
+            anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
+        Ended { error, ..ended }
+    })
+}
+
 /// Keeps the lease; ends when it is lost. Without the ledger nothing may be sent, so the run ends
 /// with it, wherever it is: its intents are in the ledger.
 pub(in crate::commands) async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
