@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{
+    LedgerArgs, OUTPUT, TimingsArgs, parse_table, parse_time, tables, typed,
+};
 use crate::cli::args::purge::PurgeArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
@@ -239,9 +241,10 @@ impl RunArgs {
         purge.extend(self.app.iter().map(|id| format!("--app={id}")));
         Ok(Some(Stages {
             run: self.settings(environment, format)?,
-            verify: VerifyArgs::of([shared.clone(), verify].concat())?
+            verify: typed::<VerifyArgs>("verify", [shared.clone(), verify].concat())?
                 .settings(environment, format)?,
-            purge: PurgeArgs::of([shared, purge].concat())?.settings(environment, format)?,
+            purge: typed::<PurgeArgs>("purge", [shared, purge].concat())?
+                .settings(environment, format)?,
         }))
     }
 
