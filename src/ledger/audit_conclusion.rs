@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::pg::{self, Tx};
+use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 
 /// Intents that the audit has not found.
@@ -33,18 +34,12 @@ impl Ledger {
         // First: whatever shares rows with an intent that never arrived shares them with nothing.
         for batch_id in ids(&mut tx, ABSENT, table, audit).await? {
             if shared_rows(&mut tx, batch_id).await? > 0 {
-                give_up(&mut tx, batch_id)
-                    .await
-                    .with_context(|| format!("give up batch {batch_id}"))?;
+                let detail = "its batch is not in SLS, and another one has rows of it";
+                give_up(&mut tx, batch_id, HoldReason::LiveUnclear, detail, false).await?;
             }
         }
         for batch_id in ids(&mut tx, GIVEN_UP, table, audit).await? {
-            // If its rows were sent again in another batch, it stays given up, and unequal.
-            if shared_rows(&mut tx, batch_id).await? == 0 {
-                revive(&mut tx, batch_id, audit)
-                    .await
-                    .with_context(|| format!("take batch {batch_id} back"))?;
-            }
+            revive_if_alone(&mut tx, batch_id, Some(audit)).await?;
         }
         for batch_id in ids(&mut tx, DOUBTFUL, table, audit).await? {
             let doubled = shared_rows(&mut tx, batch_id).await?;
@@ -99,29 +94,69 @@ async fn shared_rows(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<usize> {
     Ok(shared.len())
 }
 
-/// An intent that is not in SLS and never will be, of whose rows some came in another batch: each
-/// row is looked at anew by the next run.
-async fn give_up(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<()> {
+/// A batch that is not in SLS and never will be: each of its rows is held, and looked at anew by the
+/// next run. `asked`: a person wants that, whatever the reason.
+pub(in crate::ledger) async fn give_up(
+    tx: &mut Tx,
+    batch_id: Uuid,
+    reason: HoldReason,
+    detail: &str,
+    asked: bool,
+) -> anyhow::Result<()> {
+    let context = || format!("give up batch {batch_id}");
     pg::statement(
-        "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
+        "INSERT INTO sls_backfill.hold \
+           (table_name, row_id, pass_id, reason, detail, asked, created_at) \
          SELECT table_name, encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, pass_id, \
-         'live?', 'its batch is not in SLS, and another one has rows of it', lower(created_span) \
+         $2, $3, $4, lower(created_span) \
          FROM sls_backfill.batch, generate_series(0, octet_length(row_ids) / 16 - 1) AS n \
          WHERE id = $1 ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-         detail = excluded.detail, state = 'open', batch_id = NULL",
+         detail = excluded.detail, asked = excluded.asked, state = 'open', batch_id = NULL",
     )
     .bind(batch_id)
+    .bind(reason.name())
+    .bind(detail)
+    .bind(asked)
     .execute(&mut **tx)
-    .await?;
+    .await
+    .with_context(context)?;
     pg::statement("UPDATE sls_backfill.batch SET state = 'abandoned', owner = NULL WHERE id = $1")
         .bind(batch_id)
         .execute(&mut **tx)
-        .await?;
+        .await
+        .with_context(context)?;
     Ok(())
 }
 
-/// A batch that was given up is there after all: its rows are not to be sent again.
-async fn revive(tx: &mut Tx, batch_id: Uuid, audit: i64) -> anyhow::Result<()> {
+/// A batch that was given up is there after all: its rows are not to be sent again. If they were
+/// sent again in another batch, it stays given up, and unequal; gives whether it lives again.
+pub(in crate::ledger) async fn revive_if_alone(
+    tx: &mut Tx,
+    batch_id: Uuid,
+    audit: Option<i64>,
+) -> anyhow::Result<bool> {
+    let context = || format!("take batch {batch_id} back");
+    // Who tries a hold again closes it with the batch that takes the row: either this waits for that
+    // and then finds the batch, or that finds the hold closed.
+    pg::statement(
+        "SELECT FROM sls_backfill.hold h JOIN sls_backfill.batch b ON b.table_name = h.table_name \
+         WHERE b.id = $1 AND h.row_id IN (SELECT encode(substring(b.row_ids \
+           FROM n * 16 + 1 FOR 16), 'hex')::uuid \
+           FROM generate_series(0, octet_length(b.row_ids) / 16 - 1) AS n) \
+         ORDER BY h.row_id FOR UPDATE OF h",
+    )
+    .bind(batch_id)
+    .execute(&mut **tx)
+    .await
+    .with_context(context)?;
+    if shared_rows(tx, batch_id).await? > 0 {
+        return Ok(false);
+    }
+    revive(tx, batch_id, audit).await.with_context(context)?;
+    Ok(true)
+}
+
+async fn revive(tx: &mut Tx, batch_id: Uuid, audit: Option<i64>) -> anyhow::Result<()> {
     let closed = pg::statement(
         "UPDATE sls_backfill.hold h SET state = 'stored', batch_id = b.id \
          FROM sls_backfill.batch b WHERE b.id = $1 AND h.table_name = b.table_name \
@@ -134,7 +169,7 @@ async fn revive(tx: &mut Tx, batch_id: Uuid, audit: i64) -> anyhow::Result<()> {
     .await?;
     pg::statement(
         "UPDATE sls_backfill.batch SET state = 'stored', stored_at = clock_timestamp(), \
-         adopted_by = $2, adopted_rows = rows - $3 WHERE id = $1",
+         adopted_by = coalesce($2, adopted_by), adopted_rows = rows - $3 WHERE id = $1",
     )
     .bind(batch_id)
     .bind(audit)

@@ -4,6 +4,9 @@
 //! One transaction moves the range's position behind the rows read, writes the batch, and records
 //! the rows passed over as holds. So after any crash every row up to the position is in a batch,
 //! held, already there or gone; and every batch that might be in SLS is in the book.
+//!
+//! An intent authorises a request, so it is written only into the ledger that this process knows
+//! (`ledger::continuity`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -115,18 +118,24 @@ impl Step {
 impl Ledger {
     /// Writes one step, all of it or nothing; moves the lease's position with it.
     ///
-    /// Fails with [`LeaseLost`] when the range has another owner.
+    /// Fails with [`LeaseLost`] when the range has another owner, with
+    /// [`crate::ledger::stop::Stopped`] when the ledger was stopped or is not the one that it was.
     pub async fn record(&self, lease: &mut Lease, step: &Step) -> anyhow::Result<()> {
         let position = step.position.unwrap_or(lease.position);
         let mut look_ups = 0;
         loop {
             let mut tx = self.begin().await?;
-            if let Err(error) = write_step(&mut tx, lease, step, position).await {
+            if let Err(error) = self.write_step(&mut tx, lease, step, position).await {
+                drop(tx);
                 // The COMMIT without an answer may have come through only now.
                 if look_ups > 0 && self.was_recorded(lease, step, position).await? {
                     break;
                 }
-                return Err(error);
+                return Err(if error.is::<LeaseLost>() {
+                    self.lease_lost(lease).await
+                } else {
+                    error
+                });
             }
             let Err(lost) = tx.commit().await else { break };
             // A COMMIT without an answer: the book itself knows whether it came through.
@@ -175,64 +184,74 @@ impl Ledger {
         };
         Ok(found)
     }
-}
 
-/// Parts of a statement: the range moves on, what is stored is acknowledged. `after`: how many
-/// parameters come before its own nine.
-fn moved(after: u32) -> String {
-    let [id, token, from, to, seen, already, gone] =
-        std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
-    format!(
-        "acknowledged AS ({}), \
-         moved AS (UPDATE sls_backfill.range SET position = {to}, rows_seen = rows_seen + {seen}, \
-           rows_already = rows_already + {already}, rows_gone = rows_gone + {gone} \
-           WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
-           RETURNING id)",
-        acknowledge_sql(after + 7),
-    )
-}
+    async fn write_step(
+        &self,
+        tx: &mut Tx,
+        lease: &Lease,
+        step: &Step,
+        position: Key,
+    ) -> anyhow::Result<()> {
+        let context = || format!("write a step of range {}", lease.range_id);
+        // The rows of a hold were counted as seen by the pass that held them.
+        let seen = if lease.kind == RangeKind::Holds { 0 } else { step.rows_seen() };
+        // One statement for all: each is two ways to Postgres and back.
+        let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
+        let statement = match &step.batch {
+            None => pg::made_statement(&format!("WITH {} SELECT FROM moved", self.moved_sql(0))),
+            Some(batch) => {
+                let moved = self.moved_sql(BATCH_PARAMETERS);
+                let sql = format!("WITH {moved}, {INSERT_BATCH} FROM moved");
+                bind_batch(pg::made_statement(&sql), place, step.table, batch)?
+            }
+        };
+        let statement = statement
+            .bind(lease.range_id)
+            .bind(lease.token)
+            .bind(serde_json::to_value(lease.position)?)
+            .bind(serde_json::to_value(position)?)
+            .bind(i64::try_from(seen)?)
+            .bind(i64::try_from(step.already.len())?)
+            .bind(i64::try_from(step.gone.len())?);
+        let moved = bind_acknowledged(statement, &step.stored)
+            .bind(self.timeline_found())
+            .execute(&mut **tx)
+            .await
+            .with_context(context)?;
+        if moved.rows_affected() != 1 {
+            return Err(LeaseLost { range_id: lease.range_id }.into());
+        }
+        if !step.holds.is_empty() {
+            insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
+        }
+        if lease.kind == RangeKind::Holds {
+            let stored: Vec<_> =
+                step.batch.iter().flat_map(|batch| &batch.rows).map(|row| row.id).collect();
+            let batch_id = step.batch.as_ref().map(|batch| batch.id);
+            let (already, gone) = (step.already.clone(), step.gone.clone());
+            for (state, ids) in [("stored", stored), ("already", already), ("gone", gone)] {
+                close_holds(tx, step.table, state, batch_id, ids).await.with_context(context)?;
+            }
+        }
+        Ok(())
+    }
 
-async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> anyhow::Result<()> {
-    let context = || format!("write a step of range {}", lease.range_id);
-    // The rows of a hold were counted as seen by the pass that held them.
-    let seen = if lease.kind == RangeKind::Holds { 0 } else { step.rows_seen() };
-    // One statement for all: each is two ways to Postgres and back.
-    let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
-    let statement = match &step.batch {
-        None => pg::made_statement(&format!("WITH {} SELECT FROM moved", moved(0))),
-        Some(batch) => {
-            let sql = format!("WITH {}, {INSERT_BATCH} FROM moved", moved(BATCH_PARAMETERS));
-            bind_batch(pg::made_statement(&sql), place, step.table, batch)?
-        }
-    };
-    let statement = statement
-        .bind(lease.range_id)
-        .bind(lease.token)
-        .bind(serde_json::to_value(lease.position)?)
-        .bind(serde_json::to_value(position)?)
-        .bind(i64::try_from(seen)?)
-        .bind(i64::try_from(step.already.len())?)
-        .bind(i64::try_from(step.gone.len())?);
-    let moved = bind_acknowledged(statement, &step.stored)
-        .execute(&mut **tx)
-        .await
-        .with_context(context)?;
-    if moved.rows_affected() != 1 {
-        return Err(LeaseLost { range_id: lease.range_id }.into());
+    /// Parts of a statement: the range moves on, what is stored is acknowledged. `after`: how many
+    /// parameters come before its own ten.
+    fn moved_sql(&self, after: u32) -> String {
+        let [id, token, from, to, seen, already, gone] =
+            std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
+        format!(
+            "acknowledged AS ({}), \
+             moved AS (UPDATE sls_backfill.range SET position = {to}, \
+               rows_seen = rows_seen + {seen}, rows_already = rows_already + {already}, \
+               rows_gone = rows_gone + {gone} \
+               WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
+               AND {} RETURNING id)",
+            acknowledge_sql(after + 7),
+            self.may_send_sql(after + 10),
+        )
     }
-    if !step.holds.is_empty() {
-        insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
-    }
-    if lease.kind == RangeKind::Holds {
-        let stored: Vec<_> =
-            step.batch.iter().flat_map(|batch| &batch.rows).map(|row| row.id).collect();
-        let batch_id = step.batch.as_ref().map(|batch| batch.id);
-        let (already, gone) = (step.already.clone(), step.gone.clone());
-        for (state, ids) in [("stored", stored), ("already", already), ("gone", gone)] {
-            close_holds(tx, step.table, state, batch_id, ids).await.with_context(context)?;
-        }
-    }
-    Ok(())
 }
 
 /// Where a batch belongs.

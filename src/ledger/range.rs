@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
+use crate::ledger::Ledger;
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge};
 use crate::ledger::process::{LEASE, Process};
-use crate::ledger::{LeaseLost, Ledger};
 use crate::pg;
 use crate::record::key::{Key, KeyOrder};
 
@@ -32,6 +33,8 @@ pub struct Lease {
     pub position: Key,
     /// Every write names it; it changes with the owner.
     pub token: i64,
+    /// The process that owns it.
+    pub owner: Uuid,
 }
 
 /// What there is to do of a pass.
@@ -48,7 +51,7 @@ pub enum Work {
 }
 
 /// What a lease is read from.
-const LEASED: &str = "id, pass_id, kind, after, upto, position, token";
+const LEASED: &str = "id, pass_id, kind, after, upto, position, token, owner";
 
 impl Ledger {
     /// Claims an open range of the pass that nobody owns, or whose owner's lease has run out; tells
@@ -188,8 +191,8 @@ impl Ledger {
         tx.commit().await.context("give back a range")
     }
 
-    /// Ends a range whose every row is accounted for. `rows_counted`: rows in it by one count;
-    /// `stored`: batches that are in SLS, as SLS said.
+    /// Ends a range whose every row is accounted for; fails as [`Ledger::record`]. `rows_counted`:
+    /// rows in it by one count; `stored`: batches that are in SLS, as SLS said.
     pub async fn finish_range(
         &self,
         lease: &Lease,
@@ -209,7 +212,8 @@ impl Ledger {
         .await
         .with_context(|| format!("end range {}", lease.range_id))?;
         if done.rows_affected() != 1 {
-            return Err(LeaseLost { range_id: lease.range_id }.into());
+            drop(tx);
+            return Err(self.lease_lost(lease).await);
         }
         acknowledge(&mut tx, stored).await?;
         tx.commit().await.context("end a range")
@@ -253,5 +257,6 @@ fn lease(row: &PgRow) -> anyhow::Result<Lease> {
         after: serde_json::from_value(row.try_get("after")?)?,
         position: serde_json::from_value(row.try_get("position")?)?,
         token: row.try_get("token")?,
+        owner: row.try_get("owner")?,
     })
 }

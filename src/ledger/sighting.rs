@@ -2,16 +2,21 @@
 //!
 //! A position moves in the transaction that adds what was found before it, and only from where it
 //! stood. So however many processes read a shard, every log group is summed up once.
+//!
+//! A page that shows a batch whose fate is open is on disk before anybody sees it in the book: that
+//! nothing of a batch was found must not be concluded from what a crash can take back. Any other page
+//! may be lost, and is read again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::ledger::Ledger;
-use crate::ledger::stop::Stopped;
+use crate::ledger::audit_conclusion::revive_if_alone;
+use crate::ledger::stop::{Stopped, write_stop};
+use crate::ledger::{Ledger, make_durable};
 use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
 use crate::record::table::Table;
@@ -38,8 +43,27 @@ pub struct Difference {
 }
 
 /// A moment on the ledger's clock, in microseconds since 1970.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(i64);
+
+/// What came of adding a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddedPage {
+    /// Another process has added it.
+    Before,
+    /// It is added. `revived`: batches that were given up and are there after all.
+    Now { revived: Vec<Uuid> },
+}
+
+/// Batches of one lane that SLS has acknowledged, and that were not found whole yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    pub hash_key: String,
+    /// The shards that owned the key when they were sent.
+    pub shards: BTreeSet<u32>,
+    /// When the first of them was acknowledged.
+    pub acknowledged_at: Moment,
+}
 
 /// What a comparison of the book with SLS gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -123,9 +147,10 @@ impl Ledger {
     }
 
     /// Adds a page and moves the shard's position behind it; marks batches that are now whole as
-    /// proved. Gives `false`, and does nothing, when another process has read the page; fails with
-    /// [`Stopped`] when an audit reads by itself.
-    pub async fn add_page(&self, page: &Page<'_>) -> anyhow::Result<bool> {
+    /// proved; takes back those that were given up, unless others have their rows. Fails with
+    /// [`Stopped`] when an audit reads by itself, and when the page shows a batch of this ledger that
+    /// the book lacks, which stops it.
+    pub async fn add_page(&self, page: &Page<'_>) -> anyhow::Result<AddedPage> {
         let mut tx = self.begin_relaxed().await?;
         let moved = pg::statement(
             "UPDATE sls_backfill.read_position SET cursor = $4, updated_at = clock_timestamp() \
@@ -149,15 +174,73 @@ impl Ledger {
             .context("look whether an audit reads")?;
             return match audited {
                 Some(row) => Err(Stopped { because: row.try_get("stopped_because")? }.into()),
-                None => Ok(false),
+                None => Ok(AddedPage::Before),
             };
         }
+        let context = "note what was found in SLS";
+        let mut revived = Vec::new();
+        let mut stopped = None;
         if !page.sums.is_empty() {
-            add_sightings(&mut tx, page).await.context("note what was found in SLS")?;
-            prove(&mut tx, page.sums.keys().copied().collect()).await.context("prove batches")?;
+            let ids: Vec<Uuid> = page.sums.keys().copied().collect();
+            let states = states(&mut tx, ids.clone()).await.context(context)?;
+            add_sightings(&mut tx, page).await.context(context)?;
+            for (batch_id, state) in &states {
+                if matches!(state.as_str(), "split" | "abandoned")
+                    && revive_if_alone(&mut tx, *batch_id, None).await?
+                {
+                    revived.push(*batch_id);
+                }
+            }
+            stopped = stop_for_lacking(&mut tx, &ids, &states).await?;
+            if stopped.is_some() || states.values().any(|state| state == "intent") {
+                make_durable(&mut tx).await.context(context)?;
+            }
+            prove(&mut tx, ids).await.context("prove batches")?;
         }
-        tx.commit().await.context("note what was found in SLS")?;
-        Ok(true)
+        tx.commit().await.context(context)?;
+        match stopped {
+            Some(stopped) => Err(stopped.into()),
+            None => Ok(AddedPage::Now { revived }),
+        }
+    }
+
+    /// Marks those of `ids` that were found whole and once.
+    pub async fn prove(&self, ids: Vec<Uuid>) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        prove(&mut tx, ids).await.context("prove batches")?;
+        tx.commit().await.context("prove batches")
+    }
+
+    /// The batches of `table`, but for those of `but_for`, that SLS has acknowledged and that were
+    /// not found whole yet; by lane.
+    pub async fn unseen(&self, table: Table, but_for: &[Uuid]) -> anyhow::Result<Vec<Unseen>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT l.hash_key, c.shards, \
+             (extract(epoch FROM min(b.stored_at)) * 1000000)::int8 AS acknowledged_at \
+             FROM sls_backfill.batch b JOIN sls_backfill.lane l ON l.id = b.lane_id, \
+             LATERAL (SELECT array_agg(shard::int ORDER BY shard::int) AS shards \
+               FROM jsonb_object_keys(b.cursors) AS shard) AS c \
+             WHERE b.table_name = $1 AND b.state = 'stored' AND b.id <> ALL($2) \
+             AND b.rows > (SELECT coalesce(sum(s.rows), 0) FROM sls_backfill.sighting s \
+               WHERE s.batch_id = b.id) GROUP BY l.hash_key, c.shards",
+        )
+        .bind(table.name())
+        .bind(but_for.to_vec())
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("look for batches of {table} that SLS does not give back yet"))?;
+        rows.iter()
+            .map(|row| {
+                let shards: Option<Vec<i32>> = row.try_get("shards")?;
+                let shards = shards.unwrap_or_default().into_iter().map(u32::try_from);
+                Ok(Unseen {
+                    hash_key: row.try_get("hash_key")?,
+                    shards: shards.collect::<Result<_, _>>()?,
+                    acknowledged_at: Moment(row.try_get("acknowledged_at")?),
+                })
+            })
+            .collect()
     }
 
     /// The ledger's clock.
@@ -208,6 +291,34 @@ impl Ledger {
             }
         }
     }
+}
+
+/// The states of those of `ids` that the book has. They stay as they are until the transaction ends:
+/// who gives one of them up meanwhile waits, and then finds what this page shows.
+async fn states(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<BTreeMap<Uuid, String>> {
+    let rows = pg::statement(
+        "SELECT id, state FROM sls_backfill.batch WHERE id = ANY($1) ORDER BY id \
+         FOR NO KEY UPDATE",
+    )
+    .bind(ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("state")?))).collect()
+}
+
+/// Stops the ledger if it lacks one of `ids`, which bear its tag.
+async fn stop_for_lacking(
+    tx: &mut Tx,
+    ids: &[Uuid],
+    states: &BTreeMap<Uuid, String>,
+) -> anyhow::Result<Option<Stopped>> {
+    let Some(lacking) = ids.iter().find(|id| !states.contains_key(id)) else { return Ok(None) };
+    let because = format!(
+        "SLS holds batch {lacking} of this ledger, which the ledger lacks: a copy of it is at work, \
+         or it went back in time"
+    );
+    write_stop(tx, &because).await?;
+    Ok(Some(Stopped { because }))
 }
 
 async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
-use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::continuity::not_where_it_was;
 use crate::pg::identity::{Identity, identity};
 use crate::pg::{self, Tx};
 
@@ -64,9 +64,7 @@ impl Ledger {
         };
         let (own_then, source_then) = (known("own_identity")?, known("source_identity")?);
         let because = match (own_then.differences(&own), source_then.differences(source)) {
-            (own, _) if !own.is_empty() => {
-                format!("the ledger is not where it was: {}", own.join("; "))
-            }
+            (own, _) if !own.is_empty() => not_where_it_was(&own),
             (_, source) if !source.is_empty() => {
                 format!("the source is not the one it was: {}", source.join("; "))
             }
@@ -78,19 +76,6 @@ impl Ledger {
         write_stop(&mut tx, &because).await?;
         tx.commit().await.context("stop the ledger")?;
         Err(Stopped { because }.into())
-    }
-
-    /// Fails with [`Stopped`] if the ledger was stopped.
-    pub async fn check_stop(&self) -> anyhow::Result<()> {
-        let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement("SELECT stopped_because FROM sls_backfill.ledger")
-            .fetch_one(&mut *tx)
-            .await
-            .context("look whether the ledger was stopped")?;
-        match row.try_get("stopped_because")? {
-            Some(because) => Err(Stopped { because }.into()),
-            None => Ok(()),
-        }
     }
 
     /// From now on nothing may be sent before an audit; gives the error that says so. What stopped
@@ -114,19 +99,6 @@ impl Ledger {
         rows.iter()
             .map(|row| Ok((row.try_get("epoch")?, u32::try_from(row.try_get::<i32, _>("stamp")?)?)))
             .collect()
-    }
-
-    /// A batch that was found in SLS under this ledger's tag and that the ledger lacks.
-    pub async fn unknown_batch(&self) -> anyhow::Result<Option<Uuid>> {
-        let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement(
-            "SELECT s.batch_id FROM sls_backfill.sighting s LEFT JOIN sls_backfill.batch b \
-             ON b.id = s.batch_id WHERE b.id IS NULL LIMIT 1",
-        )
-        .fetch_optional(&mut *tx)
-        .await
-        .context("look for batches that the ledger lacks")?;
-        Ok(row.map(|row| row.try_get("batch_id")).transpose()?)
     }
 
     /// What a probe on `project_and_endpoint` has shown; `None`: none was made there.
@@ -231,7 +203,7 @@ impl Ledger {
     }
 }
 
-async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {
+pub(in crate::ledger) async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {
     pg::statement("UPDATE sls_backfill.ledger SET stopped_because = coalesce(stopped_because, $1)")
         .bind(because)
         .execute(&mut **tx)

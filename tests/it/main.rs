@@ -13,6 +13,8 @@ mod dify_writer;
 #[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
+mod failover;
+#[cfg(feature = "simulator")]
 mod faults;
 mod harness;
 #[cfg(feature = "simulator")]

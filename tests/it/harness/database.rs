@@ -80,6 +80,13 @@ impl Database {
         self.try_psql(sql).unwrap_or_else(|error| panic!("{error}in: {sql:.2000}"))
     }
 
+    /// Runs `sql` in the database of this name in another cluster, a replica of this one's.
+    #[track_caller]
+    pub(crate) fn psql_on(&self, replica: &Cluster, sql: &str) -> String {
+        psql_in(replica.port, &self.name, sql)
+            .unwrap_or_else(|error| panic!("{error}in: {sql:.2000}"))
+    }
+
     /// As [`Self::psql`]; an error is what psql wrote about it.
     pub(crate) fn try_psql(&self, sql: &str) -> Result<String, String> {
         psql_in(self.cluster.port, &self.name, sql)
