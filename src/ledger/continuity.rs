@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use sqlx::Row as _;
 
 use crate::ledger::range::Lease;
-use crate::ledger::stop::Stopped;
+use crate::ledger::stop::{Stopped, not_where_it_was};
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pg;
 use crate::pg::identity::{Identity, TIMELINE};
@@ -92,9 +92,4 @@ impl Ledger {
         );
         Err(self.stop(&because).await?.into())
     }
-}
-
-/// In words, that the ledger is not who it was.
-pub(in crate::ledger) fn not_where_it_was(differences: &[String]) -> String {
-    format!("the ledger is not where it was: {}", differences.join("; "))
 }

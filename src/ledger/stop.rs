@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 
 use crate::ledger::Ledger;
-use crate::ledger::continuity::not_where_it_was;
 use crate::pg::identity::{Identity, identity};
 use crate::pg::{self, Tx};
 
@@ -220,4 +219,9 @@ async fn remember(tx: &mut Tx, own: &Identity, source: &Identity) -> anyhow::Res
         .await
         .context("remember who the ledger is")?;
     Ok(())
+}
+
+/// In words, that the ledger is not who it was.
+pub(in crate::ledger) fn not_where_it_was(differences: &[String]) -> String {
+    format!("the ledger is not where it was: {}", differences.join("; "))
 }

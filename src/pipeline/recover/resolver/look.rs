@@ -8,22 +8,13 @@ use uuid::Uuid;
 
 use crate::ledger::in_doubt::{InDoubtBatch, Seen, Sent};
 use crate::ledger::sighting::{Moment, Unseen};
-use crate::pipeline::recover::resolver::{Resolver, ResolverParts, earliest};
+use crate::pipeline::recover::resolver::{Look, Resolver, ResolverParts, earliest};
 use crate::pipeline::recover::rules::{
     ArrivalDeadline, Guarantees, Presence, arrival_deadline, is_conclusive, is_due, presence,
 };
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::lane_keeper::{is_at_home, places};
 use crate::sls::pull::Shard;
-
-/// What is known of the readers since a batch was first looked for.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::pipeline::recover::resolver) struct Look {
-    /// Whatever was acknowledged before is to be seen before anything can be told.
-    began: Moment,
-    /// When some of it was last missing (Unix seconds, SLS's clock); `None`: none was.
-    behind_at: Option<i64>,
-}
 
 /// What a look gave.
 #[derive(Debug, Default)]
