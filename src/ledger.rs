@@ -1,4 +1,4 @@
-//! The durable book of passes, ranges, batches, holds and read positions: schema `sls_backfill`.
+//! The durable record of passes, ranges, batches, holds and read positions: schema `sls_backfill`.
 //!
 //! Every write on behalf of a range names the range's fencing token, so that a process that was
 //! stopped past its lease and wakes up changes nothing. Times of leases are the ledger's clock.
@@ -7,7 +7,10 @@ pub mod account;
 pub mod acknowledge;
 pub mod adopt;
 pub mod audit_conclusion;
+pub mod batch_rows;
 pub mod continuity;
+pub mod day_counts;
+pub mod finding;
 pub mod hold;
 pub mod in_doubt;
 pub mod inspection;
@@ -18,10 +21,16 @@ pub mod migrate;
 pub mod pass;
 pub mod process;
 pub mod proved_age;
+pub mod purge;
+pub mod purge_plan;
 pub mod range;
-pub mod row_ids;
+pub mod read_again;
+pub mod repair;
+pub mod restore;
 pub mod sighting;
 pub mod stop;
+pub mod verification;
+pub mod verified_batches;
 
 use std::time::Duration;
 
@@ -79,7 +88,9 @@ impl Ledger {
                 ),
             )
         })?;
-        let mut tx = pool.begin().await.context("begin a transaction in the ledger")?;
+        let begin = format!("BEGIN; {}", pg::OWN_NAMES_ONLY);
+        let tx = pool.begin_with(sqlx::AssertSqlSafe(begin)).await;
+        let mut tx = tx.context("begin a transaction in the ledger")?;
         let server = pg::statement(
             "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica",
         )
@@ -149,6 +160,12 @@ impl Ledger {
         self.begin_with("BEGIN; SET LOCAL synchronous_commit = off").await
     }
 
+    /// A transaction that is on disk when it is committed, and finds what it needs by indexes.
+    pub(in crate::ledger) async fn begin_on_indexes(&self) -> anyhow::Result<Tx> {
+        self.begin_with("BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = off")
+            .await
+    }
+
     /// A transaction whose statements all see the same, and find it by indexes: a table that grew
     /// since its last ANALYZE seems small enough to be read as a whole.
     pub(in crate::ledger) async fn begin_snapshot(&self) -> anyhow::Result<Tx> {
@@ -158,8 +175,9 @@ impl Ledger {
 
     async fn begin_with(&self, begin: &str) -> anyhow::Result<Tx> {
         let begin = format!(
-            "{begin}; SET LOCAL statement_timeout = {}; \
+            "{begin}; {}; SET LOCAL statement_timeout = {}; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL jit = off",
+            pg::OWN_NAMES_ONLY,
             STATEMENT_TIMEOUT.as_millis(),
             IDLE_TIMEOUT.as_millis(),
         );

@@ -30,6 +30,11 @@ use crate::secret::Secret;
 /// A transaction: statements outside of one do not exist here.
 pub type Tx = Transaction<'static, Postgres>;
 
+/// For the beginning of every transaction: no function, operator or type that somebody has made in
+/// `public`, where anybody may on Postgres 14 and before, is taken for Postgres's own. Tables are
+/// named with their schema.
+pub const OWN_NAMES_ONLY: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
+
 /// How long a connection may take to be made, or a free one to be had.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -282,6 +287,11 @@ pub fn made_statement(sql: &str) -> Query<'static, Postgres, PgArguments> {
 /// Quotes an identifier.
 pub fn quote(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+/// Names one of Dify's tables, which are in the schema `public`.
+pub fn in_public(table: &str) -> String {
+    format!("public.{}", quote(table))
 }
 
 // From Postgres's pg_type.dat; by name they would cost a query a connection.

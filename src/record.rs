@@ -1,7 +1,10 @@
 //! What a row and a log are, without I/O: the words that the layers above share.
 
+pub mod day;
 pub mod digest;
+pub mod fingerprint;
 pub mod hold;
 pub mod key;
+pub mod row_set;
 pub mod table;
 pub mod timestamp;

@@ -1,7 +1,7 @@
 //! How a command ends: exit codes, and errors that bring theirs along.
 
 use crate::ledger::process::AlreadyRunning;
-use crate::ledger::stop::Stopped;
+use crate::ledger::stop::{Stopped, WrongSource};
 use crate::pipeline::read::window::Refusal;
 use crate::pipeline::send::canary::Unkept;
 
@@ -12,9 +12,9 @@ pub enum Exit {
     Done = 0,
     /// The command line or a setting is wrong.
     Usage = 2,
-    /// Something outside is not as it must be; nothing was sent.
+    /// Postgres, SLS or the ledger is not ready; nothing was sent.
     Preflight = 3,
-    /// What SLS holds differs from what it should hold.
+    /// What SLS holds differs from what it should hold, or Postgres has rows that were not seen.
     Difference = 4,
     /// Done, but SLS refused rows, which are held.
     Refused = 5,
@@ -38,7 +38,7 @@ impl From<anyhow::Error> for Ended {
         let is_lost = |unkept: &Unkept| unkept.was_acknowledged;
         let exit = match &error {
             error if error.is::<AlreadyRunning>() => Exit::Busy,
-            error if error.is::<Stopped>() => Exit::Preflight,
+            error if error.is::<Stopped>() || error.is::<WrongSource>() => Exit::Preflight,
             error if error.downcast_ref().is_some_and(is_lost) => Exit::Difference,
             _ => Exit::Failed,
         };

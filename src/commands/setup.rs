@@ -46,8 +46,15 @@ pub struct PostgresSettings {
     pub ledger: Address,
 }
 
-/// Makes the SLS client.
+/// Makes the SLS client; warns of a way to SLS on which everybody can read along.
 pub fn client(settings: &SlsSettings) -> anyhow::Result<Client> {
+    if settings.endpoint.is_in_clear() {
+        tracing::warn!(
+            "{}: logs and their signatures travel unencrypted\n\
+             hint: leave http:// out of ALIYUN_SLS_ENDPOINT, or say https://",
+            settings.endpoint.base_url
+        );
+    }
     Client::new(ClientSettings {
         endpoint: settings.endpoint.clone(),
         region: settings.region.clone(),
@@ -64,7 +71,7 @@ pub async fn source(settings: &PostgresSettings, readers: u32) -> Result<Source,
     source.or_exit(Exit::Preflight)
 }
 
-/// Looks at the tables of the source: they are there, readable, and have Dify's columns.
+/// Checks the tables of the source: they are there, readable, and have Dify's columns.
 pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, Ended> {
     let mut shapes = Vec::new();
     for table in tables {
@@ -113,7 +120,7 @@ pub async fn check_logstores(
         let index = index.or_exit(Exit::Preflight)?.with_context(|| {
             format!(
                 "logstore {logstore} has no index: SLS finds only what is written after there is \
-                 one\nnothing was written\nhint: `dify-sls-backfill init` makes it"
+                 one\nnothing was written\nhint: `dify-sls-backfill init` creates it"
             )
         });
         index.or_exit(Exit::Preflight)?;
@@ -152,7 +159,7 @@ fn sls_hint(failure: &Failure) -> &'static str {
     let code = failure.code.to_ascii_lowercase();
     match code.as_str() {
         _ if failure.is_about_absence() => {
-            "`dify-sls-backfill init` makes project, logstores and indexes; if they are there, \
+            "`dify-sls-backfill init` creates project, logstores and indexes; if they are there, \
              check ALIYUN_SLS_ENDPOINT and ALIYUN_SLS_PROJECT_NAME"
         }
         "invalidaccesskeyid" => {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::pg::{self, Tx};
-use crate::record::hold::HoldReason;
+use crate::record::hold::{HoldReason, LookAgain};
 use crate::record::table::Table;
 
 /// Intents that the audit has not found.
@@ -35,7 +35,7 @@ impl Ledger {
         for batch_id in ids(&mut tx, ABSENT, table, audit).await? {
             if shared_rows(&mut tx, batch_id).await? > 0 {
                 let detail = "its batch is not in SLS, and another one has rows of it";
-                give_up(&mut tx, batch_id, HoldReason::LiveUnclear, detail, false).await?;
+                give_up(&mut tx, batch_id, HoldReason::LiveUnclear, detail).await?;
             }
         }
         for batch_id in ids(&mut tx, GIVEN_UP, table, audit).await? {
@@ -72,7 +72,7 @@ async fn ids(
 /// How many rows of a batch other live batches have, too.
 async fn shared_rows(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<usize> {
     let context = || format!("look for the rows of batch {batch_id} in other batches");
-    let own = pg::statement("SELECT row_ids FROM sls_backfill.batch WHERE id = $1")
+    let own = pg::statement("SELECT row_ids FROM sls_backfill.batch_rows WHERE batch_id = $1")
         .bind(batch_id)
         .fetch_one(&mut **tx)
         .await
@@ -81,9 +81,9 @@ async fn shared_rows(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<usize> {
     let own: HashSet<&[u8]> = own.chunks_exact(16).collect();
     let mut shared = HashSet::new();
     let mut others = pg::statement(
-        "SELECT o.row_ids FROM sls_backfill.batch b JOIN sls_backfill.batch o \
+        "SELECT r.row_ids FROM sls_backfill.batch b JOIN sls_backfill.batch o \
          ON o.table_name = b.table_name AND o.id <> b.id AND o.created_span && b.created_span \
-         AND o.id_span && b.id_span WHERE b.id = $1 AND o.state NOT IN ('split', 'abandoned')",
+         AND o.id_span && b.id_span JOIN sls_backfill.batch_rows r ON r.batch_id = o.id WHERE b.id = $1 AND o.state NOT IN ('split', 'abandoned')",
     )
     .bind(batch_id)
     .fetch(&mut **tx);
@@ -94,29 +94,30 @@ async fn shared_rows(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<usize> {
     Ok(shared.len())
 }
 
-/// A batch that is not in SLS and never will be: each of its rows is held, and looked at anew by the
-/// next run. `asked`: a person wants that, whatever the reason.
+/// A batch that is not in SLS and never will be: each of its rows is held, since the batch was
+/// intended, and looked at anew by whichever run cuts the holds next.
 pub(in crate::ledger) async fn give_up(
     tx: &mut Tx,
     batch_id: Uuid,
     reason: HoldReason,
     detail: &str,
-    asked: bool,
 ) -> anyhow::Result<()> {
     let context = || format!("give up batch {batch_id}");
     pg::statement(
-        "INSERT INTO sls_backfill.hold \
-           (table_name, row_id, pass_id, reason, detail, asked, created_at) \
+        "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at, \
+           look_again, last_held_at) \
          SELECT table_name, encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, pass_id, \
-         $2, $3, $4, lower(created_span) \
-         FROM sls_backfill.batch, generate_series(0, octet_length(row_ids) / 16 - 1) AS n \
+         $2, $3, lower(created_span), $4, intended_at \
+         FROM sls_backfill.batch JOIN sls_backfill.batch_rows ON batch_id = id, \
+           generate_series(0, octet_length(row_ids) / 16 - 1) AS n \
          WHERE id = $1 ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-         detail = excluded.detail, asked = excluded.asked, state = 'open', batch_id = NULL",
+         detail = excluded.detail, state = 'open', batch_id = NULL, \
+         look_again = excluded.look_again, last_held_at = excluded.last_held_at",
     )
     .bind(batch_id)
     .bind(reason.name())
     .bind(detail)
-    .bind(asked)
+    .bind(LookAgain::EveryRun.name())
     .execute(&mut **tx)
     .await
     .with_context(context)?;
@@ -140,9 +141,9 @@ pub(in crate::ledger) async fn revive_if_alone(
     // and then finds the batch, or that finds the hold closed.
     pg::statement(
         "SELECT FROM sls_backfill.hold h JOIN sls_backfill.batch b ON b.table_name = h.table_name \
-         WHERE b.id = $1 AND h.row_id IN (SELECT encode(substring(b.row_ids \
-           FROM n * 16 + 1 FOR 16), 'hex')::uuid \
-           FROM generate_series(0, octet_length(b.row_ids) / 16 - 1) AS n) \
+         WHERE b.id = $1 AND h.row_id IN (SELECT encode(substring(row_ids \
+           FROM n * 16 + 1 FOR 16), 'hex')::uuid FROM sls_backfill.batch_rows, \
+           generate_series(0, octet_length(row_ids) / 16 - 1) AS n WHERE batch_id = $1) \
          ORDER BY h.row_id FOR UPDATE OF h",
     )
     .bind(batch_id)
@@ -160,9 +161,9 @@ async fn revive(tx: &mut Tx, batch_id: Uuid, audit: Option<i64>) -> anyhow::Resu
     let closed = pg::statement(
         "UPDATE sls_backfill.hold h SET state = 'stored', batch_id = b.id \
          FROM sls_backfill.batch b WHERE b.id = $1 AND h.table_name = b.table_name \
-         AND h.state = 'open' AND h.row_id IN (SELECT encode(substring(b.row_ids \
-           FROM n * 16 + 1 FOR 16), 'hex')::uuid \
-           FROM generate_series(0, octet_length(b.row_ids) / 16 - 1) AS n)",
+         AND h.state = 'open' AND h.row_id IN (SELECT encode(substring(row_ids \
+           FROM n * 16 + 1 FOR 16), 'hex')::uuid FROM sls_backfill.batch_rows, \
+           generate_series(0, octet_length(row_ids) / 16 - 1) AS n WHERE batch_id = $1)",
     )
     .bind(batch_id)
     .execute(&mut **tx)

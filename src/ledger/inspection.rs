@@ -96,7 +96,9 @@ pub async fn inspect(address: &Address) -> anyhow::Result<Inspection> {
 }
 
 async fn look_through(connection: &mut PgConnection) -> anyhow::Result<Inspection> {
-    let mut tx = connection.begin_with("BEGIN READ ONLY").await.context("begin a look")?;
+    let begin = format!("BEGIN READ ONLY; {}", pg::OWN_NAMES_ONLY);
+    let tx = connection.begin_with(sqlx::AssertSqlSafe(begin)).await;
+    let mut tx = tx.context("begin a look")?;
     let row = pg::made_statement(&format!(
         "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica, \
          to_regclass('sls_backfill.ledger') IS NOT NULL AS made, {STANDBYS}, \

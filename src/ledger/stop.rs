@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use crate::ledger::Ledger;
 use crate::pg::identity::{Identity, identity};
@@ -19,6 +20,19 @@ use crate::pg::{self, Tx};
 )]
 pub struct Stopped {
     pub because: String,
+}
+
+/// The source is another database than the one whose rows this ledger has moved. That puts nothing
+/// in doubt that is in SLS, so it stops nobody else.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the source is not the one it was: {differences}\n\
+     nothing was sent, and the ledger is as it was\n\
+     hint: check DB_HOST, DB_PORT and DB_DATABASE; if Dify's database has moved there, say \
+     `run --new-source` once"
+)]
+pub struct WrongSource {
+    differences: String,
 }
 
 /// An audit that was begun.
@@ -42,9 +56,10 @@ pub enum Seqid {
 }
 
 impl Ledger {
-    /// Fails with [`Stopped`] if the ledger, or the source, is not who it was, or if that was found
-    /// before. At the first time it remembers who they are.
-    pub async fn recognise(&self, source: &Identity) -> anyhow::Result<()> {
+    /// Fails with [`Stopped`] if the ledger is not who it was, or if that was found before; with
+    /// [`WrongSource`] if the source is not, unless `is_new_source`. At the first time it remembers
+    /// who they are.
+    pub async fn recognise(&self, source: &Identity, is_new_source: bool) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         let own = identity(&mut tx).await?;
         let row = pg::statement(
@@ -57,24 +72,33 @@ impl Ledger {
         if let Some(because) = row.try_get("stopped_because")? {
             return Err(Stopped { because }.into());
         }
-        let known = |name: &str| -> anyhow::Result<Identity> {
-            let known: Option<serde_json::Value> = row.try_get(name)?;
-            Ok(known.map(serde_json::from_value).transpose()?.unwrap_or_default())
+        let own_then = known_identity(&row, "own_identity")?;
+        let differences = own_then.differences(&own);
+        if !differences.is_empty() {
+            let because = not_where_it_was(&differences);
+            write_stop(&mut tx, &because).await?;
+            tx.commit().await.context("stop the ledger")?;
+            return Err(Stopped { because }.into());
+        }
+        let source_then = match is_new_source {
+            true => Identity::default(),
+            false => known_identity(&row, "source_identity")?,
         };
-        let (own_then, source_then) = (known("own_identity")?, known("source_identity")?);
-        let because = match (own_then.differences(&own), source_then.differences(source)) {
-            (own, _) if !own.is_empty() => not_where_it_was(&own),
-            (_, source) if !source.is_empty() => {
-                format!("the source is not the one it was: {}", source.join("; "))
-            }
-            _ => {
-                remember(&mut tx, &own.or(own_then), &source.clone().or(source_then)).await?;
-                return tx.commit().await.context("remember who the ledger is");
-            }
-        };
-        write_stop(&mut tx, &because).await?;
-        tx.commit().await.context("stop the ledger")?;
-        Err(Stopped { because }.into())
+        let differences = source_then.differences_in_place(source);
+        if !differences.is_empty() {
+            return Err(WrongSource { differences: differences.join("; ") }.into());
+        }
+        remember(&mut tx, &own.or(own_then), &source.clone().or(source_then)).await?;
+        tx.commit().await.context("remember who the ledger is")
+    }
+
+    /// Whether the ledger's tables are in the very database of that identity, so that one
+    /// transaction holds both. Whoever may not know who the server is is not sure; two databases
+    /// are safe too.
+    pub async fn is_in(&self, database: &Identity) -> anyhow::Result<bool> {
+        let mut tx = self.begin_relaxed().await?;
+        let own = identity(&mut tx).await?;
+        Ok(own.system.is_some() && own.book.is_some() && own == *database)
     }
 
     /// From now on nothing may be sent before an audit; gives the error that says so. What stopped
@@ -189,17 +213,33 @@ impl Ledger {
         tx.commit().await.context("take the audit back")
     }
 
-    /// Ends an audit: the stop is lifted, and ledger and source are who they are now.
+    /// Ends an audit: the stop is lifted, and the ledger is who it is now, with a source that is in
+    /// the same database. Any other source stays who it was.
     pub async fn finish_audit(&self, source: &Identity) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         let own = identity(&mut tx).await?;
-        remember(&mut tx, &own, source).await?;
+        let row = pg::statement("SELECT source_identity FROM sls_backfill.ledger FOR UPDATE")
+            .fetch_one(&mut *tx)
+            .await
+            .context("look whose rows the ledger has moved")?;
+        let source_then = known_identity(&row, "source_identity")?;
+        let source = match own.differences_in_place(source).is_empty() {
+            true => source.clone(),
+            false => source_then.or(source.clone()),
+        };
+        remember(&mut tx, &own, &source).await?;
         pg::statement("UPDATE sls_backfill.ledger SET stopped_because = NULL, audit = NULL")
             .execute(&mut *tx)
             .await
             .context("lift the stop")?;
         tx.commit().await.context("end the audit")
     }
+}
+
+/// Who the ledger's row `row` says that somebody was; nobody in particular where it says nothing.
+fn known_identity(row: &PgRow, column: &str) -> anyhow::Result<Identity> {
+    let known: Option<serde_json::Value> = row.try_get(column)?;
+    Ok(known.map(serde_json::from_value).transpose()?.unwrap_or_default())
 }
 
 pub(in crate::ledger) async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {

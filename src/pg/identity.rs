@@ -33,7 +33,7 @@ impl Identity {
             ("its Postgres has another system identifier", &self.system, &now.system),
             ("its Postgres is on another timeline", &self.timeline, &now.timeline),
             ("it is in another database", &self.database, &now.database),
-            ("its tables were made anew", &self.book, &now.book),
+            ("its tables were recreated", &self.book, &now.book),
         ];
         parts
             .into_iter()
@@ -42,6 +42,12 @@ impl Identity {
                 (then != now).then(|| format!("{what} ({now}, it was {then})"))
             })
             .collect()
+    }
+
+    /// How `now` is another database than this; a promotion or a recovery in place leaves it the
+    /// same one.
+    pub fn differences_in_place(&self, now: &Self) -> Vec<String> {
+        Self { timeline: None, book: None, ..self.clone() }.differences(now)
     }
 
     /// This, and what it does not know from `earlier`.
@@ -120,6 +126,9 @@ mod tests {
             then.differences(&now),
             ["its Postgres is on another timeline (00000002, it was 00000001)"]
         );
+        assert_eq!(then.differences_in_place(&now), Vec::<String>::new());
+        let elsewhere = Identity { system: known("8"), ..now.clone() };
+        assert_eq!(then.differences_in_place(&elsewhere).len(), 1);
         let merged = now.or(then.clone());
         assert_eq!((merged.system, merged.book), (known("7"), known("5")));
     }

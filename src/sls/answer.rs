@@ -144,7 +144,9 @@ fn next(status: u16, error: &ErrorBody) -> NextAction {
     if status == 403 && error.code.to_ascii_lowercase().ends_with("quotaexceed") {
         return NextAction::Later;
     }
-    if status >= 500 {
+    // SLS gave up waiting: for the request's rest, or for its own answer.
+    let is_timeout = status == 408 || error.is("RequestTimeout");
+    if status >= 500 || is_timeout {
         return NextAction::Unknown;
     }
     let is_content = CONTENT_CODES.iter().any(|code| error.is(code));
@@ -188,6 +190,8 @@ mod tests {
         assert_eq!(of(404, "LogStoreNotExist", ""), NextAction::Stop);
         assert_eq!(of(500, "InternalServerError", ""), NextAction::Unknown);
         assert_eq!(of(503, "ServerBusy", ""), NextAction::Unknown);
+        assert_eq!(of(408, "RequestTimeout", ""), NextAction::Unknown);
+        assert_eq!(of(400, "RequestTimeout", ""), NextAction::Unknown);
     }
 
     #[test]

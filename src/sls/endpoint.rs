@@ -13,6 +13,9 @@ pub struct Endpoint {
     pub region: Option<String>,
     /// Whether it is this machine.
     pub is_loopback: bool,
+    /// Host, and port where it is not the scheme's own, without what tells only by which network it
+    /// is reached (`-intranet`, `-share`): the same for the same service.
+    pub service: String,
 }
 
 /// The text is not an endpoint.
@@ -47,7 +50,9 @@ impl Endpoint {
         let ip = host.parse::<IpAddr>().ok();
         let is_loopback = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
         let scheme = scheme.unwrap_or(if is_loopback { "http" } else { "https" });
-        let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+        let as_text = |port: Option<u16>| port.map(|port| format!(":{port}")).unwrap_or_default();
+        let service_port = as_text(port.filter(|port| !matches!(port, 80 | 443)));
+        let port = as_text(port);
         // A name of the form project.127.0.0.1 is no valid host in a URL.
         let url_host = match ip {
             None if !is_loopback => format!("{project}.{host}"),
@@ -58,7 +63,27 @@ impl Endpoint {
             host_header: format!("{project}.{host}{port}"),
             region: region(host).filter(|_| ip.is_none()),
             is_loopback,
+            service: format!("{}{service_port}", service(host)),
         })
+    }
+
+    /// Whether anybody on the way can read what is sent.
+    pub fn is_in_clear(&self) -> bool {
+        !self.is_loopback && self.base_url.starts_with("http://")
+    }
+}
+
+/// `cn-hangzhou.log.aliyuncs.com` from `cn-hangzhou-intranet.log.aliyuncs.com`.
+fn service(host: &str) -> String {
+    if host == "localhost" {
+        return "127.0.0.1".to_owned();
+    }
+    let host = host.to_ascii_lowercase();
+    let (first, rest) = host.split_once('.').unwrap_or((&host, ""));
+    let network = ["-intranet", "-share"].into_iter().find_map(|end| first.strip_suffix(end));
+    match network {
+        Some(region) if !region.is_empty() => format!("{region}.{rest}"),
+        _ => host,
     }
 }
 
@@ -105,6 +130,29 @@ mod tests {
         assert_eq!(endpoint.host_header, "dify-logs.127.0.0.1:8080");
         assert!(endpoint.is_loopback);
         assert_eq!(endpoint.region, None);
+    }
+
+    #[test]
+    fn the_same_service_has_one_name_whatever_leads_to_it() {
+        let service = |text| Endpoint::parse(text, "p").unwrap().service;
+        for text in [
+            "cn-hangzhou.log.aliyuncs.com",
+            "https://cn-hangzhou-intranet.log.aliyuncs.com/",
+            "http://CN-Hangzhou-share.log.aliyuncs.com:80",
+        ] {
+            assert_eq!(service(text), "cn-hangzhou.log.aliyuncs.com", "{text}");
+        }
+        assert_eq!(service("localhost:8100"), service("http://127.0.0.1:8100"));
+        assert_ne!(service("127.0.0.1:8100"), service("127.0.0.1:8101"));
+        assert_ne!(service("cn-beijing.log.aliyuncs.com"), service("cn-hangzhou.log.aliyuncs.com"));
+    }
+
+    #[test]
+    fn only_this_machine_is_reached_in_clear_without_a_word() {
+        let is_in_clear = |text| Endpoint::parse(text, "p").unwrap().is_in_clear();
+        assert!(is_in_clear("http://cn-hangzhou-intranet.log.aliyuncs.com"));
+        assert!(is_in_clear("http://10.0.0.1"));
+        assert!(!is_in_clear("10.0.0.1") && !is_in_clear("http://127.0.0.1:8100"));
     }
 
     #[test]

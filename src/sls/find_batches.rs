@@ -20,12 +20,20 @@ pub const ROWS_TAG: &str = "__rows__";
 /// The tag that tells a batch's digest.
 pub const DIGEST_TAG: &str = "__digest__";
 
+/// The tag that tells which sending of its batch a group is, from 1: each is on a number of its own.
+pub const ATTEMPT_TAG: &str = "__attempt__";
+
+/// The tag that names the conversion of a batch by its fingerprint.
+pub const CONVERSION_TAG: &str = "__conversion__";
+
 /// What a page holds of a batch, whichever ledger has sent it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundBatch {
     pub ledger_id: Uuid,
     /// What its tags tell; `None` when they cannot be read.
     pub tagged: Option<(u64, Digest)>,
+    /// The fingerprint of its conversion, as its tag tells.
+    pub conversion: Option<String>,
     /// What was found.
     pub sum: Sum,
     pub raw_bytes: u64,
@@ -56,6 +64,7 @@ pub fn find(raw: &[u8], table: Table) -> anyhow::Result<BTreeMap<Uuid, FoundBatc
         let batch = batches.entry(batch_id).or_default();
         batch.ledger_id = ledger_id;
         batch.tagged = tagged(&group);
+        batch.conversion = text_tag(&group, CONVERSION_TAG).map(str::to_owned);
         batch.sum.groups += 1;
         batch.raw_bytes += bytes.len() as u64;
         for log in &group.logs {
@@ -71,9 +80,13 @@ pub fn find(raw: &[u8], table: Table) -> anyhow::Result<BTreeMap<Uuid, FoundBatc
 }
 
 fn tagged(group: &LogGroupView<'_>) -> Option<(u64, Digest)> {
-    let text = |tag| std::str::from_utf8(group.tag(tag)?).ok();
-    let digest: [u8; 32] = hex::decode(text(DIGEST_TAG)?).ok()?.try_into().ok()?;
-    Some((text(ROWS_TAG)?.parse().ok()?, Digest::from_bytes(digest)))
+    let digest = text_tag(group, DIGEST_TAG)?;
+    let digest: [u8; 32] = hex::decode(digest).ok()?.try_into().ok()?;
+    Some((text_tag(group, ROWS_TAG)?.parse().ok()?, Digest::from_bytes(digest)))
+}
+
+fn text_tag<'a>(group: &LogGroupView<'a>, tag: &str) -> Option<&'a str> {
+    std::str::from_utf8(group.tag(tag)?).ok()
 }
 
 fn row(log: &LogView<'_>, table: Table) -> Option<FoundRow> {
@@ -121,7 +134,12 @@ mod tests {
         let (ledger, batch) = (Uuid::from_u128(7), Uuid::from_u128(8));
         let tag = format!("{ledger}/{batch}");
         let digest = "00".repeat(32);
-        let tags = [(BATCH_TAG, tag.as_str()), (ROWS_TAG, "3"), (DIGEST_TAG, &digest)];
+        let tags = [
+            (BATCH_TAG, tag.as_str()),
+            (ROWS_TAG, "3"),
+            (DIGEST_TAG, &digest),
+            (CONVERSION_TAG, "0123456789abcdef"),
+        ];
         let page = [
             group(&[(1, "2024-05-06T07:08:09"), (2, "nonsense")], &tags),
             group(&[(9, "2024-05-06T07:08:09")], &[]),
@@ -133,6 +151,7 @@ mod tests {
         let found = &found[&batch];
         assert_eq!(found.ledger_id, ledger);
         assert_eq!(found.tagged, Some((3, Digest::default())));
+        assert_eq!(found.conversion.as_deref(), Some("0123456789abcdef"));
         assert_eq!((found.sum.rows, found.sum.groups), (3, 2));
         let rows: Vec<_> =
             found.rows.iter().map(|row| (row.id.as_u128(), row.created_at.to_string())).collect();

@@ -65,6 +65,11 @@ struct CursorBody {
     cursor: String,
 }
 
+#[derive(Deserialize)]
+struct CursorTimeBody {
+    cursor_time: i64,
+}
+
 impl Client {
     /// All shards of a logstore, read-only ones too.
     pub async fn shards(&self, logstore: &str) -> Result<Vec<Shard>, Failure> {
@@ -82,6 +87,20 @@ impl Client {
         Ok(body.cursor)
     }
 
+    /// When SLS received the group at `cursor` (GetCursorTime), Unix seconds.
+    pub async fn cursor_time(
+        &self,
+        logstore: &str,
+        shard: u32,
+        cursor: &str,
+    ) -> Result<i64, Failure> {
+        let call = Call::new(Method::GET, format!("/logstores/{logstore}/shards/{shard}"))
+            .query("type", "cursor_time")
+            .query("cursor", cursor);
+        let body: CursorTimeBody = parse(&self.call(call).await?.body, "a cursor's time")?;
+        Ok(body.cursor_time)
+    }
+
     /// At most `groups_max` (1 to 1000) groups from `cursor`. An empty page with the same cursor
     /// is the end of what is written.
     pub async fn pull(
@@ -91,12 +110,27 @@ impl Client {
         cursor: &str,
         groups_max: u32,
     ) -> Result<Pulled, Failure> {
-        let call = Call::new(Method::GET, format!("/logstores/{logstore}/shards/{shard}"))
+        self.pull_until(logstore, shard, cursor, None, groups_max).await
+    }
+
+    /// The same, of what lies before `end_cursor`.
+    pub async fn pull_until(
+        &self,
+        logstore: &str,
+        shard: u32,
+        cursor: &str,
+        end_cursor: Option<&str>,
+        groups_max: u32,
+    ) -> Result<Pulled, Failure> {
+        let mut call = Call::new(Method::GET, format!("/logstores/{logstore}/shards/{shard}"))
             .query("type", "logs")
             .query("cursor", cursor)
             .query("count", groups_max)
             .header("accept", "application/x-protobuf")
             .header("accept-encoding", "lz4");
+        if let Some(end_cursor) = end_cursor {
+            call = call.query("end_cursor", end_cursor);
+        }
         let answer = self.call(call).await?;
         let number = |name: &str| -> Result<usize, Failure> {
             let text = answer.header(name)?;

@@ -40,7 +40,7 @@ impl Source {
             Some(table) => {
                 let sql = format!(
                     "SELECT created_at FROM {} ORDER BY created_at, id LIMIT 1",
-                    pg::quote(table.name())
+                    pg::in_public(table.name())
                 );
                 let mut tx = self.begin_on_indexes().await?;
                 pg::made_statement(&sql).fetch_optional(&mut *tx).await.with_context(context)?

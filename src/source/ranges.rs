@@ -31,7 +31,7 @@ impl Source {
                     _ => scope.since,
                 };
                 sql.push("SELECT created_at AS at, id FROM ");
-                sql.push(&pg::quote(table.name()));
+                sql.push(&pg::in_public(table.name()));
                 sql.push(" WHERE true");
                 push_window(&mut sql, "created_at", since, scope.until);
                 if after != Key::START {
@@ -42,7 +42,7 @@ impl Source {
             }
             KeyOrder::Walk | KeyOrder::Rest => {
                 sql.push("SELECT '-infinity'::timestamp AS at, id FROM ");
-                sql.push(&pg::quote(table.name()));
+                sql.push(&pg::in_public(table.name()));
                 if after != Key::START {
                     let id = sql.id(after.id);
                     sql.push(&format!(" WHERE id > {id}"));

@@ -90,11 +90,11 @@ impl Scope {
 
     /// `FROM … WHERE …` for the rows of `span`. The row is `t`; with `ByRun` its run is `r`.
     pub(in crate::source) fn push_from(&self, sql: &mut Sql, span: &Span) {
-        let table = pg::quote(self.table.name());
+        let table = pg::in_public(self.table.name());
         match self.order {
             KeyOrder::ByRun => {
                 sql.push(&format!(
-                    " FROM workflow_runs r JOIN {table} t ON t.workflow_run_id = r.id WHERE true"
+                    " FROM public.workflow_runs r JOIN {table} t ON t.workflow_run_id = r.id WHERE true"
                 ));
                 let since = self.runs_since();
                 push_window(sql, "r.created_at", since, self.until);
@@ -110,7 +110,7 @@ impl Scope {
             }
         }
         if self.order == KeyOrder::Rest {
-            sql.push(" AND NOT EXISTS (SELECT FROM workflow_runs r WHERE r.id = t.workflow_run_id");
+            sql.push(" AND NOT EXISTS (SELECT FROM public.workflow_runs r WHERE r.id = t.workflow_run_id");
             push_window(sql, "r.created_at", self.runs_since(), self.until);
             sql.push(")");
         }

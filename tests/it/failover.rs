@@ -90,7 +90,9 @@ fn a_batch_that_the_ledger_lacks_stops_it_with_the_page_that_shows_the_batch() {
     wait_for_batches(&fixture, 4);
     let lost = "WITH lost AS (DELETE FROM sls_backfill.batch WHERE id = (SELECT id \
                 FROM sls_backfill.batch WHERE state = 'stored' ORDER BY id DESC LIMIT 1) \
-                RETURNING id, range_id, rows) \
+                RETURNING id, range_id, rows), \
+                its_rows AS (DELETE FROM sls_backfill.batch_rows r USING lost \
+                WHERE r.batch_id = lost.id) \
                 UPDATE sls_backfill.range r SET rows_seen = rows_seen - lost.rows FROM lost \
                 WHERE r.id = lost.range_id RETURNING lost.id";
     let lost = fixture.database.psql(lost);

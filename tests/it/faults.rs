@@ -17,7 +17,7 @@ mod rows;
 mod sends;
 
 /// A run in which SLS's times are short enough for a test.
-const SHORT: &str = "run --batch-kib 64 --signature-life-s 3 --late-s 1 --visible-s 1";
+pub(crate) const SHORT: &str = "run --batch-kib 64 --signature-life-s 3 --late-s 1 --visible-s 1";
 
 /// Whether the ledger takes SLS to refuse a repeated number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +106,10 @@ fn ends_well(fixture: &Fixture) {
     assert_eq!(fixture.database.psql(tags).trim(), "0", "nothing of a replaced batch is in SLS");
 }
 
-fn fault(kind: &str, nth: u32, times: u32, action: Value) -> Value {
+pub(crate) fn fault(kind: &str, nth: u32, times: u32, action: Value) -> Value {
     json!({"kind": kind, "nth": nth, "times": times, "action": action})
 }
 
-fn refuse(status: u16, code: &str, message: &str) -> Value {
+pub(crate) fn refuse(status: u16, code: &str, message: &str) -> Value {
     json!({"refuse": {"status": status, "code": code, "message": message}})
 }

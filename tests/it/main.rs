@@ -11,12 +11,16 @@ mod bad_input;
 #[cfg(feature = "simulator")]
 mod dify_writer;
 #[cfg(feature = "simulator")]
+mod docs;
+#[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
 mod failover;
 #[cfg(feature = "simulator")]
 mod faults;
 mod harness;
+#[cfg(feature = "simulator")]
+mod help;
 #[cfg(feature = "simulator")]
 mod history;
 #[cfg(feature = "simulator")]
@@ -33,7 +37,11 @@ mod probe;
 #[cfg(feature = "simulator")]
 mod progress;
 #[cfg(feature = "simulator")]
+mod purge;
+#[cfg(feature = "simulator")]
 mod queries;
+#[cfg(feature = "simulator")]
+mod reading;
 #[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
@@ -44,3 +52,7 @@ mod service;
 mod settings;
 #[cfg(feature = "simulator")]
 mod shapes;
+#[cfg(feature = "simulator")]
+mod trust;
+#[cfg(feature = "simulator")]
+mod verify;

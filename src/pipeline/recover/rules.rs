@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sent ─► unknown ─► can it still be stored? ── yes ─► wait (or, where numbers are proven to be
-//!                            │                          kept, the same number once more)
+//!                            │                          refused, the same number once more)
 //!                            no, since `over_at`
 //!                            ▼
 //!         `visible_s` later, and read to the end of every shard after that: is it there?
@@ -70,6 +70,12 @@ impl Timings {
     /// makes it.
     fn bounded_life_s(&self) -> i64 {
         self.signature_life_s.min(Self::SLS.signature_life_s)
+    }
+
+    /// How long the end of a run waits for batches in doubt that can be resolved so soon. Where SLS is
+    /// faster, it is not waited for so long.
+    pub fn wait_at_end_s(&self) -> i64 {
+        (3 * (self.storable_s() + self.look_after_s())).min(200)
     }
 
     /// How long after its signature a request may still be stored.
@@ -179,6 +185,7 @@ mod tests {
     use crate::ledger::in_doubt::{AttemptReport, Sent};
     use crate::record::digest::Digest;
     use crate::record::table::Table;
+    use crate::record::timestamp::Timestamp;
 
     const SIGNED_AT: i64 = 1_790_000_000;
     const UNSEEN: Seen = Seen {
@@ -196,11 +203,13 @@ mod tests {
             range_id: 1,
             table: Table::Runs,
             row_ids: vec![Uuid::nil()],
+            created_first: Timestamp::from_unix_s(0),
             wanted: Sum { rows: 1, groups: 1, digest: Digest::of_log(1, &mut []) },
             raw_bytes: 10,
             conversion_id: 1,
             conversion: serde_json::Value::Null,
             ingest_time: 0,
+            sendings: 1,
             sent: Some(Sent {
                 lane_id: 1,
                 hash_key: String::new(),
@@ -295,6 +304,7 @@ mod tests {
         assert!(!is_conclusive(Some(now - 61), Timings::SLS, now));
         assert!(is_conclusive(Some(now - 62), Timings::SLS, now));
         assert_eq!(decidable_at(SIGNED_AT, Timings::SLS), SIGNED_AT + 900 + 120 + 62);
+        assert_eq!(Timings::SLS.wait_at_end_s(), 200);
     }
 
     #[test]

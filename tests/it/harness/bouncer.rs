@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::cluster::{Cluster, Owner, PASSWORD, USER};
+use crate::harness::cluster::{Cluster, Owner, PASSWORD, USER, binary};
 use crate::harness::poll;
 
 /// A running PgBouncer. Dropped, it is stopped and its files are deleted; by the same means as a
@@ -45,7 +45,7 @@ impl Bouncer {
         [&directory, &users].into_iter().for_each(|path| owner.give(path));
         let settings = write_settings(&directory, port, servers, cluster);
         let mut guard = owner.command("sh");
-        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(program()).arg(&settings);
+        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(binary("pgbouncer")).arg(&settings);
         guard.current_dir(&directory).process_group(0);
         let guard = guard.stdin(Stdio::piped()).spawn().unwrap();
         let bouncer = Self { guard, directory, port, servers };
@@ -88,10 +88,4 @@ impl Drop for Bouncer {
         // Closes the pipe first.
         let _ = self.guard.wait();
     }
-}
-
-/// Debian has it where only root's PATH leads.
-fn program() -> &'static str {
-    let debian = "/usr/sbin/pgbouncer";
-    if Path::new(debian).exists() { debian } else { "pgbouncer" }
 }
