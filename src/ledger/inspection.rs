@@ -64,10 +64,10 @@ impl Standbys {
         if self.count == 0 || self.are_waited_for {
             return None;
         }
-        let noun = if self.count == 1 { "standby" } else { "standbys" };
         let found = format!(
-            "does not wait for its {} {noun} (synchronous_standby_names is empty): after a failover \
-             the ledger may lack its last moments; it is stopped then, and nothing is doubled",
+            "does not wait for its standbys (synchronous_standby_names is empty; connected: {}): \
+             after a failover the ledger may lack its last moments; it is stopped then, and nothing is \
+             doubled",
             self.count
         );
         let hint = "have commits wait for a standby (synchronous_standby_names), or be ready to run \

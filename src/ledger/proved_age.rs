@@ -8,6 +8,7 @@ use crate::ledger::Ledger;
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge};
 use crate::ledger::audit_conclusion::give_up;
 use crate::ledger::intent::BatchRow;
+use crate::ledger::live_rows::release_rows;
 use crate::pg;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
@@ -84,6 +85,7 @@ impl Ledger {
         .await
         .with_context(context)?;
         let Some(abandoned) = abandoned else { return Ok(false) };
+        release_rows(&mut tx, table, batch_id).await?;
         pg::statement(
             "INSERT INTO sls_backfill.hold \
                (table_name, row_id, pass_id, reason, detail, created_at, finished_at, look_again) \
@@ -164,7 +166,7 @@ impl Ledger {
     /// A person has decided to go on without a canary. If nothing of it was found, SLS does not keep
     /// it: it is abandoned, and the next range of holds tries its rows again. If a part of it is there,
     /// it stays as it is; gives whether its rows are tried again.
-    pub async fn decide_unkept(&self, batch_id: Uuid) -> anyhow::Result<bool> {
+    pub async fn decide_unkept(&self, table: Table, batch_id: Uuid) -> anyhow::Result<bool> {
         let context = || format!("go on without batch {batch_id}");
         let mut tx = self.begin().await?;
         // Whoever adds a sighting takes the same lock first (`ledger::sighting`).
@@ -184,7 +186,7 @@ impl Ledger {
         let is_absent = seen.is_none() && row.try_get::<bool, _>("is_stored")?;
         if is_absent {
             let detail = "SLS acknowledged it and did not keep it; sent again as asked";
-            give_up(&mut tx, batch_id, HoldReason::Expired, detail).await?;
+            give_up(&mut tx, table, batch_id, HoldReason::Expired, detail).await?;
         }
         pg::statement(
             "UPDATE sls_backfill.unkept SET decided_at = clock_timestamp() WHERE batch_id = $1",

@@ -3,8 +3,9 @@
 //! A position moves in the transaction that adds what was found before it, and only from where it
 //! stood. So however many processes read a shard, every log group is summed up once.
 //!
-//! A page that shows a batch whose fate is open is on disk before anybody sees it in the book: that
-//! nothing of a batch was found must not be concluded from what a crash can take back. Any other page
+//! A page that shows a batch whose fate is open, or one that was given up, is on disk before anybody
+//! sees it in the book: that nothing of a batch was found must not be concluded from what a crash can
+//! take back. Any other page
 //! may be lost, and is read again.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use crate::record::table::Table;
 /// A page of a shard, summed up.
 #[derive(Debug, Clone)]
 pub struct Page<'a> {
-    pub logstore: &'a str,
+    pub table: Table,
     pub shard: u32,
     /// Where the page begins: the position as it stands.
     pub cursor: &'a str,
@@ -159,13 +160,13 @@ impl Ledger {
              WHERE logstore = $1 AND shard = $2 AND cursor = $3 \
              AND NOT EXISTS (SELECT FROM sls_backfill.ledger WHERE audit IS NOT NULL)",
         )
-        .bind(page.logstore)
+        .bind(page.table.logstore())
         .bind(i32::try_from(page.shard)?)
         .bind(page.cursor)
         .bind(page.next_cursor)
         .execute(&mut *tx)
         .await
-        .with_context(|| format!("note what shard {} of {} holds", page.shard, page.logstore))?;
+        .with_context(|| format!("note what shard {} of {} shows", page.shard, page.table))?;
         if moved.rows_affected() != 1 {
             let audited = pg::statement(
                 "SELECT stopped_because FROM sls_backfill.ledger \
@@ -181,24 +182,22 @@ impl Ledger {
         }
         let context = "note what was found in SLS";
         let mut revived = Vec::new();
-        let mut stopped = None;
-        if !page.sums.is_empty() {
-            let ids: Vec<Uuid> = page.sums.keys().copied().collect();
-            let states = states(&mut tx, ids.clone()).await.context(context)?;
-            add_sightings(&mut tx, page).await.context(context)?;
-            for (batch_id, state) in &states {
-                if matches!(state.as_str(), "split" | "abandoned")
-                    && revive_if_alone(&mut tx, *batch_id, None).await?
-                {
-                    revived.push(*batch_id);
-                }
+        let ids: Vec<Uuid> = page.sums.keys().copied().collect();
+        let states = states(&mut tx, ids.clone()).await.context(context)?;
+        add_sightings(&mut tx, page).await.context(context)?;
+        for (batch_id, state) in &states {
+            if matches!(state.as_str(), "split" | "abandoned")
+                && revive_if_alone(&mut tx, page.table, *batch_id, None).await?
+            {
+                revived.push(*batch_id);
             }
-            stopped = stop_for_lacking(&mut tx, &ids, &states).await?;
-            if stopped.is_some() || states.values().any(|state| state == "intent") {
-                make_durable(&mut tx).await.context(context)?;
-            }
-            prove(&mut tx, ids).await.context("prove batches")?;
         }
+        let stopped = stop_for_lacking(&mut tx, &ids, &states).await?;
+        let is_open = states.values().any(|state| state == "intent");
+        if stopped.is_some() || is_open || !revived.is_empty() {
+            make_durable(&mut tx).await.context(context)?;
+        }
+        prove(&mut tx, ids).await.context("prove batches")?;
         tx.commit().await.context(context)?;
         match stopped {
             Some(stopped) => Err(stopped.into()),
@@ -214,21 +213,31 @@ impl Ledger {
     }
 
     /// The batches of `table`, but for those of `but_for`, that SLS has acknowledged and that were
-    /// not found whole yet; by lane.
+    /// not found whole yet; by lane. A shard shows its groups in order: what is not there although
+    /// its shard shows a batch that was sent later is lost, and tells nothing of the readers.
     pub async fn unseen(&self, table: Table, but_for: &[Uuid]) -> anyhow::Result<Vec<Unseen>> {
         let mut tx = self.begin_relaxed().await?;
         let rows = pg::statement(
-            "SELECT l.hash_key, c.shards, \
-             (extract(epoch FROM min(b.stored_at)) * 1000000)::int8 AS acknowledged_at \
-             FROM sls_backfill.batch b JOIN sls_backfill.lane l ON l.id = b.lane_id, \
-             LATERAL (SELECT array_agg(shard::int ORDER BY shard::int) AS shards \
-               FROM jsonb_object_keys(b.cursors) AS shard) AS c \
-             WHERE b.table_name = $1 AND b.state = 'stored' AND b.id <> ALL($2) \
-             AND b.rows > (SELECT coalesce(sum(s.rows), 0) FROM sls_backfill.sighting s \
-               WHERE s.batch_id = b.id) GROUP BY l.hash_key, c.shards",
+            "WITH unseen AS MATERIALIZED (SELECT l.hash_key, b.stored_at, c.shards \
+               FROM sls_backfill.batch b JOIN sls_backfill.lane l ON l.id = b.lane_id, \
+               LATERAL (SELECT array_agg(shard::int ORDER BY shard::int) AS shards \
+                 FROM jsonb_object_keys(b.cursors) AS shard) AS c \
+               WHERE b.table_name = $1 AND b.state = 'stored' AND b.id <> ALL($2) \
+               AND b.rows > (SELECT coalesce(sum(s.rows), 0) FROM sls_backfill.sighting s \
+                 WHERE s.batch_id = b.id)), \
+             latest AS MATERIALIZED (SELECT shards, (SELECT b.intended_at \
+                 FROM sls_backfill.sighting s JOIN sls_backfill.batch b ON b.id = s.batch_id \
+                 WHERE s.logstore = $3 AND ARRAY[s.shard] = u.shards \
+                 ORDER BY s.batch_id DESC LIMIT 1) AS intended_at \
+               FROM (SELECT DISTINCT shards FROM unseen) u) \
+             SELECT hash_key, u.shards, \
+             (extract(epoch FROM min(stored_at)) * 1000000)::int8 AS acknowledged_at \
+             FROM unseen u LEFT JOIN latest USING (shards) \
+             WHERE intended_at IS NULL OR intended_at <= stored_at GROUP BY hash_key, u.shards",
         )
         .bind(table.name())
         .bind(but_for.to_vec())
+        .bind(table.logstore())
         .fetch_all(&mut *tx)
         .await
         .with_context(|| format!("look for batches of {table} that SLS does not give back yet"))?;
@@ -334,7 +343,7 @@ async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
              WHERE batch_id = $1 AND logstore = $2 AND shard = $3 FOR UPDATE",
         )
         .bind(batch_id)
-        .bind(page.logstore)
+        .bind(page.table.logstore())
         .bind(shard)
         .fetch_optional(&mut **tx)
         .await?;
@@ -351,7 +360,7 @@ async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
              seen_at = clock_timestamp()",
         )
         .bind(batch_id)
-        .bind(page.logstore)
+        .bind(page.table.logstore())
         .bind(shard)
         .bind(i64::try_from(sum.rows)?)
         .bind(sum.digest.to_bytes().to_vec())

@@ -125,6 +125,30 @@ fn an_sls_that_says_stored_and_drops_old_logs_stops_every_run_until_a_person_dec
     .tells("are tried again");
     fixture.holds_every_finished_row_once();
     fixture.tool("run").run().exits(0);
+    // It has given its rows back, and others have taken them: else they would be stray.
+    fixture.tool("status").run().exits(0);
+}
+
+#[test]
+fn who_repairs_a_batch_that_sls_does_not_give_back_has_decided_about_it() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 300);
+    fixture.sls.switch(&json!({"log_time": "drop"}));
+    fixture.tool(IMPATIENT).run().exits(4).tells("SLS has acknowledged batch ");
+    fixture.sls.switch(&json!({"log_time": "accept"}));
+    fixture.database.psql(
+        "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '1 hour', \
+         stored_at = stored_at - interval '1 hour', intended_at = intended_at - interval '1 hour'",
+    );
+    fixture
+        .tool("verify --level content --signature-life-s 1 --late-s 0 --visible-s 0")
+        .run()
+        .exits(4);
+    fixture.tool("repair --execute").run().exits(0);
+    // What was sent again is not there at once, and stops nobody.
+    fixture.sls.switch(&json!({"receive_lag_ms": 1000}));
+    fixture.tool(&IMPATIENT.replace("--pull-wait-s 1", "--pull-wait-s 30")).run().exits(0);
+    fixture.holds_every_finished_row_once();
 }
 
 #[test]
@@ -180,15 +204,17 @@ fn a_given_up_batch_that_is_seen_later_lives_again_before_its_rows_are_tried() {
     fixture.database.psql(
         "WITH given_up AS (UPDATE sls_backfill.batch SET state = 'abandoned' WHERE id = \
            (SELECT id FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1) \
-           RETURNING id, pass_id) \
+           RETURNING id, pass_id), \
+         its_rows AS (DELETE FROM sls_backfill.live_workflow_runs WHERE batch_id = \
+           (SELECT id FROM given_up) RETURNING row_id) \
          INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
-         SELECT 'workflow_runs', encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, \
-         pass_id, 'expired', '', now() AT TIME ZONE 'UTC' \
-         FROM given_up JOIN sls_backfill.batch_rows ON batch_id = id, \
-           generate_series(0, octet_length(row_ids) / 16 - 1) n",
+         SELECT 'workflow_runs', row_id, pass_id, 'expired', '', now() AT TIME ZONE 'UTC' \
+         FROM given_up, its_rows",
     );
     fixture.tool("run").run().exits(0).tells("is in SLS after all");
     fixture.holds_every_finished_row_once();
+    // It has its rows again: else each would be stray.
+    fixture.tool("status").run().exits(0);
     let state = "SELECT count(*) FROM sls_backfill.batch WHERE state <> 'proved'";
     assert_eq!(fixture.database.psql(state), "0");
 }

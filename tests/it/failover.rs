@@ -146,7 +146,7 @@ fn a_ledger_whose_server_does_not_wait_for_its_standbys_is_told() {
     assert!(!alone.stderr.contains("standby"), "{alone}");
     fixture.tool("doctor").run().exits(0).prints("ok    standbys");
     let replica = primary.start_replica();
-    let told = "does not wait for its 1 standby (synchronous_standby_names is empty)";
+    let told = "does not wait for its standbys (synchronous_standby_names is empty; connected: 1)";
     fixture.tool("run").run().exits(0).tells(told).tells("hint: ");
     fixture.tool("doctor").run().exits(0).prints(told).prints("warn  standbys");
     fixture.database.psql("ALTER SYSTEM SET synchronous_standby_names = '*'");

@@ -41,7 +41,7 @@ impl Run<'_> {
             return Err(Ended { exit: Exit::Unfinished, error });
         }
         for UnkeptBatch { batch_id, rows, found, .. } in unkept {
-            if self.ledger.decide_unkept(batch_id).await? {
+            if self.ledger.decide_unkept(table, batch_id).await? {
                 tracing::warn!(
                     "SLS has acknowledged batch {batch_id} and does not keep it: its {} rows are tried \
                      again (--resend-unkept)",

@@ -141,7 +141,7 @@ impl TailReader {
             let added = self
                 .ledger
                 .add_page(&Page {
-                    logstore,
+                    table: self.table,
                     shard,
                     cursor: &cursor,
                     next_cursor: &pulled.next_cursor,

@@ -6,8 +6,10 @@ use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault, refuse};
+use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::poll;
+use crate::harness::simulator::Simulator;
 
 /// `name: Case { … }`: the test of that name, and one in each world.
 macro_rules! cases {
@@ -252,6 +254,24 @@ fn who_waits_for_readers_that_lag_says_so_and_ends_with_75() {
     let mut once = stored.clone();
     once.dedup();
     assert_eq!(stored, once);
+}
+
+#[test]
+fn a_batch_that_sls_has_lost_does_not_keep_others_in_doubt() {
+    let fixture = Fixture { database: Database::of_shape("dify-1.12"), sls: Simulator::start() };
+    fixture.tool("init --shards 1").run().exits(0);
+    fixture.fill(200, 20);
+    fixture.set_proven(false);
+    fixture.sls.switch(&json!({"signature_life_s": 3}));
+    let run = format!("{SHORT} --tables workflow_runs --verify none --workers 1");
+    fixture.tool(&run).arg("--max-rows=60").run().exits(75);
+    let first = "SELECT l.id || '/' || b.id FROM sls_backfill.batch b, sls_backfill.ledger l \
+                 ORDER BY b.id LIMIT 1";
+    let lost = fixture.database.psql(first);
+    fixture.sls.tamper("workflow_execution", &json!({"drop_batch": lost}));
+    fixture.sls.order(&fault("put", 1, 1, json!("cut_before")));
+    let outcome = fixture.tool(&run).arg("--max-rows=60").run().exits(75);
+    outcome.tells("0 found in SLS, 1 sent again").tells("--max-rows is reached");
 }
 
 #[test]
