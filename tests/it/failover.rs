@@ -62,6 +62,32 @@ fn a_replica_promoted_behind_a_pgbouncer_in_mid_run_stops_it_and_doubles_nothing
 }
 
 #[test]
+fn a_step_is_not_recorded_on_a_promoted_replica_even_if_it_lacks_nothing() {
+    let primary = Arc::new(Cluster::start(&[]));
+    let fixture = Fixture::of(Database::fresh_in(&primary).shape("dify-1.12"));
+    fixture.fill(40, 20);
+    let bouncer = Bouncer::start(&primary, 10);
+    let replica = primary.start_replica();
+    let psql = |sql: &str| fixture.database.psql_on(&replica, sql);
+    // A table with two shards is read from their ends; then the first batch looks for the end of its
+    // shard, before it is recorded.
+    fixture.sls.order(&json!({"kind": "cursor", "nth": 3, "action": "hold"}));
+    let run = format!("{RUN} --tables workflow_runs");
+    let running = fixture.tool(&run).env("DB_PORT", bouncer.port.to_string()).spawn();
+    fixture.sls.wait_until("held", 1);
+    poll("the range on the replica", Duration::from_secs(30), || {
+        (psql("SELECT count(*) > 0 FROM sls_backfill.range WHERE owner IS NOT NULL") == "t")
+            .then_some(())
+    });
+    psql("SELECT pg_promote()");
+    bouncer.lead_to(&replica);
+    fixture.sls.release();
+    running.wait().exits(3).tells("its Postgres is on another timeline");
+    assert_eq!(psql("SELECT count(*) FROM sls_backfill.batch"), "0");
+    assert!(fixture.stored("workflow_execution").is_empty());
+}
+
+#[test]
 fn a_process_whose_own_range_went_back_ends() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(400, 20);
