@@ -421,6 +421,18 @@ COMMENT ON COLUMN sls_backfill.proved_age.since IS 'The oldest log time (UTC) of
 COMMENT ON COLUMN sls_backfill.proved_age.batch_id IS 'That canary.';
 COMMENT ON COLUMN sls_backfill.proved_age.proved_at IS 'When it was proved.';
 
+CREATE TABLE sls_backfill.unkept (
+  batch_id   uuid PRIMARY KEY REFERENCES sls_backfill.batch,
+  since      timestamp NOT NULL,
+  noticed_at timestamptz NOT NULL DEFAULT now(),
+  decided_at timestamptz
+);
+COMMENT ON TABLE  sls_backfill.unkept IS 'Canaries that SLS acknowledged and did not give back in time. While one is stored and not proved, nothing is sent before a person decides.';
+COMMENT ON COLUMN sls_backfill.unkept.batch_id IS 'The canary.';
+COMMENT ON COLUMN sls_backfill.unkept.since IS 'Its oldest log time (UTC).';
+COMMENT ON COLUMN sls_backfill.unkept.noticed_at IS 'When it was waited for in vain.';
+COMMENT ON COLUMN sls_backfill.unkept.decided_at IS 'When a person decided to go on without it; NULL: nobody has.';
+
 CREATE TABLE sls_backfill.verification (
   id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   table_name     text NOT NULL,

@@ -8,6 +8,7 @@ pub mod acknowledge;
 pub mod adopt;
 pub mod audit_conclusion;
 pub mod batch_rows;
+pub mod continuity;
 pub mod day_counts;
 pub mod finding;
 pub mod hold;
@@ -40,6 +41,7 @@ use uuid::Uuid;
 
 use crate::error_text::error_text;
 use crate::ledger::migrate::migrate;
+use crate::pg::identity::timeline;
 use crate::pg::{self, Address, Tx};
 
 /// Any statement of the ledger is a matter of milliseconds; one that is not hangs.
@@ -55,6 +57,8 @@ pub struct Ledger {
     pool: PgPool,
     /// First half of every `__batch__` tag.
     pub id: Uuid,
+    /// The timeline of its Postgres when it was opened; `None`: this user may not ask for it.
+    timeline: Option<String>,
 }
 
 /// A write named a token or a position that is not the range's any more: somebody else owns it.
@@ -123,8 +127,9 @@ impl Ledger {
         .fetch_one(&mut *tx)
         .await?
         .try_get("id")?;
+        let timeline = timeline(&mut tx).await?;
         tx.commit().await.context("make the schema sls_backfill")?;
-        Ok(Self { pool, id })
+        Ok(Self { pool, id, timeline })
     }
 
     /// Remembers the SLS project that this ledger's batches go to; refuses any other.
@@ -193,6 +198,12 @@ impl Ledger {
             .await
             .context("begin a transaction in the ledger")
     }
+}
+
+/// What this transaction has written is on disk when its commit is answered, after all.
+pub(in crate::ledger) async fn make_durable(tx: &mut Tx) -> anyhow::Result<()> {
+    pg::statement("SET LOCAL synchronous_commit = on").execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// The error with the chain of its causes, and what to do about it in the last line.

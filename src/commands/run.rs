@@ -1,6 +1,7 @@
 //! `run`: sends what is to be sent, continues where the last run stopped, and verifies.
 
 mod passes;
+mod unkept;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +58,9 @@ struct Run<'a> {
     now: Timestamp,
     /// Which rows' logs are kept.
     kept: BTreeMap<Table, Kept>,
+    /// When this run has read for the first time what SLS had acknowledged before (Unix seconds,
+    /// SLS's clock).
+    behind_at: BTreeMap<Table, i64>,
     rows: RowBudget,
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
@@ -103,6 +107,9 @@ pub async fn run(
         .or_exit(Exit::Preflight)?;
     ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
     ledger.recognise(&source.identity().await?, settings.new_source).await?;
+    if let Some((found, hint)) = ledger.standbys().await?.warning() {
+        tracing::warn!("the ledger's Postgres {found}\nhint: {hint}");
+    }
     let process = ledger.enter(settings.join).await.map_err(|error| {
         let ended = Ended::from(error);
         if ended.exit != Exit::Busy {
@@ -143,6 +150,7 @@ pub async fn run(
         process: process.clone(),
         now,
         kept,
+        behind_at: BTreeMap::new(),
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
         shutdown,
@@ -233,14 +241,24 @@ impl Run<'_> {
         epoch.claim().await.or_exit(Exit::Preflight)?;
         if self.settings.verify == Verify::Tags {
             for shape in shapes {
-                let mut tail_reader =
-                    TailReader::begin(&self.client, &self.ledger, shape.table).await?;
-                tail_reader.catch_up(&self.shutdown).await?;
+                self.read_first(shape.table).await?;
             }
         }
-        epoch.check_batches().await?;
         self.guarantees.proven = self.is_seqid_proven().await?;
         self.all_tables(shapes).await
+    }
+
+    /// Reads what has become visible since the last run: what it tells comes before any decision.
+    async fn read_first(&mut self, table: Table) -> Result<(), Ended> {
+        let read_from = self.client.now();
+        let was_behind = !self.ledger.unseen(table, &[]).await?.is_empty();
+        let mut tail_reader = TailReader::begin(&self.client, &self.ledger, table).await?;
+        tail_reader.catch_up(&self.shutdown).await?;
+        if was_behind {
+            self.behind_at.insert(table, self.client.now());
+        }
+        // Who was asked to stop has not read to the end.
+        if self.shutdown.is_asked() { Ok(()) } else { self.check_unkept(table, read_from).await }
     }
 
     /// Whether SLS refuses a sequence number that it has stored; tests it where that is not known.

@@ -53,6 +53,8 @@ pub struct RunSettings {
     /// Send also rows that are older than their logstore keeps logs.
     pub beyond_ttl: bool,
     pub canary: CanarySettings,
+    /// Send again what SLS has acknowledged and certainly does not keep.
+    pub resend_unkept: bool,
     /// Go on with an open pass although the conversion has changed.
     pub new_conversion: bool,
     pub verify: Verify,

@@ -2,16 +2,22 @@
 //!
 //! A position moves in the transaction that adds what was found before it, and only from where it
 //! stood. So however many processes read a shard, every log group is summed up once.
+//!
+//! A page that shows a batch whose fate is open, or one that was given up, is on disk before anybody
+//! sees it in the book: that nothing of a batch was found must not be concluded from what a crash can
+//! take back. Any other page
+//! may be lost, and is read again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use crate::ledger::Ledger;
-use crate::ledger::stop::Stopped;
+use crate::ledger::audit_conclusion::revive_if_alone;
+use crate::ledger::stop::{Stopped, write_stop};
+use crate::ledger::{Ledger, make_durable};
 use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
 use crate::record::table::Table;
@@ -19,7 +25,7 @@ use crate::record::table::Table;
 /// A page of a shard, summed up.
 #[derive(Debug, Clone)]
 pub struct Page<'a> {
-    pub logstore: &'a str,
+    pub table: Table,
     pub shard: u32,
     /// Where the page begins: the position as it stands.
     pub cursor: &'a str,
@@ -40,8 +46,27 @@ pub struct DifferingBatch {
 }
 
 /// A moment on the ledger's clock, in microseconds since 1970.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(i64);
+
+/// What came of adding a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AddedPage {
+    /// Another process has added it.
+    Before,
+    /// It is added. `revived`: batches that were given up and are there after all.
+    Now { revived: Vec<Uuid> },
+}
+
+/// Batches of one lane that SLS has acknowledged, and that were not found whole yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unseen {
+    pub hash_key: String,
+    /// The shards that owned the key when they were sent.
+    pub shards: BTreeSet<u32>,
+    /// When the first of them was acknowledged.
+    pub acknowledged_at: Moment,
+}
 
 /// What a comparison of the book with SLS gave.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -125,22 +150,23 @@ impl Ledger {
     }
 
     /// Adds a page and moves the shard's position behind it; marks batches that are now whole as
-    /// proved. Gives `false`, and does nothing, when another process has read the page; fails with
-    /// [`Stopped`] when an audit reads by itself.
-    pub async fn add_page(&self, page: &Page<'_>) -> anyhow::Result<bool> {
+    /// proved; takes back those that were given up, unless others have their rows. Fails with
+    /// [`Stopped`] when an audit reads by itself, and when the page shows a batch of this ledger that
+    /// the book lacks, which stops it.
+    pub async fn add_page(&self, page: &Page<'_>) -> anyhow::Result<AddedPage> {
         let mut tx = self.begin_relaxed().await?;
         let moved = pg::statement(
             "UPDATE sls_backfill.read_position SET cursor = $4, updated_at = clock_timestamp() \
              WHERE logstore = $1 AND shard = $2 AND cursor = $3 \
              AND NOT EXISTS (SELECT FROM sls_backfill.ledger WHERE audit IS NOT NULL)",
         )
-        .bind(page.logstore)
+        .bind(page.table.logstore())
         .bind(i32::try_from(page.shard)?)
         .bind(page.cursor)
         .bind(page.next_cursor)
         .execute(&mut *tx)
         .await
-        .with_context(|| format!("note what shard {} of {} holds", page.shard, page.logstore))?;
+        .with_context(|| format!("note what shard {} of {} shows", page.shard, page.table))?;
         if moved.rows_affected() != 1 {
             let audited = pg::statement(
                 "SELECT stopped_because FROM sls_backfill.ledger \
@@ -151,15 +177,81 @@ impl Ledger {
             .context("look whether an audit reads")?;
             return match audited {
                 Some(row) => Err(Stopped { because: row.try_get("stopped_because")? }.into()),
-                None => Ok(false),
+                None => Ok(AddedPage::Before),
             };
         }
-        if !page.sums.is_empty() {
-            add_sightings(&mut tx, page).await.context("note what was found in SLS")?;
-            prove(&mut tx, page.sums.keys().copied().collect()).await.context("prove batches")?;
+        let context = "note what was found in SLS";
+        let mut revived = Vec::new();
+        let ids: Vec<Uuid> = page.sums.keys().copied().collect();
+        let states = states(&mut tx, ids.clone()).await.context(context)?;
+        add_sightings(&mut tx, page).await.context(context)?;
+        for (batch_id, state) in &states {
+            if matches!(state.as_str(), "split" | "abandoned")
+                && revive_if_alone(&mut tx, page.table, *batch_id, None).await?
+            {
+                revived.push(*batch_id);
+            }
         }
-        tx.commit().await.context("note what was found in SLS")?;
-        Ok(true)
+        let stopped = stop_for_lacking(&mut tx, &ids, &states).await?;
+        let is_open = states.values().any(|state| state == "intent");
+        if stopped.is_some() || is_open || !revived.is_empty() {
+            make_durable(&mut tx).await.context(context)?;
+        }
+        prove(&mut tx, ids).await.context("prove batches")?;
+        tx.commit().await.context(context)?;
+        match stopped {
+            Some(stopped) => Err(stopped.into()),
+            None => Ok(AddedPage::Now { revived }),
+        }
+    }
+
+    /// Marks those of `ids` that were found whole and once.
+    pub async fn prove(&self, ids: Vec<Uuid>) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        prove(&mut tx, ids).await.context("prove batches")?;
+        tx.commit().await.context("prove batches")
+    }
+
+    /// The batches of `table`, but for those of `but_for`, that SLS has acknowledged and that were
+    /// not found whole yet; by lane. A shard shows its groups in order: what is not there although
+    /// its shard shows a batch that was sent later is lost, and tells nothing of the readers.
+    pub async fn unseen(&self, table: Table, but_for: &[Uuid]) -> anyhow::Result<Vec<Unseen>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "WITH unseen AS MATERIALIZED (SELECT l.hash_key, b.stored_at, c.shards \
+               FROM sls_backfill.batch b JOIN sls_backfill.lane l ON l.id = b.lane_id, \
+               LATERAL (SELECT array_agg(shard::int ORDER BY shard::int) AS shards \
+                 FROM jsonb_object_keys(b.cursors) AS shard) AS c \
+               WHERE b.table_name = $1 AND b.state = 'stored' AND b.id <> ALL($2) \
+               AND b.rows > (SELECT coalesce(sum(s.rows), 0) FROM sls_backfill.sighting s \
+                 WHERE s.batch_id = b.id)), \
+             latest AS MATERIALIZED (SELECT shards, (SELECT b.intended_at \
+                 FROM sls_backfill.sighting s JOIN sls_backfill.batch b ON b.id = s.batch_id \
+                 WHERE s.logstore = $3 AND ARRAY[s.shard] = u.shards \
+                 ORDER BY s.batch_id DESC LIMIT 1) AS intended_at \
+               FROM (SELECT DISTINCT shards FROM unseen) u) \
+             SELECT hash_key, u.shards, \
+             (extract(epoch FROM min(stored_at)) * 1000000)::int8 AS acknowledged_at \
+             FROM unseen u LEFT JOIN latest USING (shards) \
+             WHERE intended_at IS NULL OR intended_at <= stored_at GROUP BY hash_key, u.shards",
+        )
+        .bind(table.name())
+        .bind(but_for.to_vec())
+        .bind(table.logstore())
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("look for batches of {table} that SLS does not give back yet"))?;
+        rows.iter()
+            .map(|row| {
+                let shards: Option<Vec<i32>> = row.try_get("shards")?;
+                let shards = shards.unwrap_or_default().into_iter().map(u32::try_from);
+                Ok(Unseen {
+                    hash_key: row.try_get("hash_key")?,
+                    shards: shards.collect::<Result<_, _>>()?,
+                    acknowledged_at: Moment(row.try_get("acknowledged_at")?),
+                })
+            })
+            .collect()
     }
 
     /// The ledger's clock.
@@ -209,6 +301,34 @@ impl Ledger {
     }
 }
 
+/// The states of those of `ids` that the book has. They stay as they are until the transaction ends:
+/// who gives one of them up meanwhile waits, and then finds what this page shows.
+async fn states(tx: &mut Tx, ids: Vec<Uuid>) -> anyhow::Result<BTreeMap<Uuid, String>> {
+    let rows = pg::statement(
+        "SELECT id, state FROM sls_backfill.batch WHERE id = ANY($1) ORDER BY id \
+         FOR NO KEY UPDATE",
+    )
+    .bind(ids)
+    .fetch_all(&mut **tx)
+    .await?;
+    rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("state")?))).collect()
+}
+
+/// Stops the ledger if it lacks one of `ids`, which bear its tag.
+async fn stop_for_lacking(
+    tx: &mut Tx,
+    ids: &[Uuid],
+    states: &BTreeMap<Uuid, String>,
+) -> anyhow::Result<Option<Stopped>> {
+    let Some(lacking) = ids.iter().find(|id| !states.contains_key(id)) else { return Ok(None) };
+    let because = format!(
+        "SLS holds batch {lacking} of this ledger, which the ledger lacks: a copy of it is at work, \
+         or it went back in time"
+    );
+    write_stop(tx, &because).await?;
+    Ok(Some(Stopped { because }))
+}
+
 async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
     let shard = i32::try_from(page.shard)?;
     for (batch_id, found) in page.sums {
@@ -217,7 +337,7 @@ async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
              WHERE batch_id = $1 AND logstore = $2 AND shard = $3 FOR UPDATE",
         )
         .bind(batch_id)
-        .bind(page.logstore)
+        .bind(page.table.logstore())
         .bind(shard)
         .fetch_optional(&mut **tx)
         .await?;
@@ -234,7 +354,7 @@ async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
              seen_at = clock_timestamp()",
         )
         .bind(batch_id)
-        .bind(page.logstore)
+        .bind(page.table.logstore())
         .bind(shard)
         .bind(i64::try_from(sum.rows)?)
         .bind(sum.digest.to_bytes().to_vec())

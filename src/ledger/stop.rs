@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::pg::identity::{Identity, identity};
@@ -76,7 +75,7 @@ impl Ledger {
         let own_then = known_identity(&row, "own_identity")?;
         let differences = own_then.differences(&own);
         if !differences.is_empty() {
-            let because = format!("the ledger is not where it was: {}", differences.join("; "));
+            let because = not_where_it_was(&differences);
             write_stop(&mut tx, &because).await?;
             tx.commit().await.context("stop the ledger")?;
             return Err(Stopped { because }.into());
@@ -102,19 +101,6 @@ impl Ledger {
         Ok(own.system.is_some() && own.book.is_some() && own == *database)
     }
 
-    /// Fails with [`Stopped`] if the ledger was stopped.
-    pub async fn check_stop(&self) -> anyhow::Result<()> {
-        let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement("SELECT stopped_because FROM sls_backfill.ledger")
-            .fetch_one(&mut *tx)
-            .await
-            .context("look whether the ledger was stopped")?;
-        match row.try_get("stopped_because")? {
-            Some(because) => Err(Stopped { because }.into()),
-            None => Ok(()),
-        }
-    }
-
     /// From now on nothing may be sent before an audit; gives the error that says so. What stopped
     /// it first stays the reason.
     pub async fn stop(&self, because: &str) -> anyhow::Result<Stopped> {
@@ -136,19 +122,6 @@ impl Ledger {
         rows.iter()
             .map(|row| Ok((row.try_get("epoch")?, u32::try_from(row.try_get::<i32, _>("stamp")?)?)))
             .collect()
-    }
-
-    /// A batch that was found in SLS under this ledger's tag and that the ledger lacks.
-    pub async fn unknown_batch(&self) -> anyhow::Result<Option<Uuid>> {
-        let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement(
-            "SELECT s.batch_id FROM sls_backfill.sighting s LEFT JOIN sls_backfill.batch b \
-             ON b.id = s.batch_id WHERE b.id IS NULL LIMIT 1",
-        )
-        .fetch_optional(&mut *tx)
-        .await
-        .context("look for batches that the ledger lacks")?;
-        Ok(row.map(|row| row.try_get("batch_id")).transpose()?)
     }
 
     /// What a probe on `project_and_endpoint` has shown; `None`: none was made there.
@@ -269,7 +242,7 @@ fn known_identity(row: &PgRow, column: &str) -> anyhow::Result<Identity> {
     Ok(known.map(serde_json::from_value).transpose()?.unwrap_or_default())
 }
 
-async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {
+pub(in crate::ledger) async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {
     pg::statement("UPDATE sls_backfill.ledger SET stopped_because = coalesce(stopped_because, $1)")
         .bind(because)
         .execute(&mut **tx)
@@ -286,4 +259,9 @@ async fn remember(tx: &mut Tx, own: &Identity, source: &Identity) -> anyhow::Res
         .await
         .context("remember who the ledger is")?;
     Ok(())
+}
+
+/// In words, that the ledger is not who it was.
+pub(in crate::ledger) fn not_where_it_was(differences: &[String]) -> String {
+    format!("the ledger is not where it was: {}", differences.join("; "))
 }

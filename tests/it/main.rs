@@ -15,6 +15,8 @@ mod docs;
 #[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
+mod failover;
+#[cfg(feature = "simulator")]
 mod faults;
 mod harness;
 #[cfg(feature = "simulator")]

@@ -23,8 +23,8 @@ use crate::pipeline::read::preparer::PreparerParts;
 use crate::pipeline::read::range_scan::ScanSettings;
 use crate::pipeline::read::recount::Recount;
 use crate::pipeline::read::scanner::ScannerParts;
-use crate::pipeline::read::window::{can_go_on, plan, scope};
-use crate::pipeline::recover::resolver::{Resolved, Resolver, ResolverParts};
+use crate::pipeline::read::window::{Standing, can_go_on, plan, scope};
+use crate::pipeline::recover::resolver::{BEHIND, Resolved, Resolver, ResolverParts};
 use crate::pipeline::send::canary::Canaries;
 use crate::pipeline::send::uploader::UploaderParts;
 use crate::pipeline::shutdown::channel;
@@ -124,6 +124,7 @@ impl Run<'_> {
             table: shape.table,
             tail_reader: tail_reader.clone(),
             guarantees: self.guarantees,
+            behind_at: self.behind_at.get(&shape.table).copied(),
             memory: self.memory.clone(),
             progress: Arc::clone(progress),
             pace: Arc::clone(&self.pace),
@@ -203,7 +204,12 @@ impl Run<'_> {
             return Ok(Some(open));
         }
         let wish = &self.settings.wish;
-        if can_go_on(&open.plan, open.begun, &begun_with, wish, conversion)? {
+        let standing = match (self.settings.join, open.begun) {
+            (true, _) => Standing::Joined,
+            (false, true) => Standing::Begun,
+            (false, false) => Standing::Fresh,
+        };
+        if can_go_on(&open.plan, standing, &begun_with, wish, conversion)? {
             tracing::info!("{table}: continuing pass {}", open.id);
             return Ok(Some(open));
         }
@@ -375,7 +381,8 @@ async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Erro
 
 /// Reports what became of batches in doubt.
 fn report_resolved(table: Table, resolved: &Resolved) {
-    let Resolved { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = resolved;
+    let Resolved { found, sent, halved, abandoned, refused_rows, open, behind, next_at, .. } =
+        resolved;
     if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
         tracing::info!(
             "{table}: batches in doubt: {found} found in SLS, {sent} sent again, {halved} halved, \
@@ -385,7 +392,9 @@ fn report_resolved(table: Table, resolved: &Resolved) {
     if *refused_rows > 0 {
         tracing::warn!("{table}: SLS refuses {refused_rows} rows; they are held");
     }
-    if let Some(at) = next_at.filter(|_| *open > 0) {
+    if *behind > 0 {
+        tracing::warn!("{table}: {BEHIND}: {behind} of these are not sent again yet");
+    } else if let Some(at) = next_at.filter(|_| *open > 0) {
         let at = Timestamp::from_unix_s(at);
         tracing::info!("{table}: until {at} (UTC) a request may still be on its way to SLS");
     }

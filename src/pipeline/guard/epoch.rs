@@ -18,8 +18,10 @@
 //!    deleted only when a higher one was listed.
 //! 3. A ledger that went back in time does not know the groups of the processes that came later. If
 //!    it went back within the life of one process, there is none; then the batches tell: the tail
-//!    reader goes on from an old cursor and meets tags of this ledger that it lacks. And another
-//!    timeline, database or table tells that the ledger was restored at all (`pg::identity`).
+//!    reader goes on from an old cursor and meets tags of this ledger that it lacks, and the page that
+//!    shows one stops the ledger (`ledger::sighting`). And another timeline, database or table tells
+//!    that the ledger was restored at all (`pg::identity`), the timeline also in mid-run, in every
+//!    statement that authorises a request (`ledger::continuity`).
 //! 4. A lost answer: the group may be made or not, and a repetition is refused. The stamp in the
 //!    list tells whose it is; a copy that has taken the same number has another one (but one time
 //!    in 3,600, and only if its answer or ours was lost).
@@ -194,16 +196,6 @@ impl Epoch {
         )
     }
 
-    /// Fails when a batch of this ledger was found in SLS that the ledger lacks.
-    pub async fn check_batches(&self) -> anyhow::Result<()> {
-        let Some(batch_id) = self.ledger.unknown_batch().await? else { return Ok(()) };
-        let because = format!(
-            "SLS holds batch {batch_id} of this ledger, which the ledger lacks: a copy of it is at \
-             work, or it went back in time"
-        );
-        Err(self.ledger.stop(&because).await?.into())
-    }
-
     /// Ends with an error when somebody else has come, the ledger was stopped, or nobody can look.
     pub async fn watch(&self, timings: Timings) -> anyhow::Error {
         let mut failed = 0;
@@ -227,7 +219,6 @@ impl Epoch {
     async fn look_again(&self) -> anyhow::Result<()> {
         let looked_at = self.client.now();
         self.ledger.check_stop().await?;
-        self.check_batches().await?;
         for table in &self.tables {
             let (_, others) = self.look(*table).await?;
             if let Some(other) = others.first() {

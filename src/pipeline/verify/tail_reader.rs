@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::ledger::Ledger;
-use crate::ledger::sighting::{Comparison, Page};
+use crate::ledger::sighting::{AddedPage, Comparison, Page};
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
@@ -141,18 +141,24 @@ impl TailReader {
             let added = self
                 .ledger
                 .add_page(&Page {
-                    logstore,
+                    table: self.table,
                     shard,
                     cursor: &cursor,
                     next_cursor: &pulled.next_cursor,
                     sums: &sums.batches,
                 })
                 .await?;
-            if !added {
+            let AddedPage::Now { revived } = added else {
                 // Somebody else reads this shard too, and is a bit further than we are.
                 let positions = self.ledger.read_positions(logstore).await?;
                 cursor = positions.get(&shard).cloned().unwrap_or(cursor);
                 continue;
+            };
+            for batch_id in revived {
+                tracing::warn!(
+                    "batch {batch_id} was given up and is in SLS after all: its rows are not sent \
+                     again"
+                );
             }
             groups += u64::from(pulled.groups);
             cursor = pulled.next_cursor;
