@@ -3,5 +3,6 @@
 pub mod digest;
 pub mod hold;
 pub mod key;
+pub mod seal;
 pub mod table;
 pub mod timestamp;

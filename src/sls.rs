@@ -12,3 +12,4 @@ pub mod groups;
 pub mod histogram;
 pub mod pull;
 pub mod put;
+pub mod tags;

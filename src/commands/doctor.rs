@@ -118,7 +118,7 @@ async fn try_out(
     let tried = async {
         let client = setup::client(sls)?;
         let ledger = Ledger::open(&postgres.ledger, 1, settings.allow_fsync_off).await?;
-        ledger.bind_project(&sls.project).await?;
+        ledger.bind(&sls.project, &sls.endpoint.service).await?;
         tracing::info!("trying out on logstore {LOGSTORE} whether SLS keeps numbers");
         let probed = probe(&client, shutdown).await;
         if let Probed::Shown(seqid) = probed {

@@ -84,14 +84,15 @@ pub async fn run(
     let source = setup::source(&settings.postgres, 2 * settings.workers + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
-    setup::check_logstores(&client, &sls.project, &settings.tables).await?;
+    let logstores = setup::check_logstores(&client, &sls.project, &settings.tables).await?;
     // Two stages of each worker, the watch, the tail reader, the settler and the heartbeat may write at the same time.
     let connections = 2 * settings.workers + 4;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
-    ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
+    ledger.bind(&sls.project, &sls.endpoint.service).await.or_exit(Exit::Preflight)?;
     ledger.recognise(&source.identity().await?, settings.new_source).await?;
+    ledger.meet(&logstores).await?.stops().map_err(anyhow::Error::from)?;
     let process = ledger.enter(settings.join).await.map_err(|error| {
         let ended = Ended::from(error);
         if ended.exit != Exit::Busy {
@@ -114,7 +115,7 @@ pub async fn run(
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
     let guarantees = Guarantees { proven: false, timings: settings.timings };
-    let kept = retention::kept(settings, &client, &source, &shapes, now).await?;
+    let kept = retention::kept(settings, &logstores, &source, &shapes, now).await?;
     let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
     health.look(&source).await?;
     let watched = source.clone();
@@ -271,17 +272,28 @@ impl Run<'_> {
         let refused = HoldReason::Refused.name();
         let rows_refused =
             accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
-        Ok(self.conclude(total, rows_refused))
+        let rows_lost = accounts.iter().map(|(_, account)| account.lost).sum();
+        Ok(self.conclude(total, rows_lost, rows_refused))
     }
 
     /// Says how the run ended.
-    fn conclude(&self, total: Outcome, rows_refused: u64) -> Exit {
+    fn conclude(&self, total: Outcome, rows_lost: u64, rows_refused: u64) -> Exit {
+        if rows_lost > 0 {
+            tracing::error!(
+                "{} rows that were in SLS are not there any more, and are not sent again\n\
+                 hint: if they are to be sent again, say --resend-lost",
+                count(rows_lost)
+            );
+        }
         if total.differences > 0 {
             tracing::error!(
                 "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
                  hint: run again: what only was slow to appear is found then",
                 total.differences
             );
+            return Exit::Difference;
+        }
+        if rows_lost > 0 {
             return Exit::Difference;
         }
         if !total.is_complete {

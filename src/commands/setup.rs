@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::dify::conversion::{Conversion, LogTime, RULES};
 use crate::dify::fields::Fields;
+use crate::ledger::generation::LogstoreFacts;
 use crate::pg::Address;
 use crate::pipeline::retry::with_retries;
 use crate::record::table::Table;
@@ -106,17 +107,20 @@ pub fn conversion(shape: &Shape, put_graph: bool, log_time: LogTime) -> Conversi
     }
 }
 
-/// Whether SLS is there, lets us in, and has the logstores with an index.
+/// Whether SLS is there, lets us in, and has the logstores with an index; gives what SLS says of
+/// each logstore.
 pub async fn check_logstores(
     client: &Client,
     project: &str,
     tables: &[Table],
-) -> Result<(), Ended> {
+) -> Result<Vec<LogstoreFacts>, Ended> {
+    let mut logstores = Vec::new();
     for table in tables {
         let logstore = table.logstore();
-        let index = look(|| client.index(logstore)).await.map_err(|failure| {
+        let error = |failure: Failure| {
             sls_error(&format!("look up logstore {logstore} of project {project}"), &failure)
-        });
+        };
+        let index = look(|| client.index(logstore)).await.map_err(error);
         let index = index.or_exit(Exit::Preflight)?.with_context(|| {
             format!(
                 "logstore {logstore} has no index: SLS finds only what is written after there is \
@@ -124,8 +128,22 @@ pub async fn check_logstores(
             )
         });
         index.or_exit(Exit::Preflight)?;
+        let found = look(|| client.logstore(logstore)).await.map_err(error);
+        let found = found.or_exit(Exit::Preflight)?.with_context(|| {
+            format!("logstore {logstore} is gone\nnothing was written\nhint: `init` makes it")
+        });
+        logstores.push(facts(*table, &found.or_exit(Exit::Preflight)?));
     }
-    Ok(())
+    Ok(logstores)
+}
+
+/// What GetLogstore's answer says of the logstore of `table`.
+pub fn facts(table: Table, found: &serde_json::Value) -> LogstoreFacts {
+    LogstoreFacts {
+        logstore: table.logstore(),
+        created_at_s: found["createTime"].as_i64(),
+        ttl_days: found["ttl"].as_i64().and_then(|days| i32::try_from(days).ok()),
+    }
 }
 
 /// After so many answers in a row that are not from SLS there is no SLS.

@@ -264,10 +264,11 @@ const INSERT_BATCH: &str = "numbered AS (UPDATE sls_backfill.lane SET last_numbe
     INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, table_name, logstore, \
       state, rows, raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, \
       signed_at, cursors, owner, attempts, ingest_time, created_span, id_span, finished_first, \
-      finished_last) \
+      finished_last, generation) \
     SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
       to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
-      int8range($22, $23, '[]'), $24, $25";
+      int8range($22, $23, '[]'), $24, $25, \
+      (SELECT max(number) FROM sls_backfill.generation WHERE logstore = $6)";
 
 /// How many parameters [`INSERT_BATCH`] has.
 const BATCH_PARAMETERS: u32 = 25;

@@ -26,6 +26,9 @@ pub enum HoldReason {
     /// Older than the logstore keeps logs.
     #[serde(rename = "expired")]
     Expired,
+    /// Its log was in SLS and is not there any more; somebody wants it sent again.
+    #[serde(rename = "lost")]
+    Lost,
     /// Larger than a request to SLS may be.
     #[serde(rename = "too large")]
     TooLarge,
@@ -38,7 +41,7 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Running,
         Self::NoFinishTime,
         Self::ControlRow,
@@ -46,6 +49,7 @@ impl HoldReason {
         Self::Live,
         Self::LiveUnclear,
         Self::Expired,
+        Self::Lost,
         Self::TooLarge,
         Self::Invalid,
         Self::Refused,
@@ -61,6 +65,7 @@ impl HoldReason {
             Self::Live => "live",
             Self::LiveUnclear => "live?",
             Self::Expired => "expired",
+            Self::Lost => "lost",
             Self::TooLarge => "too large",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
@@ -76,6 +81,7 @@ impl HoldReason {
             Self::Live => "Dify's own writer has stored it",
             Self::LiveUnclear => "Dify's own writer may have stored it; the next run looks again",
             Self::Expired => "older than the logstore keeps logs; it stays in Postgres",
+            Self::Lost => "its log was lost in SLS; the next run sends it again",
             Self::TooLarge => "over --row-mib-max, or over SLS's 10 MB; it stays in Postgres",
             Self::Invalid => "Dify could not read it; mend it in Postgres and run again",
             Self::Refused => "SLS does not take it; it stays in Postgres",
@@ -96,6 +102,7 @@ impl HoldReason {
             | Self::Offloaded
             | Self::LiveUnclear
             | Self::Expired
+            | Self::Lost
             | Self::TooLarge
             | Self::Invalid => true,
             Self::ControlRow | Self::Live | Self::Refused => false,

@@ -131,6 +131,9 @@ pub struct RunArgs {
     /// Try the held rows that this rejects file names again, whatever the reason
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     retry: Option<PathBuf>,
+    /// Send again what was in SLS and an audit did not find there any more
+    #[arg(long, conflicts_with_all = ["dry_run", "join"])]
+    resend_lost: bool,
     /// How long a request to SLS may take (seconds)
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
@@ -258,6 +261,7 @@ impl RunArgs {
                 VerifyArg::None => Verify::None,
                 VerifyArg::Tags => Verify::Tags,
             },
+            resend_lost: self.resend_lost,
             new_source: self.new_source,
             join: self.join,
             dry_run: self.dry_run,

@@ -12,6 +12,7 @@ use crate::commands::output::{bytes, count};
 use crate::commands::setup::{self};
 use crate::dify::conversion::{Conversion, LogTime};
 use crate::ledger::hold::HeldPass;
+use crate::ledger::lost::Reheld;
 use crate::ledger::pass::{Pass, PassPlan};
 use crate::ledger::sighting::{Comparison, Difference};
 use crate::pipeline::progress::Progress;
@@ -50,6 +51,7 @@ impl Run<'_> {
     ) -> Result<Outcome, Ended> {
         let table = shape.table;
         let pass = self.pass(shape).await?;
+        self.resend_lost(table, &pass).await?;
         let mut tail_reader = TailReader::begin(&self.client, &self.ledger, table).await?;
         let (tail_stopper, tail_stop) = channel();
         let mut tail = match self.settings.verify {
@@ -150,6 +152,22 @@ impl Run<'_> {
             bytes(get(&progress.body_bytes)),
             bytes((raw as f64 / seconds) as u64),
         );
+    }
+
+    /// Holds the rows of lost batches, if somebody has said that they are to be sent again.
+    async fn resend_lost(&self, table: Table, pass: &Pass) -> anyhow::Result<()> {
+        if !self.settings.resend_lost {
+            return Ok(());
+        }
+        let Reheld { batches, rows } = self.ledger.resend_lost(table, pass.id).await?;
+        if batches > 0 {
+            tracing::info!(
+                "{table}: {} rows of {} lost batches are sent again",
+                count(rows),
+                count(batches)
+            );
+        }
+        Ok(())
     }
 
     /// The open pass of the table, or a new one.
@@ -313,7 +331,7 @@ impl Run<'_> {
             },
             preparer: PreparerParts {
                 source: self.source.clone(),
-                ledger_id: self.ledger.id,
+                seal: self.ledger.seal,
                 conversion_id: job.conversion_id,
                 conversion,
                 settled_before: self.settled_before,

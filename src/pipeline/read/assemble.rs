@@ -9,14 +9,12 @@ use crate::dify::converter::{Converter, Verdict};
 use crate::ledger::intent::{BatchRow, NewHold};
 use crate::record::digest::Digest;
 use crate::record::hold::HoldReason;
+use crate::record::seal::Seal;
 use crate::record::timestamp::Timestamp;
-use crate::sls::pull::BATCH_TAG;
+use crate::sls::tags::{BATCH_TAG, DIGEST_TAG, LOG_SOURCE, ROWS_TAG, SEAL_TAG};
 use crate::source::Source;
 use crate::wire::compression::Lz4;
 use crate::wire::log_group::LogGroupWriter;
-
-/// The source that all our groups name.
-pub const LOG_SOURCE: &str = "dify-sls-backfill";
 
 /// SLS refuses a larger LogGroup (10 MB, facts of the PutLogs page); a little is left for tags.
 const GROUP_BYTES_MAX: usize = 10_000_000 - 1024;
@@ -91,21 +89,23 @@ impl Assembler {
     }
 
     /// Ends the group with what describes it, and compresses it.
-    pub fn pack(&mut self, ledger_id: Uuid, batch_id: Uuid, assembled: &Assembled) -> Packed {
-        let raw_size = self.finish(ledger_id, batch_id, assembled);
+    pub fn pack(&mut self, seal: &Seal, batch_id: Uuid, assembled: &Assembled) -> Packed {
+        let raw_size = self.finish(seal, batch_id, assembled);
         let body = self.lz4.compress(self.group.bytes());
         Packed { body, raw_size }
     }
 
     /// Ends the group with what describes it; gives its bytes before compression.
-    pub fn finish(&mut self, ledger_id: Uuid, batch_id: Uuid, assembled: &Assembled) -> usize {
-        let batch = format!("{ledger_id}/{batch_id}");
+    pub fn finish(&mut self, seal: &Seal, batch_id: Uuid, assembled: &Assembled) -> usize {
+        let batch = format!("{}/{batch_id}", seal.ledger_id);
+        let sealed = seal.of(batch_id, assembled.rows.len() as u64, assembled.digest);
         let (rows, digest) = (assembled.rows.len().to_string(), assembled.digest.to_string());
         let tags = [
             (BATCH_TAG, batch.as_str()),
             ("__attempt__", "1"),
-            ("__rows__", &rows),
-            ("__digest__", &digest),
+            (ROWS_TAG, &rows),
+            (DIGEST_TAG, &digest),
+            (SEAL_TAG, &sealed),
         ];
         self.group.finish(Some(""), Some(LOG_SOURCE), &tags);
         self.group.bytes().len()

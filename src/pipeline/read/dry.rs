@@ -19,6 +19,7 @@ use crate::pipeline::read::range_scan::{RangeScan, ScanSettings};
 use crate::pipeline::read::range_size::range_step;
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::key::{Key, KeyOrder};
+use crate::record::seal::Seal;
 use crate::source::scope::{Scope, Span};
 
 /// What a run would do.
@@ -109,6 +110,8 @@ impl DryRun {
         let watch = Arc::new(Watch::new(&self.progress));
         let mut scan = RangeScan::of_span(self.scan.clone(), scope.clone(), span, watch);
         let mut assembler = Assembler::new(self.conversion.clone())?;
+        // Nobody will read it.
+        let seal = Seal::new(Uuid::nil(), [0; 32]);
         let logs_max = u64::from(self.scan.limits.batch_logs_max);
         while !shutdown.is_asked() {
             let mut taken = self.rows.take(logs_max);
@@ -133,7 +136,7 @@ impl DryRun {
                 holds.append(&mut assembled.holds);
                 estimate.gone += assembled.gone.len() as u64;
                 if !assembled.rows.is_empty() {
-                    let packed = assembler.pack(Uuid::nil(), Uuid::nil(), &assembled);
+                    let packed = assembler.pack(&seal, Uuid::nil(), &assembled);
                     estimate.batches += 1;
                     estimate.live += assembled.rows.len() as u64;
                     estimate.raw_bytes += packed.raw_size as u64;

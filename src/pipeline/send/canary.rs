@@ -21,7 +21,6 @@ use uuid::Uuid;
 use crate::ledger::Ledger;
 use crate::ledger::intent::BatchRow;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::read::assemble::LOG_SOURCE;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::age::{Decision, LogSpan, decide};
 use crate::pipeline::send::sender::{OutOfRange, SendOutcome};
@@ -29,7 +28,8 @@ use crate::pipeline::shutdown::Shutdown;
 use crate::record::digest::{Digest, Sum};
 use crate::record::table::Table;
 use crate::sls::client::Client;
-use crate::sls::pull::{BATCH_TAG, sum_up};
+use crate::sls::pull::sum_up;
+use crate::sls::tags::{BATCH_TAG, LOG_SOURCE};
 
 /// How long to wait before SLS is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -282,7 +282,7 @@ impl Canaries {
             if pulled.next_cursor == cursor {
                 break;
             }
-            let sums = sum_up(&pulled.raw, self.ledger.id)
+            let sums = sum_up(&pulled.raw, &self.ledger.seal)
                 .with_context(|| format!("read shard {shard} of {logstore} at {cursor}"))?;
             if let Some(found) = sums.batches.get(&sent.batch_id) {
                 sum.add(found);

@@ -165,7 +165,7 @@ impl Resolver {
             assembler.fill(source, &batch.row_ids, settled_before, batch.ingest_time).await?;
         let is_same =
             assembled.digest == batch.wanted.digest && assembled.rows.len() == batch.row_ids.len();
-        Ok(is_same.then(|| assembler.pack(self.parts.ledger.id, batch.id, &assembled)))
+        Ok(is_same.then(|| assembler.pack(&self.parts.ledger.seal, batch.id, &assembled)))
     }
 
     /// Tells the ledger that a number is about to be repeated. It keeps its date, so no request of
@@ -246,7 +246,7 @@ impl Resolver {
                 continue;
             }
             let id = Uuid::now_v7();
-            let raw_bytes = self.assembler.pack(ledger.id, id, &assembled).raw_size as u64;
+            let raw_bytes = self.assembler.pack(&ledger.seal, id, &assembled).raw_size as u64;
             let Assembled { rows, digest, not_json, .. } = assembled;
             replacement.batches.push(NewBatch {
                 id,
