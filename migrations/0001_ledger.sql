@@ -36,11 +36,12 @@ COMMENT ON COLUMN sls_backfill.ledger.seqid_probed_at IS 'When that probe was ma
 COMMENT ON COLUMN sls_backfill.ledger.seqid_of IS 'The project and endpoint that it was made on; it tells nothing about any other.';
 
 CREATE TABLE sls_backfill.generation (
-  logstore      text NOT NULL,
-  number        integer NOT NULL,
-  created_at_s  bigint,
-  ttl_days      integer,
-  first_seen_at timestamptz NOT NULL DEFAULT now(),
+  logstore       text NOT NULL,
+  number         integer NOT NULL,
+  created_at_s   bigint,
+  ttl_days       integer,
+  others_since_s bigint,
+  first_seen_at  timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (logstore, number)
 );
 COMMENT ON TABLE  sls_backfill.generation IS 'Each creation of a logstore. The highest number is the logstore as it is now; what was sent to, seen or proved in an earlier one is gone with it.';
@@ -48,6 +49,7 @@ COMMENT ON COLUMN sls_backfill.generation.logstore IS 'The logstore.';
 COMMENT ON COLUMN sls_backfill.generation.number IS 'From 1.';
 COMMENT ON COLUMN sls_backfill.generation.created_at_s IS 'When SLS says that it was made (createTime of GetLogstore, Unix s); NULL: it does not say.';
 COMMENT ON COLUMN sls_backfill.generation.ttl_days IS 'How many days it keeps logs, as last seen; 3650: for ever; NULL: SLS does not say.';
+COMMENT ON COLUMN sls_backfill.generation.others_since_s IS 'The oldest log time (Unix s) in log groups of another writer that were read in it; NULL: none was.';
 COMMENT ON COLUMN sls_backfill.generation.first_seen_at IS 'When the ledger first met it.';
 
 CREATE TABLE sls_backfill.process (

@@ -12,4 +12,5 @@ pub mod groups;
 pub mod histogram;
 pub mod pull;
 pub mod put;
+pub mod search;
 pub mod tags;

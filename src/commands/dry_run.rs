@@ -47,6 +47,7 @@ pub async fn dry_run(
                 settled_before,
                 abandoned_before: settled_before,
                 kept_since: None,
+                live_since: None,
                 shape,
             },
             workers: workers as usize,

@@ -1,5 +1,6 @@
 //! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
 
+mod live_writer;
 mod passes;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,8 @@ struct Run<'a> {
     abandoned_before: Timestamp,
     /// Since when rows must have finished for their logs to be kept.
     kept: BTreeMap<Table, Timestamp>,
+    /// Since when rows may have been stored by another writer when they finished.
+    live_since: BTreeMap<Table, Timestamp>,
     rows: RowBudget,
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
@@ -134,6 +137,7 @@ pub async fn run(
         settled_before: now.plus_s(-settings.settle_s),
         abandoned_before: now.plus_s(-settings.abandoned_after_s),
         kept,
+        live_since: BTreeMap::new(),
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
         shutdown,
@@ -219,6 +223,7 @@ impl Run<'_> {
             }
         }
         epoch.check_batches().await?;
+        self.check_live_writers().await?;
         self.guarantees.proven = self.is_seqid_proven().await?;
         self.all_tables(shapes).await
     }

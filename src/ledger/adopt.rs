@@ -11,6 +11,7 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::generation::note_other_writer;
 use crate::ledger::row_ids::id_number;
 use crate::ledger::sighting::{prove, sum_of, verdicts};
 use crate::pg::{self, Tx};
@@ -51,6 +52,8 @@ pub struct AuditedPage<'a> {
     /// When SLS received what the ledger lacks of it (Unix s).
     pub received_at: i64,
     pub finds: &'a BTreeMap<Uuid, Find>,
+    /// The oldest log time (Unix s) of another writer in it.
+    pub others_since: Option<u32>,
 }
 
 /// What an audit has found.
@@ -121,6 +124,9 @@ impl Ledger {
             if is_in_book {
                 count_anew(&mut tx, page, *batch_id, find).await.with_context(context)?;
             }
+        }
+        if let Some(since) = page.others_since {
+            note_other_writer(&mut tx, logstore, page.generation, since).await?;
         }
         prove(&mut tx, page.finds.keys().copied().collect()).await.context("prove batches")?;
         tx.commit().await.with_context(context)

@@ -122,6 +122,43 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// The oldest log time (Unix s) of another writer that was read in the logstore as it is now;
+    /// `None`: none was.
+    pub async fn other_writer_since(&self, logstore: &str) -> anyhow::Result<Option<i64>> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement(
+            "SELECT others_since_s FROM sls_backfill.generation WHERE logstore = $1 \
+             ORDER BY number DESC LIMIT 1",
+        )
+        .bind(logstore)
+        .fetch_optional(&mut *tx)
+        .await
+        .with_context(|| format!("look up who else writes into {logstore}"))?;
+        Ok(row.map(|row| row.try_get("others_since_s")).transpose()?.flatten())
+    }
+}
+
+/// Logs of another writer were read in that creation of the logstore, the oldest of `since` (Unix s).
+pub(in crate::ledger) async fn note_other_writer(
+    tx: &mut Tx,
+    logstore: &str,
+    generation: i32,
+    since: u32,
+) -> anyhow::Result<()> {
+    pg::statement(
+        "UPDATE sls_backfill.generation SET others_since_s = least(others_since_s, $3) \
+         WHERE logstore = $1 AND number = $2",
+    )
+    .bind(logstore)
+    .bind(generation)
+    .bind(i64::from(since))
+    .execute(&mut **tx)
+    .await
+    .with_context(|| format!("note that somebody else writes into {logstore}"))?;
+    Ok(())
+}
+
 async fn bind_project(tx: &mut Tx, project: &str) -> anyhow::Result<()> {
     let bound: String = pg::statement(
         "UPDATE sls_backfill.ledger SET project = coalesce(project, $1) RETURNING project",

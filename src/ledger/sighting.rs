@@ -11,6 +11,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::generation::note_other_writer;
 use crate::ledger::stop::Stopped;
 use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
@@ -27,6 +28,8 @@ pub struct Page<'a> {
     pub cursor: &'a str,
     pub next_cursor: &'a str,
     pub sums: &'a BTreeMap<Uuid, Sum>,
+    /// The oldest log time (Unix s) of another writer in it.
+    pub others_since: Option<u32>,
 }
 
 /// A batch that SLS does not hold as the book says.
@@ -164,6 +167,9 @@ impl Ledger {
                 Some(row) => Err(Stopped { because: row.try_get("stopped_because")? }.into()),
                 None => Ok(false),
             };
+        }
+        if let Some(since) = page.others_since {
+            note_other_writer(&mut tx, page.logstore, page.generation, since).await?;
         }
         if !page.sums.is_empty() {
             add_sightings(&mut tx, page).await.context("note what was found in SLS")?;

@@ -12,7 +12,7 @@ use crate::record::digest::{Digest, Sum};
 use crate::record::seal::Seal;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-use crate::sls::pull::owner_of;
+use crate::sls::pull::{earliest, of_others, owner_of};
 use crate::sls::tags::Owner;
 use crate::wire::log_group::{LogGroupView, LogView, split_list};
 
@@ -25,6 +25,8 @@ pub struct FoundPage {
     pub unsealed_groups: u64,
     /// Groups of nobody's that cannot be read whole.
     pub odd_groups: u64,
+    /// The oldest log time (Unix seconds) in groups with another source than ours.
+    pub others_since: Option<u32>,
 }
 
 /// What a page holds of a batch, whichever ledger has sent it.
@@ -56,6 +58,7 @@ pub fn find(raw: &[u8], table: Table, seal: &Seal) -> anyhow::Result<FoundPage> 
     let mut page = FoundPage::default();
     let mut fields = Vec::new();
     for bytes in split_list(raw).context("read a page of SLS")? {
+        page.others_since = earliest(page.others_since, of_others(bytes));
         let named = match owner_of(bytes, seal)? {
             Some(Owner::Own(named) | Owner::Foreign(named)) => named,
             Some(Owner::Unsealed) => {

@@ -16,7 +16,7 @@ use crate::record::digest::{Digest, Sum};
 use crate::record::seal::Seal;
 use crate::sls::answer::{Failure, NextAction};
 use crate::sls::client::{Call, Client};
-use crate::sls::tags::{Owner, names, owner};
+use crate::sls::tags::{LOG_SOURCE, Owner, names, owner};
 use crate::wire::compression::lz4_decompress;
 use crate::wire::log_group::{LogGroupView, LogView, split_list};
 
@@ -61,6 +61,9 @@ pub struct Sums {
     pub odd_groups: u64,
     /// Groups that name this ledger, and do not bear its seal: somebody else has written them.
     pub unsealed_groups: u64,
+    /// The oldest log time (Unix seconds) in groups with another source than ours; `None`: there is
+    /// no such group, or none that tells.
+    pub others_since: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -162,6 +165,7 @@ pub fn sum_up(raw: &[u8], seal: &Seal) -> anyhow::Result<Sums> {
     let mut sums = Sums::default();
     let mut fields = Vec::new();
     for bytes in split_list(raw).context("read a page of SLS")? {
+        sums.others_since = earliest(sums.others_since, of_others(bytes));
         let batch_id = match owner_of(bytes, seal)? {
             Some(Owner::Own(named)) => named.batch_id,
             Some(Owner::Unsealed) => {
@@ -190,6 +194,22 @@ pub fn sum_up(raw: &[u8], seal: &Seal) -> anyhow::Result<Sums> {
         }
     }
     Ok(sums)
+}
+
+/// The oldest log time in a group with another source than ours; `None`: it is ours, or does not
+/// tell.
+pub(in crate::sls) fn of_others(bytes: &[u8]) -> Option<u32> {
+    let envelope = LogGroupView::parse_envelope(bytes).ok()?;
+    if envelope.source == Some(LOG_SOURCE.as_bytes()) {
+        return None;
+    }
+    let group = LogGroupView::parse(bytes).ok()?;
+    group.logs.iter().filter_map(|log| log.time).min()
+}
+
+/// The earlier one of two times, where there are two.
+pub(in crate::sls) fn earliest(one: Option<u32>, other: Option<u32>) -> Option<u32> {
+    [one, other].into_iter().flatten().min()
 }
 
 /// Whose a group is; `None`: nobody's of ours, and it cannot be read. Fails if it is the ledger's own
@@ -237,7 +257,7 @@ mod tests {
         let (digest, sealed) = (Digest::ZERO.to_string(), seal.of(batch_id, 2, Digest::ZERO));
         let tags =
             [(BATCH_TAG, &*batch), (ROWS_TAG, "2"), (DIGEST_TAG, &digest), (SEAL_TAG, &sealed)];
-        writer.finish(None, Some("s"), &tags);
+        writer.finish(None, Some(LOG_SOURCE), &tags);
         writer.bytes().to_vec()
     }
 
@@ -270,6 +290,7 @@ mod tests {
         let sums = sum_up(&list, &seal).unwrap();
         assert_eq!(sums.batches, BTreeMap::from([(batch, wanted)]));
         assert_eq!((sums.foreign_groups, sums.odd_groups, sums.unsealed_groups), (1, 0, 1));
+        assert_eq!(sums.others_since, None);
         assert!(sum_up(&list[..list.len() - 1], &seal).is_err());
     }
 
@@ -288,6 +309,23 @@ mod tests {
             let own = [odd, &whole].concat();
             assert!(sum_up(&list(&[&own]), &seal).is_err(), "{odd:?}");
         }
+    }
+
+    #[test]
+    fn the_oldest_log_of_another_writer_is_told() {
+        let other = |source, times: &[u32]| {
+            let mut writer = LogGroupWriter::default();
+            for time in times {
+                writer.begin_log(*time, 0);
+                writer.end_log();
+            }
+            writer.finish(None, source, &[]);
+            writer.bytes().to_vec()
+        };
+        let own = group(&seal(), Uuid::from_u128(8), "a");
+        let groups = [own, other(Some("10.0.0.1"), &[90, 80]), other(None, &[85]), vec![0x0f]];
+        let sums = sum_up(&list(&groups.each_ref().map(Vec::as_slice)), &seal()).unwrap();
+        assert_eq!((sums.others_since, sums.foreign_groups), (Some(80), 3));
     }
 
     #[test]

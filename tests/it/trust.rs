@@ -12,6 +12,7 @@ use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 
 mod generations;
+mod live_writer;
 mod tags;
 
 const AUDIT: &str = "audit --signature-life-s 3 --late-s 1 --visible-s 1";

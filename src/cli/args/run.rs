@@ -131,6 +131,10 @@ pub struct RunArgs {
     /// Try the held rows that this rejects file names again, whatever the reason
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     retry: Option<PathBuf>,
+    /// Send rows although the logstore holds logs of another writer, such as Dify's own, which may
+    /// have stored them already: they would be there twice
+    #[arg(long, conflicts_with = "dry_run")]
+    beside_live_writer: bool,
     /// Send again what was in SLS and an audit did not find there any more
     #[arg(long, conflicts_with_all = ["dry_run", "join"])]
     resend_lost: bool,
@@ -261,6 +265,7 @@ impl RunArgs {
                 VerifyArg::None => Verify::None,
                 VerifyArg::Tags => Verify::Tags,
             },
+            beside_live_writer: self.beside_live_writer,
             resend_lost: self.resend_lost,
             new_source: self.new_source,
             join: self.join,

@@ -305,6 +305,7 @@ impl Run<'_> {
         let settings = self.settings;
         let is_verified = settings.verify != Verify::None;
         let kept_since = self.kept.get(&shape.table).copied();
+        let live_since = self.live_since.get(&shape.table).copied();
         Ok(WorkerParts {
             scanner: ScannerParts {
                 ledger: self.ledger.clone(),
@@ -317,6 +318,7 @@ impl Run<'_> {
                     limits: settings.limits.clone(),
                     settled_before: self.settled_before,
                     abandoned_before: self.abandoned_before,
+                    live_since,
                     kept_since: kept_since.filter(|_| conversion.log_time == LogTime::FinishedAt),
                 },
                 scope: scope(plan),

@@ -94,6 +94,21 @@ pub fn fate(
     Fate::Take { log_bytes_max: head.log_bytes_max() }
 }
 
+/// The fate of a row that would be taken, where another writer may have stored what has finished
+/// since `live_since`.
+pub fn unless_live(fate: Fate, head: &Head, live_since: Option<Timestamp>) -> Fate {
+    match (&fate, live_since, head.finished_at) {
+        (Fate::Take { .. }, Some(since), Some(finished_at)) if finished_at >= since => {
+            let detail = format!(
+                "it finished at {finished_at}; rows that have finished since {since} may have been \
+                 stored by another writer"
+            );
+            Fate::Hold(HoldReason::LiveUnclear, detail)
+        }
+        _ => fate,
+    }
+}
+
 /// Whether `pending` holds enough for a whole batch, so that no further page is needed.
 pub fn is_enough(pending: &VecDeque<Candidate>, limits: &BatchLimits, rows_max: u64) -> bool {
     let mut probe = pending.iter().map(|candidate| &candidate.fate);
@@ -220,6 +235,15 @@ mod tests {
         assert_eq!(reason(&offloaded, &none), "offloaded");
         let expired = Head { finished_at: Some(Timestamp::from_unix_s(9)), ..offloaded.clone() };
         assert_eq!(reason(&expired, &none), "expired");
+        for (since, wanted) in [(10, "live?"), (11, "take")] {
+            let fate = fate(Table::NodeExecutions, &head, &none, now, kept_since, &LIMITS);
+            let fate = unless_live(fate, &head, Some(Timestamp::from_unix_s(since)));
+            let reason = match &fate {
+                Fate::Hold(reason, _) => reason.name(),
+                _ => "take",
+            };
+            assert_eq!(reason, wanted);
+        }
         let running = Head { status: b"running".to_vec(), ..expired };
         assert_eq!(reason(&running, &none), "running");
     }

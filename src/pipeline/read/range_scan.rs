@@ -8,7 +8,9 @@ use uuid::Uuid;
 use crate::ledger::Ledger;
 use crate::ledger::range::{Lease, RangeKind};
 use crate::pipeline::progress::watch::Watch;
-use crate::pipeline::read::batching::{BatchLimits, Candidate, Cut, Fate, cut, fate, is_enough};
+use crate::pipeline::read::batching::{
+    BatchLimits, Candidate, Cut, Fate, cut, fate, is_enough, unless_live,
+};
 use crate::record::key::{Key, KeyOrder};
 use crate::record::timestamp::Timestamp;
 use crate::source::Source;
@@ -40,6 +42,8 @@ pub struct ScanSettings {
     pub abandoned_before: Timestamp,
     /// Rows that finished earlier are held `expired`; `None`: none is too old.
     pub kept_since: Option<Timestamp>,
+    /// Rows that have finished since are held `live?`; `None`: nobody else has stored them.
+    pub live_since: Option<Timestamp>,
 }
 
 /// The rows of one range, in order.
@@ -164,8 +168,12 @@ impl RangeScan {
             Some(ledger) => self.watch.ledger(ledger.known(shape.table, &rows, know_held)).await?,
             None => HashSet::new(),
         };
+        let fate = |head: &Head| {
+            let fate = fate(shape.table, head, &known, *settled_before, *kept_since, limits);
+            unless_live(fate, head, self.settings.live_since)
+        };
         let candidate = |head: Head| Candidate {
-            fate: fate(shape.table, &head, &known, *settled_before, *kept_since, limits),
+            fate: fate(&head),
             key: head.key,
             row_id: head.row_id,
             created_at: head.created_at,

@@ -203,6 +203,7 @@ impl Reading<'_> {
                     return Ok(false);
                 }
                 let Some((found, next_cursor)) = reader.page(shard, &cursor).await? else { break };
+                let others_since = found.others_since;
                 let Vouched { finds, lacks } = self.vouched(found, passed_over).await?;
                 let received_at = if lacks { reader.received_at(shard, &cursor).await? } else { 0 };
                 let page = AuditedPage {
@@ -215,6 +216,7 @@ impl Reading<'_> {
                     signed_before: self.signed_before,
                     received_at,
                     finds: &finds,
+                    others_since,
                 };
                 ledger.adopt_page(&page).await?;
                 cursor = next_cursor;

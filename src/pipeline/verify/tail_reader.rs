@@ -165,6 +165,7 @@ impl TailReader {
                     cursor: &cursor,
                     next_cursor: &pulled.next_cursor,
                     sums: &sums.batches,
+                    others_since: sums.others_since,
                 })
                 .await?;
             if !added {
