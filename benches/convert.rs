@@ -9,7 +9,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use dify_sls_backfill::dify::conversion::{Conversion, LogTime, RULES};
-use dify_sls_backfill::dify::converter::{Converter, Verdict};
+use dify_sls_backfill::dify::converter::{Converter, ReadRow, Verdict};
+use dify_sls_backfill::dify::eligibility::Bounds;
 use dify_sls_backfill::record::table::{Column, ColumnKind, Table};
 use dify_sls_backfill::record::timestamp::Timestamp;
 use dify_sls_backfill::wire::log_group::LogGroupWriter;
@@ -51,7 +52,8 @@ fn megabytes_per_s(converter: &mut Converter, rows: &[Row], bytes: usize) -> f64
         for row in rows {
             cells.clear();
             cells.extend(row.iter().map(Option::as_deref));
-            let verdict = converter.convert(&cells, Timestamp::INFINITY, 0, &mut group);
+            let row = ReadRow { cells: &cells, is_offloaded: false };
+            let verdict = converter.convert(row, &Bounds::NONE, 0, &mut group);
             assert!(matches!(verdict, Verdict::Log(log) if log.not_json == 0));
         }
         black_box(group.bytes());

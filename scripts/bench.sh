@@ -3,6 +3,9 @@
 # same machine and the same data: Postgres's own COPY in the same order, the most that can be read;
 # and the vendor's Python SDK in a loop, what one would write by hand.
 #
+# Last, `verify --level content` is measured on what a run has stored, against that run: both pull or
+# send every log, and read every row.
+#
 # ROWS (300000) is the size of the table, SDK_ROWS (60000) what the slow loop gets of it. MB are
 # those of COPY's binary output, for everybody. Takes about ten minutes and 6 GB of disk.
 set -euo pipefail
@@ -84,13 +87,14 @@ copy_seconds() {
     printf '%s' "$best"
 }
 
-# A simulator that counts what it gets and keeps nothing, so that its memory does not matter.
+# start_simulator [ARGUMENT...]: `--count-only` counts what it gets and keeps nothing, so that its memory
+# does not matter.
 start_simulator() {
     stop_simulator
     export ALIYUN_SLS_REGION=cn-hangzhou ALIYUN_SLS_PROJECT_NAME=dify-logs
     export ALIYUN_SLS_ACCESS_KEY_ID=simulator ALIYUN_SLS_ACCESS_KEY_SECRET=simulator-secret
     : >"$work/simulator"
-    "$tool" simulate --listen 127.0.0.1:0 --count-only >"$work/simulator" 2>>"$work/log" &
+    "$tool" simulate --listen 127.0.0.1:0 "$@" >"$work/simulator" 2>>"$work/log" &
     simulator=$!
     local line="" attempt
     for ((attempt = 0; attempt < 200; attempt++)); do
@@ -118,7 +122,7 @@ measure() {
     bytes=$(copy_out "$(select_in_order "$order")" | wc -c)
     copy_s=$(copy_seconds "$(select_in_order "$order")")
     say "$order: run"
-    start_simulator
+    start_simulator --count-only
     run_s=$(seconds /usr/bin/time -v -o "$work/time" "$tool" run \
         --tables workflow_node_executions --key-order "$order" --verify none 2>>"$work/log")
     stop_simulator
@@ -141,10 +145,29 @@ measure_sdk() {
     fi
     say "the vendor's SDK: $SDK_ROWS rows"
     bytes=$(copy_out "SELECT * FROM workflow_node_executions LIMIT $SDK_ROWS" | wc -c)
-    start_simulator
+    start_simulator --count-only
     took=$("$venv/bin/python" "$ROOT/scripts/bench/sdk_loop.py" "$SDK_ROWS")
     stop_simulator
     sdk_mb_per_s=$(awk -v bytes="$bytes" -v took="$took" 'BEGIN { print bytes / 1e6 / took }')
+}
+
+# A run that stores, and the verification of what it has stored; both in MB of COPY a second.
+measure_verify() {
+    local bytes run_s verify_s
+    bytes=$(copy_out "SELECT * FROM workflow_node_executions" | wc -c)
+    say "by-run, stored: run"
+    start_simulator --shards 2
+    run_s=$(seconds "$tool" run --tables workflow_node_executions --key-order by-run \
+        --verify none 2>>"$work/log")
+    say "by-run, stored: verify --level content"
+    verify_s=$(seconds /usr/bin/time -v -o "$work/time" "$tool" verify --level content \
+        --tables workflow_node_executions 2>>"$work/log")
+    stop_simulator
+    verified=$(awk -v mb="$((bytes / 1000))e-3" -v run="$run_s" -v verify="$verify_s" \
+        -v rss="$(time_field 'Maximum resident set size')" 'BEGIN {
+            printf "stored by-run: run %.0f MB/s, verify --level content %.0f MB/s (%.2f of the run), %.0f MB of memory",
+                mb / run, mb / verify, run / verify, rss / 1024
+        }')
 }
 
 port=$(start_postgres "$dir" fsync=on shared_buffers=1GB max_wal_size=8GB \
@@ -159,6 +182,7 @@ sql "CHECKPOINT"
 measure_sdk
 measure by-run
 measure walk
+measure_verify
 say "CREATE INDEX ON workflow_node_executions (created_at, id)"
 sql "CREATE INDEX ON workflow_node_executions (created_at, id)"
 sql "VACUUM ANALYZE workflow_node_executions"
@@ -176,6 +200,7 @@ for line in "${table[@]}"; do
     # shellcheck disable=SC2059
     printf "$row" "${fields[@]}"
 done
+printf '\n%s\n' "$verified"
 printf '%s\n' "" \
     "by-run and walk go by the indexes that Dify 1.12 really has; time goes by one on" \
     "(created_at, id) that Dify does not have on this table, and that was added for it." \

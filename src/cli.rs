@@ -12,12 +12,13 @@ use clap::Parser as _;
 use crate::cli::args::{Cli, Command};
 use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
-use crate::commands::{audit, doctor, init, run, status};
+use crate::commands::run_and_purge::run_and_purge;
+use crate::commands::{audit, doctor, init, purge, repair, restore, run, status, verify};
 use crate::error_text::error_text;
 use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::shutdown::{ShutdownTrigger, channel};
 
-/// Reads the command line, runs the command, and tells how it ended.
+/// Reads the command line, runs the command, and reports how it ended.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let environment = Environment::read(&cli.global.env_files);
@@ -62,18 +63,42 @@ async fn dispatch(
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
-            run::run(&settings, &screen, shutdown).await
+            match args.stages(&environment, format).or_exit(Exit::Usage)? {
+                Some(stages) => run_and_purge(&stages, &screen, shutdown).await,
+                None => run::run(&settings, &screen, shutdown).await,
+            }
         }
         Command::Doctor(args) => {
             let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
             doctor::doctor(&args.settings(&environment, format), shutdown).await
         }
+        Command::Verify(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, shutdown) = channel();
+            listen_for_signals(stopper, screen.clone())?;
+            verify::run(&settings, &screen, shutdown).await
+        }
+        Command::Repair(args) => {
+            repair::run(&args.settings(&environment, format).or_exit(Exit::Usage)?).await
+        }
         Command::Audit(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
             audit::run(&settings, shutdown).await
+        }
+        Command::Purge(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, shutdown) = channel();
+            listen_for_signals(stopper, screen.clone())?;
+            purge::purge(&settings, &screen, shutdown).await
+        }
+        Command::Restore(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, shutdown) = channel();
+            listen_for_signals(stopper, screen.clone())?;
+            restore::restore(&settings, shutdown).await
         }
         Command::Status(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
@@ -94,7 +119,7 @@ async fn dispatch(
 }
 
 /// The first SIGINT or SIGTERM asks to stop, the second ends the process at once: that is as safe,
-/// it only leaves more to look up for the next run.
+/// it only leaves more to find out for the next run.
 fn listen_for_signals(stopper: ShutdownTrigger, screen: Screen) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -107,7 +132,9 @@ fn listen_for_signals(stopper: ShutdownTrigger, screen: Screen) -> anyhow::Resul
                 _ = terminate.recv() => {}
             }
             if asked {
-                tracing::warn!("stopped at once; the next run looks up what was in flight");
+                tracing::warn!(
+                    "stopped at once; the next run finds out what became of requests in flight"
+                );
                 screen.clear();
                 std::process::exit(Exit::Unfinished as i32);
             }

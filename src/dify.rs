@@ -12,3 +12,4 @@ pub mod fields;
 pub mod index;
 pub mod json;
 pub mod python;
+pub mod restore;

@@ -1,4 +1,4 @@
-//! An error in words: the chain of its causes, each told once.
+//! An error in words: the chain of its causes, each said once.
 
 /// The error and its causes, joined by colons. Some libraries repeat a cause in the text of the
 /// error above it; such a cause is left out.

@@ -1,4 +1,4 @@
-//! The durable book of passes, ranges, batches, holds and read positions: schema `sls_backfill`.
+//! The durable record of passes, ranges, batches, holds and read positions: schema `sls_backfill`.
 //!
 //! Every write on behalf of a range names the range's fencing token, so that a process that was
 //! stopped past its lease and wakes up changes nothing. Times of leases are the ledger's clock.
@@ -7,6 +7,9 @@ pub mod account;
 pub mod acknowledge;
 pub mod adopt;
 pub mod audit_conclusion;
+pub mod batch_rows;
+pub mod day_counts;
+pub mod finding;
 pub mod generation;
 pub mod hold;
 pub mod in_doubt;
@@ -19,10 +22,16 @@ pub mod migrate;
 pub mod pass;
 pub mod process;
 pub mod proved_age;
+pub mod purge;
+pub mod purge_plan;
 pub mod range;
-pub mod row_ids;
+pub mod read_again;
+pub mod repair;
+pub mod restore;
 pub mod sighting;
 pub mod stop;
+pub mod verification;
+pub mod verified_batches;
 
 use std::time::Duration;
 
@@ -132,6 +141,12 @@ impl Ledger {
     /// A transaction that may be lost in a crash of Postgres, for what can be found out again.
     pub(in crate::ledger) async fn begin_relaxed(&self) -> anyhow::Result<Tx> {
         self.begin_with("BEGIN; SET LOCAL synchronous_commit = off").await
+    }
+
+    /// A transaction that is on disk when it is committed, and finds what it needs by indexes.
+    pub(in crate::ledger) async fn begin_on_indexes(&self) -> anyhow::Result<Tx> {
+        self.begin_with("BEGIN; SET LOCAL synchronous_commit = on; SET LOCAL enable_seqscan = off")
+            .await
     }
 
     /// A transaction whose statements all see the same, and find it by indexes: a table that grew

@@ -7,7 +7,7 @@
 //! cli                              flags and environment → checked settings; exit codes
 //! commands                         one file a subcommand
 //! pipeline                         rows → logs → batches → lanes → ledger
-//! source  dify  sls  ledger        Postgres reads · row → log · SLS's HTTP interface · the book
+//! source  dify  sls  ledger        Postgres reads · row → log · SLS's HTTP interface · the ledger
 //! pg                               how both databases are reached
 //! record  wire                     row types · SLS's bytes
 //! secret  error_text             a text that prints as *** · an error in words

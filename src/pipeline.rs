@@ -19,8 +19,10 @@
 
 pub mod guard;
 pub mod progress;
+pub mod purge;
 pub mod read;
 pub mod recover;
+pub mod restore;
 pub mod retry;
 pub mod send;
 pub mod shutdown;

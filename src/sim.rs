@@ -3,10 +3,10 @@
 //! ```text
 //! connection → http: Request → service: fault? → auth → route
 //!                                │         → put · pull · search · soft_delete · admin → store
-//!                                └→ /_sim/…: control          └→ sql
+//!                                └→ /_sim/…: control · tamper └→ sql
 //! ```
 //!
-//! It judges requests as strictly as SLS is documented to: signatures, dates, sizes, encodings and
+//! It checks requests as strictly as SLS is documented to: signatures, dates, sizes, encodings and
 //! idempotent writes. It keeps everything in memory, and on disk too if it is told where.
 
 pub mod admin;
@@ -14,9 +14,9 @@ pub mod answer;
 pub mod auth;
 pub mod clock;
 pub mod compression;
+pub mod consumer_groups;
 pub mod control;
 pub mod fault;
-pub mod groups;
 pub mod http;
 pub mod journal;
 pub mod pull;
@@ -27,12 +27,14 @@ pub mod search;
 pub mod service;
 pub mod soft_delete;
 pub mod sql;
+pub mod sql_time;
 pub mod store;
 pub mod switch;
+pub mod sync;
+pub mod tamper;
 
 use std::future::Future;
 use std::io::ErrorKind;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -43,30 +45,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::sim::answer::{Body, Cut};
-use crate::sim::fault::Fault;
 use crate::sim::http::{ReadError, Request};
 use crate::sim::service::Service;
-use crate::sim::switch::Switches;
-use crate::wire::sign::Credentials;
-
-/// How the local SLS behaves.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// Who may call.
-    pub credentials: Credentials,
-    /// Shards of a logstore whose creation does not say how many; 1 or more.
-    pub shards_default: u32,
-    /// PutLogs counts requests and bytes, and neither decodes nor stores: for measuring a client.
-    pub count_only: bool,
-    /// How it behaves at the start, where SLS's behaviour is not known or not sure.
-    pub switches: Switches,
-    /// What goes wrong from the start.
-    pub faults: Vec<Fault>,
-    /// The folder where everything is kept; without one, only memory keeps it.
-    pub data: Option<PathBuf>,
-    /// Where every request is written down.
-    pub request_log: Option<PathBuf>,
-}
 
 /// Serves until `shutdown` resolves; then open connections are cut.
 ///

@@ -1,16 +1,21 @@
-//! Reads Dify's tables, and can do nothing else: every transaction is `READ ONLY`.
+//! Reads Dify's tables, and can do nothing else: every transaction of a [`Source`] is `READ ONLY`.
+//! ([`writable`] is for purge and restore alone.)
 //!
 //! The way of a read: the sizes of the next rows first ([`page`]), which costs nearly nothing since
 //! `octet_length` does not fetch a long value; then exactly the rows of one batch ([`read`]), one
 //! statement read to its end at full speed. No statement is open while anything else is waited for.
 
 pub mod catalog;
+pub mod count_days;
 pub mod estimate;
+pub mod footprint;
 pub mod page;
 pub mod ranges;
 pub mod read;
 pub mod replica_lag;
 pub mod scope;
+pub mod writable;
+pub mod write_health;
 
 use std::time::Duration;
 
@@ -24,7 +29,7 @@ use crate::record::timestamp::Timestamp;
 
 /// How Postgres prints the types that we read as text, whatever the server, the database or the
 /// role says: else the same row would become another log after somebody changed a setting.
-const TEXT_FORMS: &str = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
+pub(in crate::source) const TEXT_FORMS: &str = "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, MDY'; \
      SET LOCAL intervalstyle = 'postgres'; SET LOCAL bytea_output = 'hex'; \
      SET LOCAL extra_float_digits = 1";
 
@@ -61,6 +66,7 @@ pub struct Server {
     pub database: String,
     /// `server_encoding`.
     pub encoding: String,
+    pub is_replica: bool,
 }
 
 impl Source {
@@ -103,20 +109,26 @@ impl Source {
 
     /// Begins a transaction that cannot write.
     pub(in crate::source) async fn begin(&self) -> anyhow::Result<Transaction<'static, Postgres>> {
-        self.pool
-            .begin_with(sqlx::AssertSqlSafe(self.begin.clone()))
-            .await
-            .context("begin a read in Postgres")
+        self.begin_with("").await
+    }
+
+    /// Begins one with more settings: `; SET LOCAL …`.
+    pub(in crate::source) async fn begin_with(
+        &self,
+        settings: &'static str,
+    ) -> anyhow::Result<Transaction<'static, Postgres>> {
+        let begin = format!("{}{settings}", self.begin);
+        self.pool.begin_with(sqlx::AssertSqlSafe(begin)).await.context("begin a read in Postgres")
     }
 }
 
-async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
+pub(in crate::source) async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
     let begin = format!("BEGIN READ ONLY; {}", pg::OWN_NAMES_ONLY);
     let mut tx = pool.begin_with(sqlx::AssertSqlSafe(begin)).await?;
     let row = pg::statement(
         "SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_xact_replay_timestamp() \
            ELSE clock_timestamp() END AT TIME ZONE 'UTC') AS now, current_database()::text AS database, \
-         current_setting('server_encoding') AS encoding",
+         current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS is_replica",
     )
     .fetch_one(&mut *tx)
     .await?;
@@ -125,5 +137,6 @@ async fn describe_server(pool: &PgPool) -> Result<Server, sqlx::Error> {
         now: row.try_get::<Option<Timestamp>, _>("now")?.unwrap_or(Timestamp::NEG_INFINITY),
         database: row.try_get("database")?,
         encoding: row.try_get("encoding")?,
+        is_replica: row.try_get("is_replica")?,
     })
 }

@@ -1,16 +1,31 @@
 //! The flags, as the operator types them, and what they mean once checked.
 
-pub mod run;
-
+pub mod common;
 #[cfg(feature = "simulator")]
-use std::net::SocketAddr;
+pub mod demo;
+pub mod purge;
+pub mod repair;
+pub mod restore;
+pub mod run;
+#[cfg(feature = "simulator")]
+pub mod simulate;
+pub mod verify;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cli::args::run::{RunArgs, TimingsArgs};
+use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, tables};
+#[cfg(feature = "simulator")]
+use crate::cli::args::demo::DemoArgs;
+use crate::cli::args::purge::PurgeArgs;
+use crate::cli::args::repair::RepairArgs;
+use crate::cli::args::restore::RestoreArgs;
+use crate::cli::args::run::RunArgs;
+#[cfg(feature = "simulator")]
+use crate::cli::args::simulate::SimulateArgs;
+use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
 use crate::commands::audit::AuditSettings;
 use crate::commands::doctor::DoctorSettings;
@@ -18,18 +33,30 @@ use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
 use crate::commands::status::StatusSettings;
 use crate::record::table::Table;
-use crate::record::timestamp::Timestamp;
 use crate::sls::admin::NewLogstore;
 
-/// Moves Dify's workflow history from Postgres to Aliyun SLS, proves it, and loses nothing.
+const EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill doctor                     # is everything ready?
+  dify-sls-backfill run --dry-run              # what would be sent? writes nothing
+  dify-sls-backfill init                       # create what is missing in SLS
+  dify-sls-backfill run                        # send it, or continue after any stop
+  dify-sls-backfill --env-file docker/.env run # with the settings in Dify's .env
+
+Exit codes:
+  0 done   2 wrong usage or setting   3 not ready, nothing was sent   4 SLS differs from the ledger
+  5 done, but SLS refuses rows   6 another run is active   70 failed
+  75 stopped with work left: run the same command again";
+
+/// Moves Dify's workflow history from Postgres to Aliyun SLS, and verifies that it arrived.
 ///
-/// Postgres and SLS are named by the environment variables that Dify itself uses: DB_HOST, DB_PORT,
-/// DB_USERNAME, DB_PASSWORD, DB_DATABASE, DB_EXTRAS (or DATABASE_URL), ALIYUN_SLS_ENDPOINT,
-/// ALIYUN_SLS_REGION, ALIYUN_SLS_PROJECT_NAME, ALIYUN_SLS_ACCESS_KEY_ID,
-/// ALIYUN_SLS_ACCESS_KEY_SECRET. They may stand in Dify's own .env (--env-file), secrets also in
-/// files (DB_PASSWORD_FILE, …).
+/// The settings are the environment variables that Dify itself uses: DB_HOST, DB_PORT, DB_USERNAME,
+/// DB_PASSWORD, DB_DATABASE, DB_EXTRAS (or DATABASE_URL) for Postgres; ALIYUN_SLS_ENDPOINT,
+/// ALIYUN_SLS_REGION, ALIYUN_SLS_PROJECT_NAME, ALIYUN_SLS_ACCESS_KEY_ID and
+/// ALIYUN_SLS_ACCESS_KEY_SECRET for SLS. They can also be read from Dify's own .env (--env-file),
+/// and secrets from files of their own (DB_PASSWORD_FILE, …).
 #[derive(Parser)]
-#[command(version = env!("SLS_BACKFILL_VERSION"), max_term_width = 100)]
+#[command(version = env!("SLS_BACKFILL_VERSION"), max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(flatten)]
     pub global: GlobalArgs,
@@ -38,27 +65,28 @@ pub struct Cli {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = OUTPUT)]
 pub struct GlobalArgs {
-    /// Take settings from this file, such as Dify's .env; a later file, and the environment, are
-    /// stronger
+    /// Read settings from this file, such as Dify's .env. Can be given several times: a later file
+    /// overrides an earlier one, and the environment overrides all files
     #[arg(long = "env-file", global = true, value_name = "FILE")]
     pub env_files: Vec<PathBuf>,
-    /// Form of results on standard output
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// Format of the results on standard output
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
     output: OutputFormat,
-    /// Form of messages on standard error
-    #[arg(long, global = true, value_enum, default_value = "text")]
+    /// Format of the messages on standard error
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-    /// Tell more, as with SQLALCHEMY_ECHO=true; twice for everything
+    /// Log more, as SQLALCHEMY_ECHO=true does; given twice, everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Tell only what is odd or wrong
+    /// Log warnings and errors only
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
 }
 
 impl GlobalArgs {
-    /// The form of results.
+    /// The format of results.
     pub fn format(&self) -> Format {
         match self.output {
             OutputFormat::Text => Format::Text,
@@ -79,56 +107,95 @@ pub enum LogFormat {
     Json,
 }
 
+/// The commands, the most used ones first.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Look whether everything is fit; writes nothing
-    Doctor(DoctorArgs),
-    /// Make project, logstores and indexes where they are missing, and the ledger
-    Init(InitArgs),
-    /// Migrate, go on where the last run stopped, and verify
+    /// Send the history to SLS, or continue where the last run stopped, and verify it
+    #[command(after_help = run::EXAMPLES)]
     Run(Box<RunArgs>),
-    /// Look into SLS and write down what the ledger lacks, after it was copied or restored
-    Audit(AuditArgs),
-    /// Show where every row has gone, from the ledger
+    /// Compare what SLS holds with the ledger and Postgres, by count or by content
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(VerifyArgs),
+    /// Work through what `verify --level content` has found; without --execute only a plan
+    #[command(after_help = repair::EXAMPLES)]
+    Repair(RepairArgs),
+    /// Delete rows of Postgres whose logs are proved; without --execute only a plan
+    #[command(after_help = purge::EXAMPLES)]
+    Purge(Box<PurgeArgs>),
+    /// Bring purged rows back from SLS; without --execute only a plan
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(RestoreArgs),
+    /// Show where every row is, from the ledger alone
+    #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
-    /// Serve a local SLS, to try things out without an account
+    /// Check settings, Postgres, ledger and SLS; changes nothing
+    #[command(after_help = DOCTOR_EXAMPLES)]
+    Doctor(DoctorArgs),
+    /// Create the project, logstores, indexes and ledger where they are missing
+    #[command(after_help = INIT_EXAMPLES)]
+    Init(InitArgs),
+    /// Read SLS and record what the ledger lacks, after it was copied, restored or lost
+    #[command(after_help = AUDIT_EXAMPLES)]
+    Audit(AuditArgs),
+    /// Serve a local SLS, to try things without an account
     #[cfg(feature = "simulator")]
+    #[command(after_help = crate::cli::args::simulate::EXAMPLES)]
     Simulate(SimulateArgs),
-    /// Make Dify-like history in a database, and show the whole way of a backfill with it
+    /// Create Dify-like history in an empty database, and show a whole backfill with it
     #[cfg(feature = "simulator")]
+    #[command(after_help = crate::cli::args::demo::EXAMPLES)]
     Demo(DemoArgs),
 }
 
-#[derive(Args)]
-struct LedgerArgs {
-    /// Keep the ledger in another database than the source (for a source that is a replica)
-    /// [default: SLS_BACKFILL_LEDGER_URL, where nobody else sees its password]
-    #[arg(long, value_name = "URL")]
-    ledger_url: Option<String>,
-    /// Keep the ledger on a server with fsync = off: a crash of it may then lose what was sent
-    #[arg(long, hide = true)]
-    allow_fsync_off: bool,
-}
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill status
+  dify-sls-backfill status --output json | jq .tables.workflow_runs.held";
+
+const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill doctor
+  dify-sls-backfill doctor --probe   # also ask SLS whether it refuses repeated sequence numbers
+
+Exits with 3 where `run` would fail.";
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill init
+  dify-sls-backfill init --ttl-days 3650 --shards 4   # keep logs for ever, write faster
+
+Safe to repeat, and beside a running Dify: what exists is kept, an index only gets what Dify needs.";
+
+const AUDIT_EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill audit --dry-run   # what does SLS hold that the ledger lacks?
+  dify-sls-backfill audit             # record it; takes at least 22 minutes
+
+When it is done, `run` continues and sends nothing twice. It can be stopped and repeated.";
 
 #[derive(Args)]
 pub struct InitArgs {
-    #[command(flatten)]
-    ledger: LedgerArgs,
-    /// Days that new logstores keep logs; 3650 is for ever [default: ALIYUN_SLS_LOGSTORE_TTL, 365]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    /// Days that a new logstore keeps logs; 3650 means for ever [default: ALIYUN_SLS_LOGSTORE_TTL,
+    /// else 365]
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
     ttl_days: Option<u32>,
-    /// Shards of new logstores; each takes about 5 MB/s
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// Shards of a new logstore; each takes about 5 MB/s
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
     shards: u32,
-    /// Whether SLS may divide shards of new logstores that have too much to do
+    /// Whether SLS may split busy shards of a new logstore
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     auto_split: bool,
-    /// How many shards a new logstore may have then
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
+    /// How many shards a new logstore may grow to
+    #[arg(long, value_name = "N", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=256))]
     shards_max: u32,
-    /// Seconds to wait after making an index until SLS uses it [default: 60; 0 on this machine]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(0..=600))]
+    /// How long to wait after an index was created, until SLS uses it [default: 60; 0 for a local
+    /// SLS]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=600))]
     index_wait_s: Option<u64>,
+    #[command(flatten)]
+    ledger: LedgerArgs,
 }
 
 impl InitArgs {
@@ -161,12 +228,12 @@ impl InitArgs {
 
 #[derive(Args)]
 pub struct DoctorArgs {
-    #[command(flatten)]
-    ledger: LedgerArgs,
-    /// Try out on a logstore of its own whether SLS refuses a number that it has stored, and note
-    /// the result in the ledger
+    /// Also test whether SLS refuses a sequence number that it has stored, on a logstore made for
+    /// that and deleted again, and record the result in the ledger
     #[arg(long)]
     probe: bool,
+    #[command(flatten)]
+    ledger: LedgerArgs,
 }
 
 impl DoctorArgs {
@@ -183,13 +250,13 @@ impl DoctorArgs {
 
 #[derive(Args)]
 pub struct AuditArgs {
+    /// Only report what SLS holds and the ledger lacks; write nothing, wait for nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     ledger: LedgerArgs,
     #[command(flatten)]
     timings: TimingsArgs,
-    /// Only tell what SLS holds and the ledger lacks: writes nothing, waits for nothing
-    #[arg(long)]
-    dry_run: bool,
 }
 
 impl AuditArgs {
@@ -212,12 +279,12 @@ impl AuditArgs {
 
 #[derive(Args)]
 pub struct StatusArgs {
-    #[command(flatten)]
-    ledger: LedgerArgs,
     /// Only these tables
     #[arg(long, value_delimiter = ',', value_parser = parse_table,
           default_value = "workflow_runs,workflow_node_executions")]
     tables: Vec<Table>,
+    #[command(flatten)]
+    ledger: LedgerArgs,
 }
 
 impl StatusArgs {
@@ -235,127 +302,6 @@ impl StatusArgs {
     }
 }
 
-#[cfg(feature = "simulator")]
-#[derive(Args)]
-pub struct SimulateArgs {
-    /// Where to listen; port 0 takes a free one, which is printed
-    #[arg(long, default_value = "127.0.0.1:8100")]
-    listen: SocketAddr,
-    /// Shards of a logstore that is made without saying how many
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
-    shards: u32,
-    /// Check and count what is written, and store nothing: for measuring
-    #[arg(long)]
-    count_only: bool,
-    /// Behave so where SLS's behaviour is not known or not sure; can be given again. GET
-    /// /_sim/switches lists the names, PATCH changes them later
-    #[arg(long = "switch", value_name = "NAME=VALUE")]
-    switch: Vec<String>,
-    /// The same from a file, an object of JSON
-    #[arg(long, value_name = "FILE")]
-    switches: Option<PathBuf>,
-    /// Break requests as this file says, a line of JSON each, as POST /_sim/faults takes them
-    #[arg(long, value_name = "FILE")]
-    faults: Option<PathBuf>,
-    /// Keep everything in this folder, so that it survives the end, however it comes
-    #[arg(long, value_name = "DIR", conflicts_with = "count_only")]
-    data: Option<PathBuf>,
-    /// Append every request to this file, a line of JSON each
-    #[arg(long, value_name = "FILE")]
-    request_log: Option<PathBuf>,
-    /// Listen also where other machines can reach it, and read and break everything
-    #[arg(long)]
-    i_know_this_guards_nothing: bool,
-}
-
-#[cfg(feature = "simulator")]
-impl SimulateArgs {
-    pub fn settings(
-        &self,
-        environment: &Environment,
-    ) -> anyhow::Result<crate::commands::simulate::SimulateSettings> {
-        use crate::commands::simulate::{read_faults, read_switches};
-        Ok(crate::commands::simulate::SimulateSettings {
-            listen: self.listen,
-            credentials: environment.simulator_credentials(),
-            shards: self.shards,
-            count_only: self.count_only,
-            switches: read_switches(self.switches.as_deref(), &self.switch)?,
-            faults: self.faults.as_deref().map_or(Ok(Vec::new()), read_faults)?,
-            data: self.data.clone(),
-            request_log: self.request_log.clone(),
-            guards_nothing: self.i_know_this_guards_nothing,
-        })
-    }
-}
-
-#[cfg(feature = "simulator")]
-#[derive(Args)]
-pub struct DemoArgs {
-    /// Node executions to make
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
-    rows: u64,
-    /// The same seed makes the same history
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// How many days back the history goes
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=3650))]
-    days: u32,
-    /// What the history looks like
-    #[arg(long, value_enum, default_value = "mixed")]
-    profile: ProfileArg,
-    /// Only make the tables and fill them
-    #[arg(long)]
-    fill_only: bool,
-}
-
-#[cfg(feature = "simulator")]
-#[derive(Clone, Copy, ValueEnum)]
-enum ProfileArg {
-    Mixed,
-    Bench,
-}
-
-#[cfg(feature = "simulator")]
-impl DemoArgs {
-    pub fn settings(
-        &self,
-        environment: &Environment,
-        env_files: &[PathBuf],
-    ) -> anyhow::Result<crate::commands::demo::DemoSettings> {
-        Ok(crate::commands::demo::DemoSettings {
-            postgres: environment.postgres(None)?,
-            rows: self.rows,
-            seed: self.seed,
-            days: self.days,
-            for_measuring: matches!(self.profile, ProfileArg::Bench),
-            fill_only: self.fill_only,
-            env_files: env_files.to_vec(),
-        })
-    }
-}
-
-/// Tables in the order in which they are moved, each once.
-fn tables(wanted: &[Table]) -> Vec<Table> {
-    Table::ALL.into_iter().filter(|table| wanted.contains(table)).collect()
-}
-
-fn parse_table(name: &str) -> anyhow::Result<Table> {
-    Table::from_name(name)
-        .with_context(|| "it is workflow_runs or workflow_node_executions".to_owned())
-}
-
-/// `2025-01-31`, `2025-01-31T12:00:00` (UTC), or with an offset, as RFC 3339 writes it.
-fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Ok(Timestamp::from_unix_us(time.as_microsecond()));
-    }
-    let time: jiff::civil::DateTime =
-        text.parse().ok().context("it is a time such as 2025-01-31 or 2025-01-31T12:00:00Z")?;
-    let zoned = time.to_zoned(jiff::tz::TimeZone::UTC).context("it is out of range")?;
-    Ok(Timestamp::from_unix_us(zoned.timestamp().as_microsecond()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,19 +310,5 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn times_are_utc() {
-        for text in [
-            "2025-01-31",
-            "2025-01-31T00:00:00",
-            "2025-01-31T00:00:00Z",
-            "2025-01-31T08:00:00+08:00",
-        ] {
-            let time = parse_time(text).unwrap();
-            assert_eq!(time.to_string(), "2025-01-31T00:00:00Z", "{text}");
-        }
-        assert!(parse_time("yesterday").is_err());
     }
 }

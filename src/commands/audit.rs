@@ -1,4 +1,4 @@
-//! `audit`: looks into SLS, writes down what the ledger lacks, and lets it go on.
+//! `audit`: reads SLS, records what the ledger lacks, and lets runs continue.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::sls::client::Client;
 pub struct AuditSettings {
     pub postgres: PostgresSettings,
     pub sls: SlsSettings,
-    /// Only tell what would be adopted.
+    /// Only report what would be adopted.
     pub dry_run: bool,
     pub timings: Timings,
     pub allow_fsync_off: bool,
@@ -136,15 +136,15 @@ fn conclude(audited: &Audited, format: Format) -> Exit {
         Audited::Halted => {
             tracing::warn!(
                 "stopped; what was found is in the ledger, and nothing may be sent yet\n\
-                 hint: run the same command again to go on"
+                 hint: run the same command again to continue"
             );
             return Exit::Unfinished;
         }
         Audited::Disturbed(group) => {
             tracing::warn!(
-                "somebody else has come meanwhile (consumer group {group}), and may have sent; \
-                 nothing may be sent from here yet\n\
-                 hint: shutdown whoever works with another ledger on this project, and run the same \
+                "another process started during the audit (consumer group {group}) and may have \
+                 sent; nothing may be sent from here yet\n\
+                 hint: stop whoever works with another ledger on this project, and run the same \
                  command again"
             );
             return Exit::Unfinished;
@@ -161,11 +161,18 @@ fn conclude(audited: &Audited, format: Format) -> Exit {
             count(findings.lost_rows),
         );
     }
+    if findings.lost_purged_rows > 0 {
+        tracing::error!(
+            "{} of these rows were purged from Postgres, so nobody here has them any more\n\
+             hint: look for them in backups of Postgres",
+            count(findings.lost_purged_rows),
+        );
+    }
     if findings.unequal.is_empty() && findings.doubled_rows == 0 {
         return if is_lost { Exit::Difference } else { Exit::Done };
     }
     for batch_id in findings.unequal.iter().take(20) {
-        tracing::error!("batch {batch_id}: SLS does not hold it as its tags tell");
+        tracing::error!("batch {batch_id}: what SLS holds is not what its tags say");
     }
     tracing::error!(
         "{} batches are not in SLS as they were sent, {} rows are there twice; none of their rows \
@@ -189,7 +196,7 @@ fn print(findings: &Findings, format: Format) {
     line("adopted, sent under this ledger:   ", findings.adopted, findings.adopted_rows);
     line("adopted, sent by another ledger:   ", findings.foreign, findings.foreign_rows);
     if findings.revived > 0 {
-        output::line(&format!("given up, but there:               {} batches", findings.revived));
+        output::line(&format!("abandoned, but in SLS:             {} batches", findings.revived));
     }
     if findings.passed_over_groups > 0 {
         output::line(&format!(
@@ -201,5 +208,5 @@ fn print(findings: &Findings, format: Format) {
     if findings.lost > 0 {
         line("lost, not in SLS any more:         ", findings.lost, findings.lost_rows);
     }
-    output::line("the ledger knows all that SLS holds; `run` may go on");
+    output::line("the ledger knows all that SLS holds; `run` can continue");
 }

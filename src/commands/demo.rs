@@ -14,7 +14,8 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, bytes, count};
 use crate::commands::setup::{PostgresSettings, SlsSettings, client};
 use crate::demo::finished::finished;
-use crate::demo::{Connection, HistorySettings, Profile, create_tables, fill};
+use crate::demo::settings::{HistorySettings, Profile};
+use crate::demo::{Connection, create_tables, fill};
 use crate::ledger::Ledger;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -76,13 +77,13 @@ async fn make_history(
 ) -> Result<(), Ended> {
     if !create_tables(conn).await? {
         let error = anyhow::anyhow!(
-            "this database has tables of Dify's already, and the demo fills none that it did not \
-             make\nnothing was written\nhint: give it an empty database"
+            "this database has tables of Dify's already, and the demo only fills tables that it \
+             has created\nnothing was written\nhint: use an empty database"
         );
         return Err(Ended { exit: Exit::Preflight, error });
     }
     say(&format!(
-        "Making {} node executions as Dify 1.12 would have left them (--rows, --seed) …",
+        "Creating {} node executions as Dify 1.12 leaves them (--rows, --seed) …",
         count(settings.rows)
     ));
     let history = HistorySettings {
@@ -116,18 +117,18 @@ async fn show(
         ("ALIYUN_SLS_PROJECT_NAME", PROJECT.to_owned()),
     ];
     let tool = Tool { environment: &environment, env_files: &settings.env_files };
-    say("The local SLS is where Dify's own .env points. First, what Dify does when it starts:");
+    say("ALIYUN_SLS_* names the local SLS. First, create what Dify creates when it starts:");
     tool.succeed(&["init"]).await?;
-    say("What would a run do? It can be tried without a way to write:");
+    say("What would a run send? A dry run has no way to write:");
     tool.succeed(&["run", "--dry-run"]).await?;
-    say("Now the run itself, and no mercy: it is killed in the middle.");
+    say("Now the run itself. It is killed half-way:");
     kill_in_the_middle(&tool, settings).await?;
-    say("The same command again goes on where it was, and finds out what was in the air:");
+    say("The same command continues, and finds out what became of the batches in doubt:");
     tool.succeed(&["run"]).await?;
-    say("And once more: there is nothing left to do.");
+    say("And once more: nothing is left to do.");
     tool.succeed(&["run"]).await?;
     say(
-        "Does SLS hold every finished row exactly once? Pulling everything back and counting ids …",
+        "Does SLS hold every finished row exactly once? Reading everything back and counting ids …",
     );
     let client = client(&SlsSettings {
         endpoint: Endpoint::parse(&format!("http://{address}"), PROJECT)
@@ -150,8 +151,55 @@ async fn show(
         let found = ids_in_sls(&client, table.logstore()).await?;
         compare(table, &wanted, &allowed, &found)?;
     }
-    say("All of it is in SLS once. Nothing was deleted from Postgres.");
+    say("All of it is in SLS once. Is it still, byte for byte?");
+    tool.succeed(&["verify", "--level", "content"]).await?;
+    purge_and_restore(conn, &tool, &client).await?;
     Ok(Exit::Done)
+}
+
+/// What Dify's console asks for its overview: how many runs ended how.
+const DIFYS_QUESTION: &str = "SELECT status, COUNT(DISTINCT id) AS runs FROM workflow_execution \
+     WHERE finished_at IS NOT NULL GROUP BY status ORDER BY status";
+
+/// The rows leave Postgres, Dify's question keeps its answer, and the rows come back.
+async fn purge_and_restore(
+    conn: &mut Connection,
+    tool: &Tool<'_>,
+    client: &Client,
+) -> anyhow::Result<()> {
+    let before = answers(client).await?;
+    say(&format!("Dify asks SLS: {DIFYS_QUESTION}"));
+    before.iter().for_each(|answer| output::line(answer));
+    say("What could leave Postgres now? A plan writes nothing:");
+    tool.succeed(&["purge", "--older-than", "1h"]).await?;
+    say("Every batch is pulled back once more, and each row compared under lock, before it goes:");
+    tool.succeed(&["purge", "--older-than", "1h", "--execute", "--yes", "--vacuum"]).await?;
+    let end = current_time();
+    for table in Table::ALL {
+        let left = finished(conn, table, end.plus_s(-2 * SETTLE_S)).await?;
+        output::line(&format!(
+            "{table}: {} finished rows left in Postgres",
+            count(left.len() as u64)
+        ));
+        anyhow::ensure!(left.is_empty(), "rows of {table} that are proved were not purged");
+    }
+    say("Dify asks again:");
+    let after = answers(client).await?;
+    after.iter().for_each(|answer| output::line(answer));
+    anyhow::ensure!(before == after, "SLS answers otherwise after the purge");
+    say("And back, because somebody changed their mind:");
+    tool.succeed(&["restore", "--since", "2000-01-01", "--execute"]).await?;
+    say("Rows and logs are compared once more, and a run finds nothing to send again:");
+    tool.succeed(&["verify", "--level", "content"]).await?;
+    tool.succeed(&["run"]).await
+}
+
+async fn answers(client: &Client) -> anyhow::Result<Vec<String>> {
+    let logstore = Table::Runs.logstore();
+    let answer =
+        client.sql(logstore, 0, client.now() + 1, &format!("* | {DIFYS_QUESTION}")).await?;
+    anyhow::ensure!(answer.is_complete, "SLS has not answered completely");
+    Ok(answer.rows.iter().map(|row| format!("    {}: {}", row["status"], row["runs"])).collect())
 }
 
 /// The tool itself, as a process of its own.
@@ -185,7 +233,7 @@ async fn kill_in_the_middle(tool: &Tool<'_>, settings: &DemoSettings) -> anyhow:
     let ledger = Ledger::open(&settings.postgres.ledger, 1, true).await?;
     loop {
         if let Some(status) = run.try_wait().context("look at the run")? {
-            say(&format!("It was faster than the hangman ({status}); more --rows give him time."));
+            say(&format!("It ended before it could be killed ({status}); use more --rows."));
             return Ok(());
         }
         if ledger.account(Table::NodeExecutions).await?.live > settings.rows / 2 {
@@ -232,8 +280,8 @@ fn compare(
     let allowed: HashSet<_> = allowed.iter().collect();
     let odd = found.keys().filter(|id| !allowed.contains(id)).count();
     output::line(&format!(
-        "{table}: {} finished in Postgres, {} in SLS, {missing} missing, {doubled} doubled, {odd} \
-         that should not be there",
+        "{table}: {} finished in Postgres, {} in SLS, {missing} missing, {doubled} stored twice, \
+         {odd} that should not be there",
         count(wanted.len() as u64),
         count(found.len() as u64),
     ));

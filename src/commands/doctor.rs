@@ -1,18 +1,18 @@
-//! `doctor`: is everything fit? Looks, and changes nothing unless it is asked to probe.
+//! `doctor`: is everything ready? It checks, and changes nothing unless it is asked to probe.
 
+pub mod check;
 pub mod postgres;
 pub mod sls;
 
 use anyhow::Context as _;
-use serde::Serialize;
 use serde_json::json;
 
-use crate::commands::doctor::postgres::{check_ledger, check_source};
+use crate::commands::doctor::check::{Check, State};
+use crate::commands::doctor::postgres::{check_ledger, check_seqid, check_source};
 use crate::commands::doctor::sls::check_sls;
 use crate::commands::exit::{Ended, Exit};
 use crate::commands::output::{self, Format};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
-use crate::error_text::error_text;
 use crate::ledger::Ledger;
 use crate::ledger::stop::Seqid;
 use crate::pipeline::guard::probe::{LOGSTORE, Probed, probe};
@@ -22,60 +22,13 @@ use crate::pipeline::shutdown::Shutdown;
 pub struct DoctorSettings {
     pub postgres: anyhow::Result<PostgresSettings>,
     pub sls: anyhow::Result<SlsSettings>,
-    /// Try out whether SLS keeps numbers, and write the result into the ledger.
+    /// Test whether SLS refuses repeated sequence numbers, and record the result in the ledger.
     pub probe: bool,
     pub allow_fsync_off: bool,
     pub format: Format,
 }
 
-/// How a thing was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    Ok,
-    /// `run` works, but somebody should know.
-    Warn,
-    /// `run` would fail, or what it does would be of no use.
-    Fail,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
-    pub name: String,
-    pub state: State,
-    pub found: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
-impl Check {
-    pub fn ok(name: &str, found: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), state: State::Ok, found: found.into(), hint: None }
-    }
-
-    pub fn warn(name: &str, found: impl Into<String>, hint: &str) -> Self {
-        let hint = Some(hint.to_owned());
-        Self { state: State::Warn, hint, ..Self::ok(name, found) }
-    }
-
-    pub fn fail(name: &str, found: impl Into<String>, hint: &str) -> Self {
-        Self { state: State::Fail, ..Self::warn(name, found, hint) }
-    }
-
-    /// An error, whose last lines may be a hint.
-    pub fn error(name: &str, error: &anyhow::Error) -> Self {
-        let text = error_text(error);
-        let (found, hint) = match text.split_once("\nhint: ") {
-            Some((found, hint)) => (found, Some(hint.to_owned())),
-            None => (text.as_str(), None),
-        };
-        Self { state: State::Fail, hint, ..Self::ok(name, found) }
-    }
-}
-
-/// Looks at everything, prints what was found, and says whether `run` may go.
+/// Checks everything, prints what was found, and says whether `run` would work.
 pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result<Exit, Ended> {
     let mut checks = Vec::new();
     let mut shapes = Vec::new();
@@ -86,7 +39,11 @@ pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result
             let source = check_source(&postgres.source, &mut checks, &mut shapes).await;
             clocks = source.as_ref().map(|(source, _)| source.server.now);
             let identity = source.map(|(_, identity)| identity);
-            standing = check_ledger(settings, &postgres.ledger, identity, &mut checks).await;
+            let fsync_off = settings.allow_fsync_off;
+            standing = check_ledger(&postgres.ledger, fsync_off, identity, &mut checks).await;
+            if let (Some(standing), Ok(sls)) = (&standing, &settings.sls) {
+                checks.push(check_seqid(standing, &sls.place()));
+            }
         }
         Err(error) => checks.push(Check::error("settings of Postgres", error)),
     }
@@ -94,17 +51,17 @@ pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result
         Ok(sls) => check_sls(sls, &shapes, standing.as_ref(), clocks, &mut checks).await,
         Err(error) => checks.push(Check::error("settings of SLS", error)),
     }
-    let is_fit = |checks: &[Check]| !checks.iter().any(|check| check.state == State::Fail);
+    let is_ready = |checks: &[Check]| !checks.iter().any(|check| check.state == State::Fail);
     if let (true, Ok(postgres), Ok(sls)) = (settings.probe, &settings.postgres, &settings.sls) {
-        let check = match is_fit(&checks) {
+        let check = match is_ready(&checks) {
             true => try_out(settings, postgres, sls, &mut shutdown).await,
-            false => Check::warn("seqid", "not tried out", "mend what has failed first"),
+            false => Check::warn("seqid", "not tested", "fix what failed first"),
         };
         checks.retain(|other| other.name != check.name);
         checks.push(check);
     }
-    print(&checks, is_fit(&checks), settings.format);
-    Ok(if is_fit(&checks) { Exit::Done } else { Exit::Preflight })
+    print(&checks, is_ready(&checks), settings.format);
+    Ok(if is_ready(&checks) { Exit::Done } else { Exit::Preflight })
 }
 
 /// Probes, and writes what was seen into the ledger.
@@ -119,7 +76,9 @@ async fn try_out(
         let client = setup::client(sls)?;
         let ledger = Ledger::open(&postgres.ledger, 1, settings.allow_fsync_off).await?;
         ledger.bind(&sls.project, &sls.endpoint.service).await?;
-        tracing::info!("trying out on logstore {LOGSTORE} whether SLS keeps numbers");
+        tracing::info!(
+            "testing on logstore {LOGSTORE} whether SLS refuses repeated sequence numbers"
+        );
         let probed = probe(&client, shutdown).await;
         if let Probed::Shown(seqid) = probed {
             ledger.probed(&sls.place(), seqid).await.context("write down the result")?;
@@ -128,27 +87,26 @@ async fn try_out(
     };
     match tried.await {
         Ok(Probed::Shown(Seqid::Proven)) => {
-            Check::ok(name, "proven: SLS refuses a number that it has stored")
+            Check::ok(name, "proven: SLS refuses a sequence number that it has stored")
         }
         Ok(Probed::Shown(Seqid::Ignored)) => Check::warn(
             name,
-            "not proven: SLS stores a repeated number",
-            "nothing is lost or doubled; a batch without an answer waits 18 min before it is sent \
-             again",
+            "not proven: SLS stores a repeated sequence number",
+            "nothing is lost or stored twice; a batch in doubt waits 18 min before it is sent again",
         ),
         Ok(Probed::Unclear(why)) => Check::warn(
             name,
             format!("not known: {why}"),
             "the access key needs log:CreateLogStore and log:DeleteLogStore for the probe; without \
-             it a batch without an answer waits 18 min before it is sent again",
+             it a batch in doubt waits 18 min before it is sent again",
         ),
         Err(error) => Check::error(name, &error),
     }
 }
 
-fn print(checks: &[Check], is_fit: bool, format: Format) {
+fn print(checks: &[Check], is_ready: bool, format: Format) {
     if format == Format::Json {
-        let json = json!({"schema_version": 1, "fit": is_fit, "checks": checks});
+        let json = json!({"schema_version": 1, "ready": is_ready, "checks": checks});
         output::line(&json.to_string());
         return;
     }
@@ -169,19 +127,5 @@ fn print(checks: &[Check], is_fit: bool, format: Format) {
             output::line(&format!("{indent}hint: {}", line.trim_start_matches("hint: ")));
         }
     }
-    output::line(if is_fit { "everything is fit" } else { "not fit: mend what has failed" });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hint_of_an_error_is_the_hint_of_its_check() {
-        let error = anyhow::anyhow!("no answer\nhint: check the port").context("connect");
-        let check = Check::error("source", &error);
-        assert_eq!((check.found.as_str(), check.state), ("connect: no answer", State::Fail));
-        assert_eq!(check.hint.as_deref(), Some("check the port"));
-        assert_eq!(Check::error("source", &anyhow::anyhow!("no")).hint, None);
-    }
+    output::line(if is_ready { "everything is ready" } else { "not ready: fix what failed" });
 }

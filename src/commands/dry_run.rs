@@ -9,6 +9,7 @@ use crate::commands::output::{self, Format, bytes, count};
 use crate::commands::run_settings::RunSettings;
 use crate::commands::setup;
 use crate::commands::status::held_line;
+use crate::dify::eligibility::Bounds;
 use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::screen::Screen;
@@ -44,10 +45,12 @@ pub async fn dry_run(
                 source: source.clone(),
                 ledger: None,
                 limits: settings.limits.clone(),
-                settled_before,
-                abandoned_before: settled_before,
-                kept_since: None,
-                live_since: None,
+                bounds: Bounds {
+                    settled_before,
+                    row_bytes_max: settings.row_bytes_max,
+                    ..Bounds::NONE
+                },
+                missed_before: settled_before,
                 shape,
             },
             workers: workers as usize,
@@ -86,7 +89,7 @@ fn print(estimates: &[(Table, Estimate)], format: Format) -> anyhow::Result<()> 
     }
     for (table, estimate) in estimates {
         output::line(&format!(
-            "{table}: {} rows: {} would go to SLS in {} batches ({}, {} compressed), {} held",
+            "{table}: {} rows: {} would be sent in {} batches ({}, {} compressed), {} held",
             count(estimate.seen),
             count(estimate.live),
             count(estimate.batches),

@@ -12,9 +12,9 @@ pub enum Exit {
     Done = 0,
     /// The command line or a setting is wrong.
     Usage = 2,
-    /// Something outside is not as it must be; nothing was sent.
+    /// Postgres, SLS or the ledger is not ready; nothing was sent.
     Preflight = 3,
-    /// What SLS holds differs from what it should hold.
+    /// What SLS holds differs from what it should hold, or Postgres has rows that were not seen.
     Difference = 4,
     /// Done, but SLS refused rows, which are held.
     Refused = 5,

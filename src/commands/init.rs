@@ -1,4 +1,4 @@
-//! `init`: makes project, logstores and indexes where they are missing, as Dify's extension does
+//! `init`: creates project, logstores and indexes where they are missing, as Dify's extension does
 //! when it starts, and the ledger.
 //!
 //! Run as often as one likes, and beside Dify: what is there stays, an index only gets what Dify
@@ -29,7 +29,7 @@ use crate::source::catalog::Shape;
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
 /// A wait that is over sooner is not worth a line.
-const TOLD_AFTER: Duration = Duration::from_secs(3);
+const SHOWN_AFTER: Duration = Duration::from_secs(3);
 
 /// What `init` needs to know.
 pub struct InitSettings {
@@ -57,12 +57,12 @@ pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
         .await
         .or_exit(Exit::Preflight)?;
     ledger.bind(project, &settings.sls.endpoint.service).await.or_exit(Exit::Preflight)?;
-    tell("ledger", "sls_backfill", "ready");
+    report("ledger", "sls_backfill", "ready");
     if exists {
-        tell("project", project, "left as it is");
+        report("project", project, "unchanged");
     } else {
         make_project(&client, project).await.or_exit(Exit::Preflight)?;
-        tell("project", project, "made");
+        report("project", project, "created");
     }
     let mut has_new_index = false;
     for shape in &shapes {
@@ -72,8 +72,8 @@ pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
     }
     if has_new_index && !settings.index_wait.is_zero() {
         tracing::info!(
-            "waiting {} s: SLS says not when a new index is in use everywhere, and does not find \
-             what is written before (--index-wait-s)",
+            "waiting {} s (--index-wait-s): SLS does not say when a new index is in use, and does \
+             not find what is written before",
             settings.index_wait.as_secs()
         );
         tokio::time::sleep(settings.index_wait).await;
@@ -82,7 +82,7 @@ pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
 }
 
 async fn make_project(client: &Client, project: &str) -> anyhow::Result<()> {
-    let what = format!("make project {project}");
+    let what = format!("create project {project}");
     let made = setup::look(|| client.create_project(project)).await;
     let was_there = made.as_ref().is_err_and(already_exists);
     unless_made(made).map_err(|failure| sls_error(&what, &failure))?;
@@ -102,7 +102,9 @@ async fn make_project(client: &Client, project: &str) -> anyhow::Result<()> {
                      choose another ALIYUN_SLS_PROJECT_NAME"
                 )
             } else {
-                format!("project {project} was made and is not there yet\nhint: run `init` again")
+                format!(
+                    "project {project} was created and is not there yet\nhint: run `init` again"
+                )
             }
         );
         wait(begun, &format!("project {project} is not known everywhere yet")).await;
@@ -125,20 +127,20 @@ impl Maker<'_> {
         let found = found.map_err(|failure| self.error("look for logstore", &failure))?;
         if let Some(found) = found {
             let days = found.get("ttl").and_then(serde_json::Value::as_u64).unwrap_or(0);
-            tell("logstore", logstore, &format!("left as it is: keeps logs {}", kept(days)));
+            report("logstore", logstore, &format!("unchanged: keeps logs {}", kept(days)));
             return Ok(());
         }
         let new = &self.settings.logstores;
         known(is_new, || async { unless_made(client.create_logstore(logstore, new).await) })
             .await
-            .map_err(|failure| self.error("make logstore", &failure))?;
+            .map_err(|failure| self.error("create logstore", &failure))?;
         self.wait_until_writable().await?;
-        let split = if new.auto_split { ", more when they are full" } else { "" };
-        tell(
+        let split = if new.auto_split { ", more when they are busy" } else { "" };
+        report(
             "logstore",
             logstore,
             &format!(
-                "made: keeps logs {}, {} shards{split}",
+                "created: keeps logs {}, {} shards{split}",
                 kept(new.ttl_days.into()),
                 new.shards
             ),
@@ -156,7 +158,7 @@ impl Maker<'_> {
             };
             anyhow::ensure!(
                 begun.elapsed() < READY_WITHIN,
-                "logstore {} was made, but {why}\nhint: run `init` again",
+                "logstore {} was created, but {why}\nhint: run `init` again",
                 self.logstore
             );
             wait(begun, &why).await;
@@ -184,20 +186,20 @@ impl Maker<'_> {
         let Some(found) = found else {
             let made = || async { unless_made(client.create_index(logstore, &required).await) };
             let made = known(true, made).await;
-            made.map_err(|failure| self.error("make the index of", &failure))?;
-            tell("index", logstore, &format!("made: {} keys", keys(&required)));
+            made.map_err(|failure| self.error("create the index of", &failure))?;
+            report("index", logstore, &format!("created: {} keys", keys(&required)));
             return Ok(true);
         };
         let merged = merge(&found, &required);
         if merged.changes.is_empty() {
-            tell("index", logstore, &format!("left as it is: {}", inventory(&merged)));
+            report("index", logstore, &format!("unchanged: {}", inventory(&merged)));
             return Ok(false);
         }
         let updated = known(true, || client.update_index(logstore, &merged.index)).await;
         updated.map_err(|failure| self.error("update the index of", &failure))?;
         let changes: Vec<_> = merged.changes.iter().map(Change::to_string).collect();
         let changes = changes.join(", ");
-        tell("index", logstore, &format!("changed: {changes}; {}", inventory(&merged)));
+        report("index", logstore, &format!("changed: {changes}; {}", inventory(&merged)));
         Ok(true)
     }
 
@@ -228,9 +230,9 @@ async fn known<T, F: Future<Output = Result<T, Failure>>>(
 async fn wait(begun: Instant, why: &str) {
     let before = begun.elapsed();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    if before < TOLD_AFTER && begun.elapsed() >= TOLD_AFTER {
+    if before < SHOWN_AFTER && begun.elapsed() >= SHOWN_AFTER {
         tracing::info!(
-            "waiting up to {} s, as what is new may need: {why}",
+            "waiting up to {} s until SLS knows what is new: {why}",
             READY_WITHIN.as_secs()
         );
     }
@@ -248,7 +250,7 @@ fn already_exists(failure: &Failure) -> bool {
     failure.code.to_ascii_lowercase().ends_with("alreadyexist")
 }
 
-fn tell(kind: &str, name: &str, what: &str) {
+fn report(kind: &str, name: &str, what: &str) {
     output::line(&format!("{kind:<9} {name:<27} {what}"));
 }
 
@@ -278,7 +280,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn days_are_told_in_words() {
+    fn days_are_given_in_words() {
         assert_eq!((kept(365), kept(3650)), ("365 days".to_owned(), "for ever".to_owned()));
     }
 }

@@ -1,4 +1,4 @@
-//! Rejects files: rows that something is wrong with, as JSON lines that can be fed again.
+//! Rejects files: rows that need attention, as JSON lines that `run --retry` reads.
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, BufWriter, Write as _};

@@ -1,4 +1,4 @@
-//! `run`: migrates what is to be migrated, goes on where the last run stopped, and verifies.
+//! `run`: sends what is to be sent, continues where the last run stopped, and verifies.
 
 mod live_writer;
 mod passes;
@@ -9,16 +9,17 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use crate::commands::difference::Difference;
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::count;
-use crate::commands::retention;
+use crate::commands::retention::{self, Kept};
 use crate::commands::run_settings::{RunSettings, Verify};
 use crate::commands::setup;
 use crate::commands::{rejects, status};
 use crate::error_text::error_text;
 use crate::ledger::Ledger;
-use crate::ledger::process::{HEARTBEAT, LEASE, Process};
+use crate::ledger::process::{HEARTBEAT, LEASE, Process, TakenForDead};
 use crate::ledger::stop::Seqid;
 use crate::pg;
 use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
@@ -52,10 +53,10 @@ struct Run<'a> {
     guarantees: Guarantees,
     memory: MemoryBudget,
     process: Process,
-    settled_before: Timestamp,
-    abandoned_before: Timestamp,
-    /// Since when rows must have finished for their logs to be kept.
-    kept: BTreeMap<Table, Timestamp>,
+    /// When it began, by the earliest clock.
+    now: Timestamp,
+    /// Which rows' logs are kept.
+    kept: BTreeMap<Table, Kept>,
     /// Since when rows may have been stored by another writer when they finished.
     live_since: BTreeMap<Table, Timestamp>,
     rows: RowBudget,
@@ -65,14 +66,22 @@ struct Run<'a> {
 }
 
 /// What came of one table.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Outcome {
     /// Rows sent by this run.
     sent: u64,
     /// Whether the pass is done, and no batch open.
     is_complete: bool,
-    /// Batches that SLS does not hold as the ledger says.
-    differences: u64,
+    /// Batches that SLS does not hold as the ledger says, by what is the matter.
+    differences: BTreeMap<Difference, u64>,
+}
+
+impl Outcome {
+    fn add_differences(&mut self, differences: BTreeMap<Difference, u64>) {
+        for (difference, batches) in differences {
+            *self.differences.entry(difference).or_default() += batches;
+        }
+    }
 }
 
 /// Runs; a first SIGINT or SIGTERM finishes what is in flight.
@@ -88,7 +97,8 @@ pub async fn run(
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
     let logstores = setup::check_logstores(&client, &sls.project, &settings.tables).await?;
-    // Two stages of each worker, the watch, the tail reader, the settler and the heartbeat may write at the same time.
+    // Two stages of each worker, the watch, the tail reader, the resolver and the heartbeat may
+    // write at the same time.
     let connections = 2 * settings.workers + 4;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
@@ -134,8 +144,7 @@ pub async fn run(
         guarantees,
         memory: MemoryBudget::new(settings.memory_bytes),
         process: process.clone(),
-        settled_before: now.plus_s(-settings.settle_s),
-        abandoned_before: now.plus_s(-settings.abandoned_after_s),
+        now,
         kept,
         live_since: BTreeMap::new(),
         rows: RowBudget::new(settings.rows_max),
@@ -161,7 +170,7 @@ pub async fn run(
     Ok(exit)
 }
 
-/// Says where a run stands that has failed, or from which something has gone away.
+/// Says where a run stands that has failed, or that has lost Postgres or SLS.
 fn in_the_middle(ended: Ended) -> Ended {
     // Whose text ends with what to do needs no more of it.
     if ended.exit != Exit::Failed || ended.error.is::<Unkept>() {
@@ -174,19 +183,19 @@ fn in_the_middle(ended: Ended) -> Ended {
         })
     };
     let (exit, hint) = if pg::is_gone(&ended.error) {
-        let hint = "when Postgres is back, run the same command again: it goes on where this one \
-                    has stopped";
+        let hint = "when Postgres is back, run the same command again: it continues where this \
+                    one stopped";
         (Exit::Unfinished, hint)
     } else if ended.error.chain().any(is_sls_gone) {
-        let hint = "when SLS answers again, run the same command again: it goes on where this one \
-                    has stopped";
+        let hint = "when SLS answers again, run the same command again: it continues where this \
+                    one stopped";
         (Exit::Unfinished, hint)
     } else {
-        (Exit::Failed, "run the same command again: it goes on where this one has stopped")
+        (Exit::Failed, "run the same command again: it continues where this one stopped")
     };
-    let told = error_text(&ended.error);
+    let text = error_text(&ended.error);
     let error = anyhow::anyhow!(
-        "{told}\nnothing is lost: everything that was sent is in the ledger\nhint: {hint}"
+        "{text}\nnothing is lost: everything that was sent is in the ledger\nhint: {hint}"
     );
     Ended { exit, error }
 }
@@ -200,13 +209,14 @@ pub(in crate::commands) async fn beat(ledger: &Ledger, process: &Process) -> any
         let beat = tokio::time::timeout(HEARTBEAT, ledger.heartbeat(process)).await;
         match beat.context("it does not answer").and_then(|beat| beat) {
             Ok(()) => last = Instant::now(),
+            Err(error) if error.is::<TakenForDead>() => return error,
             Err(error) if last.elapsed() + 2 * HEARTBEAT > LEASE => {
                 return error.context(
-                    "the ledger does not hear us any more; nothing more was sent\n\
+                    "the lease in the ledger could not be renewed; nothing more was sent\n\
                      hint: run the same command again when the ledger's Postgres is back",
                 );
             }
-            Err(error) => tracing::warn!("the ledger does not hear us: {error:#}"),
+            Err(error) => tracing::warn!("the lease in the ledger is not renewed yet: {error:#}"),
         }
     }
 }
@@ -228,27 +238,32 @@ impl Run<'_> {
         self.all_tables(shapes).await
     }
 
-    /// Whether SLS refuses a number that it has stored; finds out where nobody knows.
+    /// Whether SLS refuses a sequence number that it has stored; tests it where that is not known.
     async fn is_seqid_proven(&mut self) -> anyhow::Result<bool> {
         let sls = self.settings.sls.as_ref().context("a run has an SLS")?;
         let place = sls.place();
         let mut known = self.ledger.seqid(&place).await?;
         if known.is_none() && self.settings.probe {
-            tracing::info!("trying out on logstore {} whether SLS keeps numbers", probe::LOGSTORE);
+            tracing::info!(
+                "testing on logstore {} whether SLS refuses repeated sequence numbers",
+                probe::LOGSTORE
+            );
             match probe(&self.client, &mut self.shutdown).await {
                 Probed::Shown(seqid) => {
                     self.ledger.probed(&place, seqid).await?;
                     known = Some(seqid);
                 }
                 Probed::Unclear(why) => {
-                    tracing::warn!("nobody knows whether SLS keeps numbers: {why}");
+                    tracing::warn!(
+                        "it is not known whether SLS refuses repeated sequence numbers: {why}"
+                    );
                 }
             }
         }
         if known != Some(Seqid::Proven) {
             tracing::warn!(
-                "SLS is not proven to refuse a number that it has stored; a batch whose answer is \
-                 lost waits until it cannot arrive any more, about {} min",
+                "SLS is not proven to refuse a sequence number that it has stored; a batch in doubt \
+                 waits until it cannot arrive any more, about {} min",
                 (self.settings.timings.storable_s() + self.settings.timings.visible_s) / 60
             );
         }
@@ -267,7 +282,7 @@ impl Run<'_> {
             accounts.push((shape.table, self.ledger.account(shape.table).await?));
             total.sent += outcome.sent;
             total.is_complete &= outcome.is_complete;
-            total.differences += outcome.differences;
+            total.add_differences(outcome.differences);
         }
         status::print(&accounts, self.settings.format)?;
         if let Some(path) = &self.settings.rejects {
@@ -277,12 +292,24 @@ impl Run<'_> {
         let refused = HoldReason::Refused.name();
         let rows_refused =
             accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
+        let unread = accounts.iter().map(|(table, account)| (*table, account.unread));
+        let unread: Vec<_> = unread.collect();
         let rows_lost = accounts.iter().map(|(_, account)| account.lost).sum();
-        Ok(self.conclude(total, rows_lost, rows_refused))
+        Ok(self.conclude(&total, rows_lost, rows_refused, &unread))
     }
 
-    /// Says how the run ended.
-    fn conclude(&self, total: Outcome, rows_lost: u64, rows_refused: u64) -> Exit {
+    /// Says how the run ended. `unread`: rows of each table that no reading has seen.
+    fn conclude(
+        &self,
+        total: &Outcome,
+        rows_lost: u64,
+        rows_refused: u64,
+        unread: &[(Table, u64)],
+    ) -> Exit {
+        for (difference, batches) in &total.differences {
+            let batches = count(*batches);
+            tracing::error!("{batches} batches {}; {}", difference.what(), difference.way_on());
+        }
         if rows_lost > 0 {
             tracing::error!(
                 "{} rows that were in SLS are not there any more, and are not sent again\n\
@@ -290,12 +317,7 @@ impl Run<'_> {
                 count(rows_lost)
             );
         }
-        if total.differences > 0 {
-            tracing::error!(
-                "{} batches are not in SLS as they were sent; nothing was deleted anywhere\n\
-                 hint: run again: what only was slow to appear is found then",
-                total.differences
-            );
+        if rows_lost > 0 || !total.differences.is_empty() {
             return Exit::Difference;
         }
         if rows_lost > 0 {
@@ -305,9 +327,21 @@ impl Run<'_> {
             let why = if self.rows.is_spent() { "--max-rows is reached" } else { "stopped" };
             tracing::warn!(
                 "{why}, with work left; everything that was sent is in the ledger\n\
-                 hint: run the same command again to go on"
+                 hint: run the same command again to continue"
             );
             return Exit::Unfinished;
+        }
+        let unread = unread.iter().filter(|(_, rows)| *rows > 0);
+        let unread: Vec<_> =
+            unread.map(|(table, rows)| format!("{} of {table}", count(*rows))).collect();
+        if !unread.is_empty() {
+            tracing::error!(
+                "Postgres counts rows that no reading has seen: {}; the ranges that they are in are \
+                 remembered, and nothing was deleted anywhere\n\
+                 hint: run again: it reads these ranges once more",
+                unread.join(", ")
+            );
+            return Exit::Difference;
         }
         match total.sent {
             0 => tracing::info!("nothing new to do"),

@@ -32,16 +32,21 @@ pub struct RunSettings {
     pub rows_max: Option<u64>,
     pub workers: u32,
     pub rates: Rates,
-    /// A replica of the source may be that far behind; `None`: as far as it likes.
+    /// How far a replica of the source may be behind; `None`: as far as it likes.
     pub replica_lag_max_s: Option<u32>,
-    /// How often progress is told where there are no bars.
+    /// How often progress is logged where there are no bars.
     pub progress_every: Duration,
     pub limits: BatchLimits,
+    /// A row whose text is larger is held without being read.
+    pub row_bytes_max: u64,
     pub memory_bytes: u64,
     /// About how many rows a range has.
     pub range_rows: u32,
     pub settle_s: i64,
+    /// Rows that have run for longer are looked at again only in turn.
     pub abandoned_after_s: i64,
+    /// So many held rows of a table at most take their turn.
+    pub held_rows_max: u32,
     pub timings: Timings,
     pub put_graph: bool,
     pub log_time: LogTime,
@@ -62,7 +67,7 @@ pub struct RunSettings {
     /// Whether to probe by itself where no probe was made yet.
     pub probe: bool,
     pub allow_fsync_off: bool,
-    /// Where to write the rows that something is wrong with.
+    /// Where to write the rows that need attention.
     pub rejects: Option<PathBuf>,
     /// A rejects file whose rows are to be tried again.
     pub retry: Option<PathBuf>,

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::dify::conversion::{Conversion, LogTime, RULES};
 use crate::dify::fields::Fields;
+use crate::ledger::Ledger;
 use crate::ledger::generation::LogstoreFacts;
 use crate::pg::Address;
 use crate::pipeline::retry::with_retries;
@@ -72,7 +73,7 @@ pub async fn source(settings: &PostgresSettings, readers: u32) -> Result<Source,
     source.or_exit(Exit::Preflight)
 }
 
-/// Looks at the tables of the source: they are there, readable, and have Dify's columns.
+/// Checks the tables of the source: they are there, readable, and have Dify's columns.
 pub async fn shapes(source: &Source, tables: &[Table]) -> Result<Vec<Shape>, Ended> {
     let mut shapes = Vec::new();
     for table in tables {
@@ -124,17 +125,42 @@ pub async fn check_logstores(
         let index = index.or_exit(Exit::Preflight)?.with_context(|| {
             format!(
                 "logstore {logstore} has no index: SLS finds only what is written after there is \
-                 one\nnothing was written\nhint: `dify-sls-backfill init` makes it"
+                 one\nnothing was written\nhint: `dify-sls-backfill init` creates it"
             )
         });
         index.or_exit(Exit::Preflight)?;
-        let found = look(|| client.logstore(logstore)).await.map_err(error);
-        let found = found.or_exit(Exit::Preflight)?.with_context(|| {
-            format!("logstore {logstore} is gone\nnothing was written\nhint: `init` makes it")
-        });
-        logstores.push(facts(*table, &found.or_exit(Exit::Preflight)?));
+        logstores.push(known_logstore(client, project, *table).await?);
     }
     Ok(logstores)
+}
+
+/// What SLS says of the logstore of `table`, which must be there.
+pub async fn known_logstore(
+    client: &Client,
+    project: &str,
+    table: Table,
+) -> Result<LogstoreFacts, Ended> {
+    let logstore = table.logstore();
+    let found = look(|| client.logstore(logstore)).await.map_err(|failure| {
+        sls_error(&format!("look up logstore {logstore} of project {project}"), &failure)
+    });
+    let found = found.or_exit(Exit::Preflight)?.with_context(|| {
+        format!("project {project} has no logstore {logstore}\nhint: is it the right project?")
+    });
+    Ok(facts(table, &found.or_exit(Exit::Preflight)?))
+}
+
+/// Binds the ledger to project and service; refuses others, and logstores that were made anew since
+/// something was sent to them.
+pub async fn bind(
+    ledger: &Ledger,
+    sls: &SlsSettings,
+    logstores: &[LogstoreFacts],
+) -> Result<(), Ended> {
+    ledger.bind(&sls.project, &sls.endpoint.service).await.or_exit(Exit::Preflight)?;
+    let met = ledger.meet(logstores).await?;
+    met.stops().map_err(anyhow::Error::from)?;
+    Ok(())
 }
 
 /// What GetLogstore's answer says of the logstore of `table`.
@@ -177,7 +203,7 @@ fn sls_hint(failure: &Failure) -> &'static str {
     let code = failure.code.to_ascii_lowercase();
     match code.as_str() {
         _ if failure.is_about_absence() => {
-            "`dify-sls-backfill init` makes project, logstores and indexes; if they are there, \
+            "`dify-sls-backfill init` creates project, logstores and indexes; if they are there, \
              check ALIYUN_SLS_ENDPOINT and ALIYUN_SLS_PROJECT_NAME"
         }
         "invalidaccesskeyid" => {

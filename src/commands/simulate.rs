@@ -10,7 +10,7 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output;
 use crate::sim;
 use crate::sim::fault::Fault;
-use crate::sim::service::Service;
+use crate::sim::service::{Service, Settings};
 use crate::sim::switch::Switches;
 use crate::wire::sign::Credentials;
 
@@ -56,7 +56,7 @@ pub async fn simulate(settings: SimulateSettings) -> Result<Exit, Ended> {
         (None, true) => "counted, not stored".to_owned(),
         (None, false) => "kept in memory only".to_owned(),
     };
-    let service = Service::new(sim::Settings {
+    let service = Service::new(Settings {
         credentials: settings.credentials,
         shards_default: settings.shards,
         count_only: settings.count_only,

@@ -42,11 +42,11 @@ pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
     Ok(Exit::Done)
 }
 
-/// Lists the first rows that something is wrong with.
+/// Lists the first rows that need attention.
 async fn list_rejects(ledger: &Ledger, table: Table) -> anyhow::Result<()> {
     let rejects = ledger.rejects(table, Uuid::nil(), LISTED_ROWS_MAX + 1).await?;
     let Some(first) = rejects.first() else { return Ok(()) };
-    output::line(&format!("{table}: rows that SLS will not hold before a person acts"));
+    output::line(&format!("{table}: rows that need attention"));
     for Reject { id, reason, detail, .. } in rejects.iter().take(LISTED_ROWS_MAX as usize) {
         output::line(&format!("    {id} {reason}: {detail}"));
     }
@@ -54,7 +54,7 @@ async fn list_rejects(ledger: &Ledger, table: Table) -> anyhow::Result<()> {
         output::line("    … and more: `run --rejects FILE` lists them all");
     }
     tracing::info!(
-        "mend them in Postgres, or leave them out; those that SLS refused are tried again with \
+        "fix them in Postgres, or leave them there; those that SLS refused are tried again with \
          `run --retry FILE`, a line of FILE: {}",
         serde_json::to_string(first).context("print a rejected row")?
     );
@@ -98,9 +98,9 @@ pub fn held_line(reason: &str, rows: u64) -> String {
 }
 
 fn text(table: Table, account: &Account) -> String {
-    let air = match account.in_the_air {
+    let in_doubt = match account.in_the_air {
         0 => String::new(),
-        rows => format!(" + {} in the air", count(rows)),
+        rows => format!(" + {} in doubt", count(rows)),
     };
     let adopted = match account.adopted {
         0 => String::new(),
@@ -112,7 +112,7 @@ fn text(table: Table, account: &Account) -> String {
     };
     let past = part(account.lost, "lost") + &part(account.earlier, "of an earlier logstore");
     let mut text = format!(
-        "{table}: {} rows seen{adopted} = {} in SLS{air}{past} + {} held + {} already + {} gone",
+        "{table}: {} rows seen{adopted} = {} in SLS{in_doubt}{past} + {} held + {} already + {} gone",
         count(account.seen),
         count(account.live.saturating_sub(account.in_the_air)),
         count(account.held_rows()),
@@ -139,10 +139,19 @@ fn text(table: Table, account: &Account) -> String {
         let columns = count(account.not_json);
         text += &format!("\n    {columns} JSON columns hold no JSON; they went through unchanged");
     }
-    if account.late > 0 {
-        let rows = count(account.late);
-        text +=
-            &format!("\n    {rows} rows came after their range was read: the next run takes them");
+    if account.unread > 0 {
+        let rows = count(account.unread);
+        text += &format!(
+            "\n    {rows} rows are in Postgres that no reading has seen: the next run reads their \
+             ranges once more"
+        );
+    }
+    if account.vanished > 0 {
+        let rows = count(account.vanished);
+        text += &format!(
+            "\n    {rows} rows were there when they were read and not when they were counted: \
+             deleted meanwhile"
+        );
     }
     text
 }

@@ -3,7 +3,6 @@
 //! The shares of statuses are rough values of a healthy installation; they are dealt out in turn
 //! instead of drawn, so that a thousand runs have every fate.
 
-pub(crate) mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -16,9 +15,11 @@ use uuid::Uuid;
 
 use crate::demo::app::{App, Step, make_apps};
 use crate::demo::copy_rows::CopyRows;
+use crate::demo::event::{Fate, Node, Origin, Run};
 use crate::demo::node_kind::random_uuid;
+use crate::demo::rows::RowWriter;
+use crate::demo::settings::{HistorySettings, HistorySummary};
 use crate::demo::text::{TextPool, pick};
-use crate::demo::{HistorySettings, HistorySummary};
 
 /// A chunk is closed with the run that fills it.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -37,51 +38,9 @@ pub(crate) struct History {
     settings: HistorySettings,
     now_us: i64,
     apps: Arc<Vec<App>>,
-    pool: Arc<TextPool>,
+    writer: RowWriter,
     rng: StdRng,
     summary: HistorySummary,
-    /// Reused for every text column.
-    text: String,
-}
-
-/// What becomes of a run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Succeeded,
-    PartialSucceeded,
-    Failed,
-    Stopped,
-    /// Its worker was killed: it says `running` for ever.
-    Abandoned,
-    Paused,
-}
-
-/// Who started a run or a step, and how.
-pub(crate) struct Origin<'a> {
-    app: &'a App,
-    run_id: Option<Uuid>,
-    run_triggered_from: &'static str,
-    node_triggered_from: &'static str,
-    role: &'static str,
-    user: Uuid,
-    /// Written by a Dify that did not have the columns added later.
-    is_old: bool,
-}
-
-/// One row of workflow_node_executions to be.
-pub(crate) struct Node<'a> {
-    step: &'a Step,
-    /// The iteration or loop it is in, and in which round.
-    inside: Option<(&'a Step, u32)>,
-    predecessor: Option<&'a str>,
-    id: Uuid,
-    /// Rows of one node that was tried again share it.
-    execution_id: Uuid,
-    index: i32,
-    status: &'static str,
-    created_us: i64,
-    finished_us: Option<i64>,
-    tokens: u32,
 }
 
 impl History {
@@ -91,8 +50,9 @@ impl History {
         let pool = Arc::new(TextPool::new(settings.seed));
         let begins = settings.now.plus_s(-86_400 * i64::from(settings.days));
         let apps = Arc::new(make_apps(begins, &pool, &mut rng));
-        let (summary, text) = (HistorySummary::default(), String::new());
-        Ok(Self { settings: settings.clone(), now_us, apps, pool, rng, summary, text })
+        let writer = RowWriter::new(settings.profile, pool);
+        let summary = HistorySummary::default();
+        Ok(Self { settings: settings.clone(), now_us, apps, writer, rng, summary })
     }
 
     /// The next rows, or `None` when all have been made.
@@ -140,12 +100,13 @@ impl History {
         let ended_us = (ended_us + self.rng.random_range(900..9_000)).min(self.now_us);
 
         if fate == Fate::Paused {
-            self.write_pause(&mut chunk.pauses, app, run_id, ended_us);
+            self.writer.write_pause(&mut chunk.pauses, app, run_id, ended_us, &mut self.rng);
         }
-        self.write_run(&mut chunk.runs, &origin, fate, &nodes, started_us, ended_us);
+        let run = Run { origin: &origin, fate, nodes: &nodes, started_us, ended_us };
+        self.writer.write_run(&mut chunk.runs, &run, &mut self.rng);
         self.summary.runs += 1;
         for node in &nodes {
-            self.write_node(&mut chunk.nodes, &origin, node);
+            self.add_node(chunk, &origin, node);
         }
     }
 
@@ -172,8 +133,13 @@ impl History {
             let step = &app.steps[self.rng.random_range(1..app.steps.len())];
             let status = if self.rng.random_ratio(1, 12) { "failed" } else { "succeeded" };
             let node = self.node(step, None, status, started_us);
-            self.write_node(&mut chunk.nodes, &origin, &node);
+            self.add_node(chunk, &origin, &node);
         }
+    }
+
+    fn add_node(&mut self, chunk: &mut Chunk, origin: &Origin<'_>, node: &Node<'_>) {
+        self.writer.write_node(&mut chunk.nodes, origin, node, &mut self.rng);
+        self.summary.node_executions += 1;
     }
 
     /// When the next run starts: the history goes on evenly from day to day, busier by day than by

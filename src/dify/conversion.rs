@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::fingerprint::fingerprint;
 use crate::record::table::{Column, Table};
 
 /// The version of the rules in this program. Whoever changes a byte of any log raises it.
@@ -32,6 +33,11 @@ pub enum LogTime {
 }
 
 impl Conversion {
+    /// A short name for it that says the same wherever it is kept: the tag `__conversion__`.
+    pub fn fingerprint(&self) -> String {
+        fingerprint(&serde_json::to_value(self).expect("it has nothing that JSON lacks"))
+    }
+
     /// How `other` differs from this, one sentence each, for a person; empty when they are equal.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();

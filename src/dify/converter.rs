@@ -8,7 +8,7 @@ use std::ops::Range;
 use uuid::Uuid;
 
 use crate::dify::conversion::{Conversion, LogTime};
-use crate::dify::eligibility::{hold_reason, is_control_row, is_empty_json};
+use crate::dify::eligibility::{Bounds, Facts, Held, hold_reason, is_control_row, is_empty_json};
 use crate::dify::fields::{Field, Fields, Form, Null, UnfitColumns};
 use crate::dify::json::Transcoder;
 use crate::dify::python;
@@ -39,6 +39,8 @@ pub enum Verdict {
         row_id: Uuid,
         /// `-infinity` for NULL.
         created_at: Timestamp,
+        /// `None` for NULL.
+        finished_at: Option<Timestamp>,
         reason: HoldReason,
         /// What about the row is the reason. Holds no content of the row but an unknown status.
         detail: String,
@@ -60,11 +62,17 @@ pub struct Converted {
     pub not_json: u32,
 }
 
-/// Why a row is held, and what about it.
-type Held = (HoldReason, String);
-
 /// A field that cannot be written: what is wrong with its column.
 struct Unfit(&'static str);
+
+/// A row as it is read.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadRow<'a> {
+    /// In the order of the conversion's columns.
+    pub cells: &'a Cells<'a>,
+    /// Whether its full payload lies in object storage.
+    pub is_offloaded: bool,
+}
 
 /// What the values of a log are made of.
 struct Row<'a> {
@@ -86,16 +94,16 @@ impl Converter {
         })
     }
 
-    /// Adds the log of a row to `group`, or says why the row is held. `cells` are in the order of
-    /// the conversion's columns. Rows that finished after `settled_before` are held `running`.
-    /// `ingest_time` (Unix seconds) is the log's time if the conversion says [`LogTime::Ingest`].
+    /// Adds the log of a row to `group`, or says why the row is held. `ingest_time` (Unix seconds)
+    /// is the log's time if the conversion says [`LogTime::Ingest`].
     pub fn convert(
         &mut self,
-        cells: &Cells<'_>,
-        settled_before: Timestamp,
+        row: ReadRow<'_>,
+        bounds: &Bounds,
         ingest_time: u32,
         group: &mut LogGroupWriter,
     ) -> Verdict {
+        let cells = row.cells;
         assert_eq!(cells.len(), self.fields.cells, "a row has the conversion's columns");
         let row_id = cells[self.fields.id]
             .and_then(|bytes| Uuid::from_slice(bytes).ok())
@@ -103,7 +111,8 @@ impl Converter {
         let created_at = cells[self.fields.created_at].map(timestamp);
         let outcome = match created_at {
             Some(created_at) => {
-                self.judge_and_write(row_id, created_at, cells, settled_before, ingest_time, group)
+                let facts = self.facts(row, created_at);
+                self.judge_and_write(row_id, cells, &facts, bounds, ingest_time, group)
             }
             None => Err((HoldReason::Invalid, "created_at is NULL".to_owned())),
         };
@@ -111,26 +120,37 @@ impl Converter {
             Ok(converted) => Verdict::Log(converted),
             Err((reason, detail)) => {
                 let created_at = created_at.unwrap_or(Timestamp::NEG_INFINITY);
-                Verdict::Hold { row_id, created_at, reason, detail }
+                let finished_at = cells[self.fields.finished_at].map(timestamp);
+                Verdict::Hold { row_id, created_at, finished_at, reason, detail }
             }
+        }
+    }
+
+    fn facts<'a>(&self, row: ReadRow<'a>, created_at: Timestamp) -> Facts<'a> {
+        let cells = row.cells;
+        let texts = self.fields.texts.iter().filter_map(|at| cells[*at]);
+        Facts {
+            status: cells[self.fields.status].unwrap_or_default(),
+            created_at,
+            finished_at: cells[self.fields.finished_at].map(timestamp),
+            text_bytes: texts.map(|text| text.len() as u64).sum(),
+            is_offloaded: row.is_offloaded,
         }
     }
 
     fn judge_and_write(
         &mut self,
         row_id: Uuid,
-        created_at: Timestamp,
         cells: &Cells<'_>,
-        settled_before: Timestamp,
+        facts: &Facts<'_>,
+        bounds: &Bounds,
         ingest_time: u32,
         group: &mut LogGroupWriter,
     ) -> Result<Converted, Held> {
-        let status = cells[self.fields.status].unwrap_or_default();
-        let finished_at = cells[self.fields.finished_at].map(timestamp);
-        if let Some(held) = hold_reason(self.table, status, created_at, finished_at, settled_before)
-        {
+        if let Some(held) = hold_reason(self.table, facts, bounds) {
             return Err(held);
         }
+        let Facts { status, created_at, finished_at, .. } = *facts;
         if let Some((task_id, payload)) = self.fields.control
             && is_control_row(cells[task_id], payload.map(|at| cells[at]))
         {

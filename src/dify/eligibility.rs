@@ -1,28 +1,82 @@
-//! Which rows are held: the rules that need neither Dify's other tables nor SLS.
+//! Which rows are held: the rules that need neither Dify's other tables nor SLS. Pure.
+//!
+//! The same rules are asked twice: when a row is looked at, before its payload is read, and when it
+//! is read, since it may have changed in between.
 //!
 //! The order of the rules: the status first (a row that runs is `running`, whatever else is odd
-//! about it), then whether there is a usable finish time, then whether it is old enough, then the
-//! other values; a control row last, when it is terminal and settled, since only then would it be
-//! sent.
+//! about it), then whether there is a usable finish time, then whether it is old enough and not too
+//! old, then where its payload lies and how large it is; a control row last, when it is terminal and
+//! settled, since only then would it be sent. Whether another writer may have stored it is asked of a
+//! row that would be sent otherwise.
 
 use crate::dify::python;
-use crate::record::hold::HoldReason;
+use crate::record::hold::{HoldReason, LookAgain};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 
 /// How much of a status that nobody knows is told.
 const STATUS_CHARS_MAX: usize = 64;
 
-/// Why a row with these values is held, and in words what about it; `None` if these values leave it
-/// fit to be stored. `finished_at` is `None` for NULL; what finished after `settled_before` may
-/// still change.
-pub fn hold_reason(
-    table: Table,
-    status: &[u8],
-    created_at: Timestamp,
-    finished_at: Option<Timestamp>,
-    settled_before: Timestamp,
-) -> Option<(HoldReason, String)> {
+/// Why a row is held, and what about it; never content of the row but an unknown status.
+pub type Held = (HoldReason, String);
+
+/// The bounds by which rows are judged.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// What finished later may still change.
+    pub settled_before: Timestamp,
+    /// What finished earlier is `expired`; `None`: nothing is too old.
+    pub kept_since: Option<Timestamp>,
+    /// What has finished since is `live?`: another writer may have stored it; `None`: there is none.
+    pub live_since: Option<Timestamp>,
+    /// What runs and was created earlier is looked at again only in turn: its worker was killed, or
+    /// it waits for a person.
+    pub abandoned_before: Timestamp,
+    /// A row whose text is larger is held.
+    pub row_bytes_max: u64,
+}
+
+impl Bounds {
+    /// No bounds: for rows that were judged before.
+    pub const NONE: Self = Self {
+        settled_before: Timestamp::INFINITY,
+        kept_since: None,
+        live_since: None,
+        abandoned_before: Timestamp::NEG_INFINITY,
+        row_bytes_max: u64::MAX,
+    };
+
+    /// When a row with these times, which is held for that reason, is looked at again.
+    pub fn look_again(
+        &self,
+        reason: HoldReason,
+        created_at: Timestamp,
+        finished_at: Option<Timestamp>,
+    ) -> LookAgain {
+        let is_abandoned = finished_at.is_none() && created_at < self.abandoned_before;
+        match reason {
+            HoldReason::Running if is_abandoned => LookAgain::InTurn,
+            reason => reason.look_again(),
+        }
+    }
+}
+
+/// What is judged of a row.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub status: &'a [u8],
+    pub created_at: Timestamp,
+    /// `None` for NULL.
+    pub finished_at: Option<Timestamp>,
+    /// Bytes of its text columns.
+    pub text_bytes: u64,
+    /// Whether its full payload lies in object storage.
+    pub is_offloaded: bool,
+}
+
+/// Why such a row is held; `None` if it is fit to be stored.
+pub fn hold_reason(table: Table, facts: &Facts<'_>, bounds: &Bounds) -> Option<Held> {
+    let Facts { status, created_at, finished_at, text_bytes, is_offloaded } = *facts;
     match status_kind(table, status) {
         StatusKind::Terminal => {}
         StatusKind::Open => {
@@ -43,14 +97,37 @@ pub fn hold_reason(
         let detail = format!("finished_at is {finished_at}, not from 1970 to 2106");
         return Some((HoldReason::Invalid, detail));
     }
-    if finished_at > settled_before {
+    if finished_at > bounds.settled_before {
         return Some((HoldReason::Running, format!("it finished only at {finished_at}")));
     }
     if python::isoformat(created_at).is_none() {
         let detail = format!("created_at is {created_at}, not in the years 1 to 9999");
         return Some((HoldReason::Invalid, detail));
     }
+    if let Some(since) = bounds.kept_since.filter(|since| finished_at < *since) {
+        let detail = format!("it finished at {finished_at}, logs are kept since {since}");
+        return Some((HoldReason::Expired, detail));
+    }
+    if is_offloaded {
+        let detail = "its full payload lies in object storage".to_owned();
+        return Some((HoldReason::Offloaded, detail));
+    }
+    if text_bytes > bounds.row_bytes_max {
+        return Some((HoldReason::TooLarge, format!("its text has {text_bytes} bytes")));
+    }
+    if let Some(since) = bounds.live_since.filter(|since| finished_at >= *since) {
+        let detail = format!(
+            "it finished at {finished_at}; another writer may have stored what has finished since \
+             {since}"
+        );
+        return Some((HoldReason::LiveUnclear, detail));
+    }
     None
+}
+
+/// Whether a row with this status has ended for good.
+pub fn is_terminal(table: Table, status: &[u8]) -> bool {
+    status_kind(table, status) == StatusKind::Terminal
 }
 
 /// What a status says.
@@ -92,6 +169,17 @@ mod tests {
 
     fn at(unix_s: i64) -> Timestamp {
         Timestamp::from_unix_s(unix_s)
+    }
+
+    /// Of a small row that finished in 1970.
+    fn facts(status: &[u8]) -> Facts<'_> {
+        Facts {
+            status,
+            created_at: at(0),
+            finished_at: Some(at(10)),
+            text_bytes: 10,
+            is_offloaded: false,
+        }
     }
 
     #[test]
@@ -141,8 +229,9 @@ mod tests {
             // Created after it finished: a server that was not in UTC, with Dify before 0.6.9.
             ("failed", late, Some(past), None),
         ] {
-            let held =
-                hold_reason(Table::Runs, status.as_bytes(), created_at, finished_at, settled);
+            let facts = Facts { created_at, finished_at, ..facts(status.as_bytes()) };
+            let bounds = Bounds { settled_before: settled, ..Bounds::NONE };
+            let held = hold_reason(Table::Runs, &facts, &bounds);
             assert_eq!(
                 held.as_ref().map(|held| held.0),
                 reason,
@@ -152,9 +241,51 @@ mod tests {
     }
 
     #[test]
+    fn a_row_that_is_too_old_offloaded_or_too_large_is_held_in_this_order() {
+        let bounds = Bounds { kept_since: Some(at(10)), row_bytes_max: 10, ..Bounds::NONE };
+        let reason = |facts: &Facts<'_>| {
+            hold_reason(Table::NodeExecutions, facts, &bounds).map(|held| held.0)
+        };
+        let fit = facts(b"succeeded");
+        assert_eq!(reason(&fit), None);
+        let large = Facts { text_bytes: 11, ..fit };
+        assert_eq!(reason(&large), Some(HoldReason::TooLarge));
+        let offloaded = Facts { is_offloaded: true, ..large };
+        assert_eq!(reason(&offloaded), Some(HoldReason::Offloaded));
+        let expired = Facts { finished_at: Some(at(9)), ..offloaded };
+        assert_eq!(reason(&expired), Some(HoldReason::Expired));
+        let running = Facts { status: b"running", ..expired };
+        assert_eq!(reason(&running), Some(HoldReason::Running));
+    }
+
+    #[test]
+    fn what_has_finished_since_another_writer_began_is_held() {
+        for (since, reason) in [(9, true), (10, true), (11, false)] {
+            let bounds = Bounds { live_since: Some(at(since)), ..Bounds::NONE };
+            let held = hold_reason(Table::Runs, &facts(b"succeeded"), &bounds);
+            assert_eq!(held.map(|held| held.0), reason.then_some(HoldReason::LiveUnclear));
+            let running = hold_reason(Table::Runs, &facts(b"running"), &bounds);
+            assert_eq!(running.map(|held| held.0), Some(HoldReason::Running), "status first");
+        }
+    }
+
+    #[test]
+    fn what_has_run_for_long_is_looked_at_in_turn() {
+        let bounds = Bounds { abandoned_before: at(100), ..Bounds::NONE };
+        let look_again = |created_s, finished_at| {
+            bounds.look_again(HoldReason::Running, at(created_s), finished_at)
+        };
+        assert_eq!(look_again(100, None), LookAgain::EveryRun);
+        assert_eq!(look_again(99, None), LookAgain::InTurn);
+        assert_eq!(look_again(99, Some(at(200))), LookAgain::EveryRun, "it settles soon");
+        let other = bounds.look_again(HoldReason::Missing, at(99), None);
+        assert_eq!(other, LookAgain::EveryRun);
+    }
+
+    #[test]
     fn an_unknown_status_is_told_in_64_characters() {
         let status = "状\n".repeat(100);
-        let held = hold_reason(Table::Runs, status.as_bytes(), at(0), None, at(0));
+        let held = hold_reason(Table::Runs, &facts(status.as_bytes()), &Bounds::NONE);
         let (reason, detail) = held.unwrap();
         assert_eq!(reason, HoldReason::Invalid);
         assert_eq!(detail, format!("its status {:?} is unknown", "状\n".repeat(32)));

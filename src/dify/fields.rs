@@ -65,6 +65,8 @@ pub struct Fields {
     pub status: usize,
     pub created_at: usize,
     pub finished_at: usize,
+    /// The columns that arrive as text.
+    pub texts: Vec<usize>,
     /// `task_id`, then `graph`, `inputs`, `outputs`: only where runs have a `task_id`.
     pub control: Option<(usize, [usize; 3])>,
 }
@@ -225,6 +227,9 @@ impl Fields {
             status: required("status"),
             created_at: required("created_at"),
             finished_at: required("finished_at"),
+            texts: (0..conversion.columns.len())
+                .filter(|at| conversion.columns[*at].kind == ColumnKind::Text)
+                .collect(),
             control: find("task_id")
                 .filter(|_| conversion.table == Table::Runs)
                 .map(|task_id| (task_id, ["graph", "inputs", "outputs"].map(required))),

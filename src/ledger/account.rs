@@ -9,6 +9,7 @@ use sqlx::Row as _;
 
 use crate::ledger::Ledger;
 use crate::pg;
+use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 
 /// Where every row that was seen has gone.
@@ -26,12 +27,13 @@ pub struct Account {
     /// TTL is over, or no audit has looked yet.
     pub earlier: u64,
     /// Those of them that may or may not be in SLS yet.
+    #[serde(rename = "in_doubt")]
     pub in_the_air: u64,
-    /// Rows held, by reason.
+    /// Rows held, by reason; most of those that are too old are only counted.
     pub held: BTreeMap<String, u64>,
     /// Rows that a live batch or an open hold had already when they were read.
     pub already: u64,
-    /// Rows that were deleted before they were read whole.
+    /// Rows that were held, and have not been in the table for long.
     pub gone: u64,
     /// Bytes of the live batches before compression.
     pub raw_bytes: u64,
@@ -39,9 +41,11 @@ pub struct Account {
     pub batches: u64,
     /// JSON columns whose text is not JSON.
     pub not_json: u64,
-    /// Rows that one count of Postgres found in the last pass's ranges beyond those that were seen
-    /// there: they came late, and belong to the next pass.
-    pub late: u64,
+    /// Rows that a count of Postgres has found in ranges beyond those that were read there: no
+    /// reading has seen them yet.
+    pub unread: u64,
+    /// Rows that were read in ranges and not found by the count afterwards: deleted meanwhile.
+    pub vanished: u64,
     /// Up to where (UTC) finished passes without a filter cover the table from its beginning;
     /// `None`: none does.
     pub covered_until: Option<String>,
@@ -77,8 +81,9 @@ impl Ledger {
             "SELECT coalesce(sum(r.rows_seen), 0)::int8 AS seen, \
              coalesce(sum(r.rows_already), 0)::int8 AS already, \
              coalesce(sum(r.rows_gone), 0)::int8 AS gone, \
-             coalesce(sum(greatest(r.rows_counted - r.rows_seen, 0)) FILTER (WHERE p.id = \
-               (SELECT max(id) FROM sls_backfill.pass WHERE table_name = $1)), 0)::int8 AS late \
+             coalesce(sum(r.rows_expired), 0)::int8 AS expired, \
+             coalesce(sum(greatest(r.rows_counted - r.rows_read, 0)), 0)::int8 AS unread, \
+             coalesce(sum(greatest(r.rows_read - r.rows_counted, 0)), 0)::int8 AS vanished \
              FROM sls_backfill.range r JOIN sls_backfill.pass p ON p.id = r.pass_id \
              WHERE p.table_name = $1",
         )
@@ -119,12 +124,21 @@ impl Ledger {
         let number = |row: &sqlx::postgres::PgRow, name: &str| -> anyhow::Result<u64> {
             Ok(u64::try_from(row.try_get::<i64, _>(name)?)?)
         };
+        let mut held = holds
+            .iter()
+            .map(|row| Ok((row.try_get("reason")?, number(row, "rows")?)))
+            .collect::<anyhow::Result<BTreeMap<String, u64>>>()?;
+        let expired = number(&ranges, "expired")?;
+        if expired > 0 {
+            *held.entry(HoldReason::Expired.name().to_owned()).or_default() += expired;
+        }
         Ok(Account {
             covered_until: covered.map(|until| until.to_string()),
             seen: number(&ranges, "seen")?,
             already: number(&ranges, "already")?,
             gone: number(&ranges, "gone")?,
-            late: number(&ranges, "late")?,
+            unread: number(&ranges, "unread")?,
+            vanished: number(&ranges, "vanished")?,
             adopted: number(&batches, "adopted")?,
             live: number(&batches, "live")?,
             lost: number(&batches, "lost")?,
@@ -133,10 +147,7 @@ impl Ledger {
             raw_bytes: number(&batches, "raw_bytes")?,
             not_json: number(&batches, "not_json")?,
             batches: number(&batches, "batches")?,
-            held: holds
-                .iter()
-                .map(|row| Ok((row.try_get("reason")?, number(row, "rows")?)))
-                .collect::<anyhow::Result<_>>()?,
+            held,
         })
     }
 }

@@ -11,8 +11,9 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::batch_rows::{BatchRows, id_number};
 use crate::ledger::generation::note_other_writer;
-use crate::ledger::row_ids::id_number;
+use crate::ledger::intent::days_sql;
 use crate::ledger::sighting::{prove, sum_of, verdicts};
 use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
@@ -26,6 +27,8 @@ pub struct Find {
     pub ledger_id: Uuid,
     /// What its tags tell of the whole batch; `None` when they cannot be read.
     pub tagged: Option<(u32, Digest)>,
+    /// The fingerprint of its conversion, as its tag tells; `None` when there is none.
+    pub conversion: Option<String>,
     /// What this page holds.
     pub sum: Sum,
     pub raw_bytes: u64,
@@ -73,6 +76,8 @@ pub struct Findings {
     /// Batches that were in SLS, and are not there any more though the TTL does not tell why.
     pub lost: u64,
     pub lost_rows: u64,
+    /// Rows among them that a purge has deleted from Postgres.
+    pub lost_purged_rows: u64,
     /// Log groups with tags of a ledger that neither its seal nor a consumer group vouches for, and
     /// the rows in them: nothing was made of them.
     pub passed_over_groups: u64,
@@ -83,7 +88,7 @@ pub struct Findings {
     pub unequal: Vec<Uuid>,
 }
 
-/// How a batch that was found stands in the book.
+/// How a batch that was found stands in the ledger.
 enum Known {
     Lacking,
     /// An audit has written it down.
@@ -276,15 +281,20 @@ impl Ledger {
     async fn lost(&self) -> anyhow::Result<Findings> {
         let mut tx = self.begin_relaxed().await?;
         let row = pg::statement(
-            "SELECT count(*) AS batches, coalesce(sum(rows), 0)::int8 AS rows \
+            "SELECT count(*) AS batches, coalesce(sum(rows), 0)::int8 AS rows, \
+             coalesce(sum(purged_rows), 0)::int8 AS purged \
              FROM sls_backfill.batch WHERE state = 'lost'",
         )
         .fetch_one(&mut *tx)
         .await
         .context("count the batches that are lost")?;
         let number = |name| anyhow::Ok(u64::try_from(row.try_get::<i64, _>(name)?)?);
-        let (lost, lost_rows) = (number("batches")?, number("rows")?);
-        Ok(Findings { lost, lost_rows, ..Findings::default() })
+        Ok(Findings {
+            lost: number("batches")?,
+            lost_rows: number("rows")?,
+            lost_purged_rows: number("purged")?,
+            ..Findings::default()
+        })
     }
 }
 
@@ -347,9 +357,9 @@ async fn was_seen_in(tx: &mut Tx, generation: i32, batch_id: Uuid) -> anyhow::Re
     Ok(())
 }
 
-/// First and last of what orders the rows of a find, which has at least one.
+/// The rows of a find, which has at least one, and the first and last of what orders them.
 struct Spans {
-    row_ids: Vec<u8>,
+    rows: BatchRows,
     created: (Timestamp, Timestamp),
     numbers: (i64, i64),
     finished: (Timestamp, Timestamp),
@@ -361,16 +371,17 @@ impl Spans {
             let least = values.clone().min().expect("there is a row");
             (least, values.max().expect("there is a row"))
         }
-        let ids: BTreeSet<Uuid> = rows.iter().map(|(id, ..)| *id).collect();
+        let finished: BTreeMap<Uuid, Timestamp> =
+            rows.iter().map(|(id, _, finished_at)| (*id, *finished_at)).collect();
         let mut created = bounds(rows.iter().map(|(_, created_at, _)| *created_at));
         // A row of which nobody knows when it was created may be anywhere.
         if created.0 == Timestamp::NEG_INFINITY {
             created.1 = Timestamp::INFINITY;
         }
         Self {
-            row_ids: ids.iter().flat_map(|id| *id.as_bytes()).collect(),
+            numbers: bounds(finished.keys().map(|id| id_number(*id))),
+            rows: BatchRows::of(finished),
             created,
-            numbers: bounds(ids.iter().map(|id| id_number(*id))),
             finished: bounds(rows.iter().map(|(.., finished_at)| *finished_at)),
         }
     }
@@ -388,24 +399,29 @@ async fn insert(
     // What nobody tells is not known: what was found of a batch proves nothing about it.
     let (rows, digest) = match find.tagged {
         Some((rows, digest)) => (u64::from(rows), Some(digest.to_bytes().to_vec())),
-        None => ((spans.row_ids.len() / 16) as u64, None),
+        None => ((spans.rows.row_ids.len() / 16) as u64, None),
     };
     let cursors = serde_json::json!({ page.shard.to_string(): page.cursor });
-    pg::statement(
-        "INSERT INTO sls_backfill.batch (id, table_name, logstore, state, rows, raw_bytes, \
-         row_ids, digest, not_json, signed_at, cursors, ingest_time, created_span, id_span, \
-         finished_first, finished_last, stored_at, adopted_by, adopted_rows, doubled_rows, \
-         ledger_id, generation) VALUES ($1, $2, $3, 'stored', $4, $5, $6, $7, 0, \
-         to_timestamp($8), $9, $10, tsrange($11, $12, '[]'), int8range($13, $14, '[]'), $15, $16, \
-         to_timestamp($20), $17, $4, $18, $19, $21)",
-    )
+    let days = days_sql(22);
+    pg::made_statement(&format!(
+        "WITH batched AS (INSERT INTO sls_backfill.batch (id, table_name, logstore, state, rows, \
+           raw_bytes, digest, not_json, conversion_id, sendings, signed_at, cursors, ingest_time, \
+           created_span, id_span, finished_first, finished_last, stored_at, adopted_by, \
+           adopted_rows, doubled_rows, ledger_id, generation) \
+         VALUES ($1, $2, $3, 'stored', $4, $5, $6, 0, (SELECT id FROM sls_backfill.conversion \
+           WHERE table_name = $2 AND fingerprint = $7), 1, to_timestamp($8), $9, $10, \
+           tsrange($11, $12, '[]'), int8range($13, $14, '[]'), $15, $16, to_timestamp($23), $17, \
+           $4, $18, $19, $24) RETURNING id) \
+         INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
+         SELECT id, $20, {days}, $21 FROM batched"
+    ))
     .bind(batch_id)
     .bind(page.table.name())
     .bind(page.table.logstore())
     .bind(i32::try_from(rows)?)
     .bind(i64::try_from(find.raw_bytes)?)
-    .bind(spans.row_ids)
     .bind(digest)
+    .bind(&find.conversion)
     .bind(page.signed_before as f64)
     .bind(cursors)
     .bind(i64::from(find.log_time))
@@ -418,6 +434,9 @@ async fn insert(
     .bind(page.audit)
     .bind(i32::try_from(doubled)?)
     .bind(ledger_id)
+    .bind(spans.rows.row_ids)
+    .bind(spans.rows.day_rows)
+    .bind(spans.rows.days)
     .bind(page.received_at as f64)
     .bind(page.generation)
     .execute(&mut **tx)
@@ -427,7 +446,7 @@ async fn insert(
 
 /// Adds rows of an adopted batch whose logs came in another group, as those that it has not yet.
 async fn add_rows(tx: &mut Tx, batch_id: Uuid, find: &Find) -> anyhow::Result<()> {
-    let row = pg::statement("SELECT row_ids FROM sls_backfill.batch WHERE id = $1")
+    let row = pg::statement("SELECT row_ids FROM sls_backfill.batch_rows WHERE batch_id = $1")
         .bind(batch_id)
         .fetch_one(&mut **tx)
         .await?;
@@ -440,17 +459,23 @@ async fn add_rows(tx: &mut Tx, batch_id: Uuid, find: &Find) -> anyhow::Result<()
     }
     let spans = Spans::of(&new);
     pg::statement(
-        "UPDATE sls_backfill.batch SET row_ids = row_ids || $2, raw_bytes = raw_bytes + $3, \
-         rows = rows + CASE WHEN digest IS NULL THEN octet_length($2) / 16 ELSE 0 END, \
-         adopted_rows = adopted_rows \
-           + CASE WHEN digest IS NULL THEN octet_length($2) / 16 ELSE 0 END, \
-         created_span = range_merge(created_span, tsrange($4, $5, '[]')), \
-         id_span = range_merge(id_span, int8range($6, $7, '[]')), \
-         finished_first = least(finished_first, $8), finished_last = greatest(finished_last, $9) \
-         WHERE id = $1",
+        "WITH batched AS (UPDATE sls_backfill.batch SET raw_bytes = raw_bytes + $2, \
+           rows = rows + CASE WHEN digest IS NULL THEN octet_length($9) / 16 ELSE 0 END, \
+           adopted_rows = adopted_rows \
+             + CASE WHEN digest IS NULL THEN octet_length($9) / 16 ELSE 0 END, \
+           created_span = range_merge(created_span, tsrange($3, $4, '[]')), \
+           id_span = range_merge(id_span, int8range($5, $6, '[]')), \
+           finished_first = least(finished_first, $7), finished_last = greatest(finished_last, $8) \
+           WHERE id = $1 RETURNING id) \
+         UPDATE sls_backfill.batch_rows r SET row_ids = row_ids || $9, \
+           (finished_days, day_rows) = (SELECT array_agg(day ORDER BY day), \
+             array_agg(rows ORDER BY day) FROM (SELECT day, sum(rows)::int AS rows \
+             FROM (SELECT unnest(r.finished_days) AS day, unnest(r.day_rows) AS rows UNION ALL \
+               SELECT date '2000-01-01' + unnest($10::int[]), unnest($11::int[])) both_ \
+             GROUP BY day) days) \
+         FROM batched WHERE r.batch_id = batched.id",
     )
     .bind(batch_id)
-    .bind(spans.row_ids)
     .bind(i64::try_from(find.raw_bytes)?)
     .bind(spans.created.0)
     .bind(spans.created.1)
@@ -458,6 +483,9 @@ async fn add_rows(tx: &mut Tx, batch_id: Uuid, find: &Find) -> anyhow::Result<()
     .bind(spans.numbers.1)
     .bind(spans.finished.0)
     .bind(spans.finished.1)
+    .bind(spans.rows.row_ids)
+    .bind(spans.rows.days)
+    .bind(spans.rows.day_rows)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -101,7 +101,7 @@ async fn ids(
 /// How many rows of a batch other live batches have, too.
 async fn shared_rows(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<usize> {
     let context = || format!("look for the rows of batch {batch_id} in other batches");
-    let own = pg::statement("SELECT row_ids FROM sls_backfill.batch WHERE id = $1")
+    let own = pg::statement("SELECT row_ids FROM sls_backfill.batch_rows WHERE batch_id = $1")
         .bind(batch_id)
         .fetch_one(&mut **tx)
         .await
@@ -110,9 +110,9 @@ async fn shared_rows(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<usize> {
     let own: HashSet<&[u8]> = own.chunks_exact(16).collect();
     let mut shared = HashSet::new();
     let mut others = pg::statement(
-        "SELECT o.row_ids FROM sls_backfill.batch b JOIN sls_backfill.batch o \
+        "SELECT r.row_ids FROM sls_backfill.batch b JOIN sls_backfill.batch o \
          ON o.table_name = b.table_name AND o.id <> b.id AND o.created_span && b.created_span \
-         AND o.id_span && b.id_span WHERE b.id = $1 AND o.state NOT IN ('split', 'abandoned')",
+         AND o.id_span && b.id_span JOIN sls_backfill.batch_rows r ON r.batch_id = o.id WHERE b.id = $1 AND o.state NOT IN ('split', 'abandoned')",
     )
     .bind(batch_id)
     .fetch(&mut **tx);
@@ -130,9 +130,10 @@ async fn give_up(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<()> {
         "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
          SELECT table_name, encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, pass_id, \
          'live?', 'its batch is not in SLS, and another one has rows of it', lower(created_span) \
-         FROM sls_backfill.batch, generate_series(0, octet_length(row_ids) / 16 - 1) AS n \
+         FROM sls_backfill.batch JOIN sls_backfill.batch_rows ON batch_id = id, \
+           generate_series(0, octet_length(row_ids) / 16 - 1) AS n \
          WHERE id = $1 ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-         detail = excluded.detail, state = 'open', batch_id = NULL",
+         detail = excluded.detail, state = 'open', batch_id = NULL, look_again = 'every run'",
     )
     .bind(batch_id)
     .execute(&mut **tx)
@@ -164,9 +165,9 @@ async fn revive(tx: &mut Tx, batch_id: Uuid, audit: i64) -> anyhow::Result<()> {
     let closed = pg::statement(
         "UPDATE sls_backfill.hold h SET state = 'stored', batch_id = b.id \
          FROM sls_backfill.batch b WHERE b.id = $1 AND h.table_name = b.table_name \
-         AND h.state = 'open' AND h.row_id IN (SELECT encode(substring(b.row_ids \
-           FROM n * 16 + 1 FOR 16), 'hex')::uuid \
-           FROM generate_series(0, octet_length(b.row_ids) / 16 - 1) AS n)",
+         AND h.state = 'open' AND h.row_id IN (SELECT encode(substring(row_ids \
+           FROM n * 16 + 1 FOR 16), 'hex')::uuid FROM sls_backfill.batch_rows, \
+           generate_series(0, octet_length(row_ids) / 16 - 1) AS n WHERE batch_id = $1)",
     )
     .bind(batch_id)
     .execute(&mut **tx)

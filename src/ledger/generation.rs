@@ -50,6 +50,11 @@ pub fn other_service(bound: &str, service: &str) -> String {
     format!("this ledger's rows went to SLS at {bound}, not to {service}")
 }
 
+/// The number of the logstore that the SQL expression `logstore` names, as it is now.
+pub(in crate::ledger) fn current_sql(logstore: &str) -> String {
+    format!("(SELECT max(g.number) FROM sls_backfill.generation g WHERE g.logstore = {logstore})")
+}
+
 impl Ledger {
     /// Remembers the project and the service of SLS that this ledger's batches go to; refuses any
     /// other.
@@ -85,7 +90,7 @@ impl Ledger {
     }
 
     /// Notes how SLS describes these logstores now. One that was made anew begins a generation; if
-    /// something that counts was sent to the one before, nothing may be sent before an audit.
+    /// something that counts was sent to the one before, the ledger holds no more before an audit.
     pub async fn meet(&self, logstores: &[LogstoreFacts]) -> anyhow::Result<MadeAnew> {
         let mut tx = self.begin().await?;
         // Two that meet it at once stand in line here.
@@ -179,36 +184,31 @@ async fn bind_project(tx: &mut Tx, project: &str) -> anyhow::Result<()> {
 /// Whether the logstore was made anew, and something that counts was sent to the one before.
 async fn meet(tx: &mut Tx, facts: &LogstoreFacts) -> anyhow::Result<bool> {
     let LogstoreFacts { logstore, created_at_s, ttl_days } = *facts;
-    let known = pg::statement(
+    let known = pg::made_statement(&format!(
         "UPDATE sls_backfill.generation SET ttl_days = coalesce($3, ttl_days), \
-         created_at_s = coalesce(created_at_s, $2) WHERE logstore = $1 \
-         AND number = (SELECT max(number) FROM sls_backfill.generation WHERE logstore = $1) \
-         AND ($2 IS NULL OR created_at_s IS NULL OR created_at_s = $2)",
-    )
+         created_at_s = coalesce(created_at_s, $2) WHERE logstore = $1 AND number = {} \
+         AND ($2 IS NULL OR created_at_s IS NULL OR created_at_s = $2) RETURNING audited",
+        current_sql("$1")
+    ))
     .bind(logstore)
     .bind(created_at_s)
     .bind(ttl_days)
-    .execute(&mut **tx)
-    .await?;
-    if known.rows_affected() == 1 {
-        return Ok(false);
-    }
-    pg::statement(
-        "INSERT INTO sls_backfill.generation (logstore, number, created_at_s, ttl_days) \
-         SELECT $1, coalesce(max(number), 0) + 1, $2, $3 FROM sls_backfill.generation \
-         WHERE logstore = $1",
-    )
-    .bind(logstore)
-    .bind(created_at_s)
-    .bind(ttl_days)
-    .execute(&mut **tx)
-    .await?;
-    let sent = pg::statement(
-        "SELECT FROM sls_backfill.batch WHERE logstore = $1 \
-         AND state NOT IN ('lost', 'split', 'abandoned') LIMIT 1",
-    )
-    .bind(logstore)
     .fetch_optional(&mut **tx)
     .await?;
-    Ok(sent.is_some())
+    if let Some(known) = known {
+        return Ok(!known.try_get::<bool, _>("audited")?);
+    }
+    let added = pg::made_statement(&format!(
+        "INSERT INTO sls_backfill.generation (logstore, number, created_at_s, ttl_days, audited) \
+         SELECT $1, coalesce({}, 0) + 1, $2, $3, NOT EXISTS (SELECT FROM sls_backfill.batch \
+           WHERE logstore = $1 AND state NOT IN ('lost', 'split', 'abandoned')) \
+         RETURNING audited",
+        current_sql("$1")
+    ))
+    .bind(logstore)
+    .bind(created_at_s)
+    .bind(ttl_days)
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(!added.try_get::<bool, _>("audited")?)
 }

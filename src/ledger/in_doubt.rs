@@ -1,4 +1,4 @@
-//! Intents whose fate is open: who may settle them, and how each of them ends.
+//! Batches in doubt: who may resolve them, and how each of them ends.
 //!
 //! An intent has one owner, the process that may send it. A sender that gives up, and whoever
 //! finds a process dead, takes the owner away; one process claims it again. Every write here names
@@ -12,22 +12,23 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
-use crate::ledger::intent::{
-    NewBatch, NewHold, Place, Sending, cursors_json, insert_batch, insert_holds,
-};
+use crate::ledger::batch_rows::ids;
+use crate::ledger::hold::NewHold;
+use crate::ledger::hold::insert_holds;
+use crate::ledger::intent::{NewBatch, Place, Sending, cursors_json, insert_batch};
 use crate::ledger::process::Process;
-use crate::ledger::row_ids::ids;
 use crate::ledger::sighting::{found, sum_of};
 use crate::pg::{self, Tx};
 use crate::record::digest::Sum;
 use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
 
 /// Another process may send this batch now.
 #[derive(Debug, thiserror::Error)]
 #[error("another process has taken over batch {0}; nothing was written")]
 pub struct BatchLost(pub Uuid);
 
-/// An intent whose fate is open, with all that is needed to find or repeat it.
+/// An intent in doubt, with all that is needed to find or repeat it.
 #[derive(Debug, Clone)]
 pub struct InDoubtBatch {
     pub id: Uuid,
@@ -35,6 +36,8 @@ pub struct InDoubtBatch {
     pub range_id: i64,
     pub table: Table,
     pub row_ids: Vec<Uuid>,
+    /// When the first of its rows was created.
+    pub created_first: Timestamp,
     /// What SLS should hold of it.
     pub wanted: Sum,
     pub raw_bytes: u64,
@@ -43,13 +46,15 @@ pub struct InDoubtBatch {
     pub conversion: serde_json::Value,
     /// Unix seconds.
     pub ingest_time: u32,
+    /// On how many different numbers it was sent.
+    pub sendings: u32,
     /// `None`: nothing of it was ever on the wire.
     pub sent: Option<Sent>,
     /// What its senders told.
     pub report: AttemptReport,
 }
 
-/// How an open batch was last sent.
+/// How a batch in doubt was last sent.
 #[derive(Debug, Clone)]
 pub struct Sent {
     pub lane_id: i64,
@@ -74,7 +79,7 @@ pub struct AttemptReport {
     pub number_used_at: Option<i64>,
 }
 
-/// What the book knows of an open batch now.
+/// What the ledger knows of a batch in doubt now.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen {
     /// Whether it is still an intent of the asking process.
@@ -91,8 +96,6 @@ pub struct Replacement {
     /// Batches with its rows, to be sent by whoever settles.
     pub batches: Vec<NewBatch>,
     pub holds: Vec<NewHold>,
-    /// Rows that are not in the table any more.
-    pub gone: Vec<Uuid>,
 }
 
 /// Why an intent is replaced.
@@ -143,7 +146,7 @@ impl Ledger {
             "WITH numbered AS (UPDATE sls_backfill.lane SET last_number = $4 \
                WHERE id = $3 AND last_number < $4) \
              UPDATE sls_backfill.batch SET lane_id = $3, number = $4, \
-             signed_at = to_timestamp($5), cursors = $6, attempts = attempts + 1, \
+             signed_at = to_timestamp($5), cursors = $6, sendings = $7, attempts = attempts + 1, \
              all_refused = false, number_used_at = NULL, generation = \
                (SELECT max(g.number) FROM sls_backfill.generation g \
                 WHERE g.logstore = batch.logstore) \
@@ -155,6 +158,7 @@ impl Ledger {
         .bind(i64::try_from(sending.number)?)
         .bind(sending.signed_at as f64)
         .bind(cursors_json(Some(sending))?)
+        .bind(i32::try_from(sending.nth)?)
         .execute(&mut *tx)
         .await
         .with_context(context)?
@@ -208,12 +212,13 @@ impl Ledger {
                 AND owner IS NULL ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED) \
                AND EXISTS (SELECT FROM sls_backfill.process WHERE id = $2 \
                  AND ended_at IS NULL FOR SHARE) RETURNING *) \
-             SELECT b.id, b.pass_id, b.range_id, b.table_name, b.row_ids, b.rows::int8 AS rows, \
+             SELECT b.id, b.pass_id, b.range_id, b.table_name, r.row_ids, b.rows::int8 AS rows, \
              b.digest, 1 AS groups, b.raw_bytes, b.conversion_id, c.body, b.ingest_time, \
-             b.cursors, b.lane_id, b.number, l.hash_key, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
-             b.unknowns, b.all_refused, b.refusal, \
+             b.sendings, b.cursors, b.lane_id, b.number, l.hash_key, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
+             b.unknowns, b.all_refused, b.refusal, lower(b.created_span) AS created_first, \
              extract(epoch FROM b.number_used_at)::int8 AS number_used_at \
-             FROM claimed b JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
+             FROM claimed b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
+             JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
              LEFT JOIN sls_backfill.lane l ON l.id = b.lane_id ORDER BY b.id",
         )
         .bind(table.name())
@@ -244,7 +249,7 @@ impl Ledger {
         Ok(u64::try_from(row.try_get::<i64, _>("intents")?)?)
     }
 
-    /// What the book knows now of batches that `process` settles.
+    /// What the ledger knows now of batches that `process` resolves.
     pub async fn seen(
         &self,
         process: &Process,
@@ -310,14 +315,13 @@ impl Ledger {
                 false => Ok(false),
             };
         }
-        let Replacement { batches, holds, gone } = replacement;
+        let Replacement { batches, holds } = replacement;
         let place = Place { pass_id: old.pass_id, range_id: old.range_id, parent_id: Some(old.id) };
         for batch in batches {
             insert_batch(&mut tx, place, old.table, batch).await.with_context(context)?;
             rename_holds(&mut tx, old, batch).await.with_context(context)?;
         }
         insert_holds(&mut tx, old.table, old.pass_id, holds).await.with_context(context)?;
-        count_gone(&mut tx, old, gone).await.with_context(context)?;
         tx.commit().await.with_context(context)?;
         Ok(true)
     }
@@ -348,27 +352,6 @@ async fn rename_holds(tx: &mut Tx, old: &InDoubtBatch, batch: &NewBatch) -> anyh
     Ok(())
 }
 
-/// Rows that were counted as seen, and are not in the table any more. Holds on them end.
-async fn count_gone(tx: &mut Tx, old: &InDoubtBatch, gone: &[Uuid]) -> anyhow::Result<()> {
-    if gone.is_empty() {
-        return Ok(());
-    }
-    pg::statement(
-        "WITH ended AS (UPDATE sls_backfill.hold SET state = 'gone', batch_id = NULL \
-           WHERE table_name = $3 AND batch_id = $4 AND row_id = ANY($5)) \
-         UPDATE sls_backfill.range SET rows_gone = rows_gone + $2 WHERE id = $1",
-    )
-    .bind(old.range_id)
-    .bind(i64::try_from(gone.len())?)
-    .bind(old.table.name())
-    .bind(old.id)
-    .bind(gone.to_vec())
-    .execute(&mut **tx)
-    .await
-    .context("count rows that are gone")?;
-    Ok(())
-}
-
 fn in_doubt_batch(row: &PgRow) -> anyhow::Result<InDoubtBatch> {
     let table: &str = row.try_get("table_name")?;
     let sent = match row.try_get::<Option<i64>, _>("number")? {
@@ -387,11 +370,13 @@ fn in_doubt_batch(row: &PgRow) -> anyhow::Result<InDoubtBatch> {
         range_id: row.try_get("range_id")?,
         table: Table::from_name(table).context("the ledger names an unknown table")?,
         row_ids: ids(row.try_get("row_ids")?).collect(),
+        created_first: row.try_get("created_first")?,
         wanted: sum_of(row)?,
         raw_bytes: u64::try_from(row.try_get::<i64, _>("raw_bytes")?)?,
         conversion_id: row.try_get("conversion_id")?,
         conversion: row.try_get("body")?,
         ingest_time: u32::try_from(row.try_get::<i64, _>("ingest_time")?)?,
+        sendings: u32::try_from(row.try_get::<i32, _>("sendings")?)?,
         sent,
         report: AttemptReport {
             unknowns: u32::try_from(row.try_get::<i32, _>("unknowns")?)?,

@@ -1,4 +1,4 @@
-//! The intent transaction: a batch is in the book, with all that is needed to find or repeat it,
+//! The intent transaction: a batch is in the ledger, with all that is needed to find or repeat it,
 //! before its first byte is on the wire.
 //!
 //! One transaction moves the range's position behind the rows read, writes the batch, and records
@@ -15,8 +15,9 @@ use sqlx::query::Query;
 use uuid::Uuid;
 
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge_sql, bind_acknowledged};
+use crate::ledger::batch_rows::{BatchRows, id_number};
+use crate::ledger::hold::{NewHold, close_holds, insert_holds};
 use crate::ledger::range::{Lease, RangeKind};
-use crate::ledger::row_ids::id_number;
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pg::{self, Tx};
 use crate::record::digest::Digest;
@@ -37,7 +38,7 @@ pub struct NewBatch {
     pub digest: Digest,
     pub not_json: u32,
     pub conversion_id: i64,
-    /// `None`: it is not about to be sent; whoever settles intents will.
+    /// `None`: it is not about to be sent; the resolver will send it.
     pub sending: Option<Sending>,
     /// Unix seconds.
     pub ingest_time: u32,
@@ -49,13 +50,16 @@ pub struct Sending {
     pub owner: Uuid,
     pub lane_id: i64,
     pub number: u64,
+    /// Which of the batch's sendings it is, from 1: each on a number of its own. The tag
+    /// `__attempt__` says so.
+    pub nth: u32,
     /// Unix seconds, SLS's clock.
     pub signed_at: i64,
     /// Shard → a cursor that no log of this batch can precede.
     pub cursors: BTreeMap<u32, String>,
 }
 
-/// What the book keeps of a row in a batch.
+/// What the ledger keeps of a row in a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchRow {
     pub id: Uuid,
@@ -63,16 +67,13 @@ pub struct BatchRow {
     pub finished_at: Timestamp,
 }
 
-/// A row passed over.
-#[derive(Debug, Clone)]
-pub struct NewHold {
-    pub row_id: Uuid,
-    pub created_at: Timestamp,
-    /// `None`: not finished, or not known.
-    pub finished_at: Option<Timestamp>,
-    pub reason: HoldReason,
-    /// For a person; never content of the row.
-    pub detail: String,
+/// Rows passed over because they are older than their logstore keeps logs, and only counted: the
+/// range finds them again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Expired {
+    pub rows: u64,
+    /// All of them finished before it; `None`: there is no such bound.
+    pub finished_before: Option<Timestamp>,
 }
 
 /// One step of a range: what became of the next rows.
@@ -81,9 +82,10 @@ pub struct Step {
     pub table: Table,
     pub batch: Option<NewBatch>,
     pub holds: Vec<NewHold>,
+    pub expired: Expired,
     /// Rows that a live batch or an open hold has already.
     pub already: Vec<Uuid>,
-    /// Rows that were deleted before they were read whole.
+    /// Held rows that have not been in the table for long.
     pub gone: Vec<Uuid>,
     /// The last row of the step; `None`: the step's rest comes with the next one.
     pub position: Option<Key>,
@@ -98,6 +100,7 @@ impl Step {
             table,
             batch: None,
             holds: Vec::new(),
+            expired: Expired::default(),
             already: Vec::new(),
             gone: Vec::new(),
             position: None,
@@ -106,9 +109,40 @@ impl Step {
     }
 
     /// How many rows it accounts for.
-    pub fn rows_seen(&self) -> usize {
+    pub fn rows_seen(&self) -> u64 {
         let batched = self.batch.as_ref().map_or(0, |batch| batch.rows.len());
-        batched + self.holds.len() + self.already.len() + self.gone.len()
+        let listed = batched + self.holds.len() + self.already.len() + self.gone.len();
+        listed as u64 + self.expired.rows
+    }
+}
+
+/// What a step adds to the counters of its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    seen: u64,
+    already: u64,
+    gone: u64,
+    expired: u64,
+    read: u64,
+}
+
+impl Counts {
+    fn of(step: &Step, lease: &Lease) -> Self {
+        let (known, gone) = (step.already.len() as u64, step.gone.len() as u64);
+        if matches!(lease.kind, RangeKind::Holds(_)) {
+            // The rows of a hold were counted as seen by the range that held them.
+            return Self { seen: 0, already: known, gone, expired: 0, read: 0 };
+        }
+        // What a range knows when it is read again, it has counted when it was read first.
+        let already = if lease.readings > 1 { 0 } else { known };
+        let missing = step.holds.iter().filter(|hold| hold.reason == HoldReason::Missing).count();
+        Self {
+            seen: step.rows_seen() - known + already,
+            already,
+            gone,
+            expired: step.expired.rows,
+            read: step.rows_seen() - missing as u64,
+        }
     }
 }
 
@@ -178,30 +212,33 @@ impl Ledger {
 }
 
 /// Parts of a statement: the range moves on, what is stored is acknowledged. `after`: how many
-/// parameters come before its own nine.
+/// parameters come before its own twelve.
 fn moved(after: u32) -> String {
-    let [id, token, from, to, seen, already, gone] =
+    let [id, token, from, to, seen, already, gone, expired, expired_before, read] =
         std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
     format!(
         "acknowledged AS ({}), \
          moved AS (UPDATE sls_backfill.range SET position = {to}, rows_seen = rows_seen + {seen}, \
-           rows_already = rows_already + {already}, rows_gone = rows_gone + {gone} \
+           rows_already = rows_already + {already}, rows_gone = rows_gone + {gone}, \
+           rows_expired = rows_expired + {expired}, \
+           expired_before = greatest(expired_before, {expired_before}), \
+           rows_read = rows_read + {read} \
            WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
            RETURNING id)",
-        acknowledge_sql(after + 7),
+        acknowledge_sql(after + 10),
     )
 }
 
 async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> anyhow::Result<()> {
     let context = || format!("write a step of range {}", lease.range_id);
-    // The rows of a hold were counted as seen by the pass that held them.
-    let seen = if lease.kind == RangeKind::Holds { 0 } else { step.rows_seen() };
+    let Counts { seen, already, gone, expired, read } = Counts::of(step, lease);
     // One statement for all: each is two ways to Postgres and back.
     let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
     let statement = match &step.batch {
         None => pg::made_statement(&format!("WITH {} SELECT FROM moved", moved(0))),
         Some(batch) => {
-            let sql = format!("WITH {}, {INSERT_BATCH} FROM moved", moved(BATCH_PARAMETERS));
+            let sql =
+                format!("WITH {}, {}", moved(BATCH_PARAMETERS), insert_batch_sql(" FROM moved"));
             bind_batch(pg::made_statement(&sql), place, step.table, batch)?
         }
     };
@@ -211,8 +248,11 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
         .bind(serde_json::to_value(lease.position)?)
         .bind(serde_json::to_value(position)?)
         .bind(i64::try_from(seen)?)
-        .bind(i64::try_from(step.already.len())?)
-        .bind(i64::try_from(step.gone.len())?);
+        .bind(i64::try_from(already)?)
+        .bind(i64::try_from(gone)?)
+        .bind(i64::try_from(expired)?)
+        .bind(step.expired.finished_before.filter(|_| expired > 0))
+        .bind(i64::try_from(read)?);
     let moved = bind_acknowledged(statement, &step.stored)
         .execute(&mut **tx)
         .await
@@ -223,7 +263,7 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     if !step.holds.is_empty() {
         insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
     }
-    if lease.kind == RangeKind::Holds {
+    if matches!(lease.kind, RangeKind::Holds(_)) {
         let stored: Vec<_> =
             step.batch.iter().flat_map(|batch| &batch.rows).map(|row| row.id).collect();
         let batch_id = step.batch.as_ref().map(|batch| batch.id);
@@ -250,28 +290,44 @@ pub(in crate::ledger) async fn insert_batch(
     table: Table,
     batch: &NewBatch,
 ) -> anyhow::Result<()> {
-    bind_batch(pg::made_statement(&format!("WITH {INSERT_BATCH}")), place, table, batch)?
+    let sql = format!("WITH {}", insert_batch_sql(""));
+    bind_batch(pg::made_statement(&sql), place, table, batch)?
         .execute(&mut **tx)
         .await
         .with_context(|| format!("intend batch {}", batch.id))?;
     Ok(())
 }
 
-/// The last parts of a statement that adds a batch; a FROM may follow. [`bind_batch`] binds its
-/// parameters.
-const INSERT_BATCH: &str = "numbered AS (UPDATE sls_backfill.lane SET last_number = $14 \
-      WHERE id = $13 AND last_number < $14) \
-    INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, table_name, logstore, \
-      state, rows, raw_bytes, row_ids, digest, not_json, conversion_id, lane_id, number, \
-      signed_at, cursors, owner, attempts, ingest_time, created_span, id_span, finished_first, \
-      finished_last, generation) \
-    SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
-      to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
-      int8range($22, $23, '[]'), $24, $25, \
-      (SELECT max(number) FROM sls_backfill.generation WHERE logstore = $6)";
+/// The last parts of a statement that adds a batch and its rows, if `from` (a FROM clause, or
+/// nothing) gives a row. [`bind_batch`] binds its parameters.
+fn insert_batch_sql(from: &str) -> String {
+    format!(
+        "numbered AS (UPDATE sls_backfill.lane SET last_number = $13 \
+           WHERE id = $12 AND last_number < $13), \
+         batched AS (INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, \
+           table_name, logstore, state, rows, raw_bytes, digest, not_json, conversion_id, \
+           lane_id, number, sendings, signed_at, cursors, owner, attempts, ingest_time, \
+           created_span, id_span, finished_first, finished_last, generation) \
+         SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
+           to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
+           int8range($22, $23, '[]'), $24, $25, (SELECT max(g.number) \
+             FROM sls_backfill.generation g WHERE g.logstore = $6){from} RETURNING id) \
+         INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
+         SELECT id, $26, {}, $28 FROM batched",
+        days_sql(27)
+    )
+}
 
-/// How many parameters [`INSERT_BATCH`] has.
-const BATCH_PARAMETERS: u32 = 25;
+/// How many parameters [`insert_batch_sql`] has.
+const BATCH_PARAMETERS: u32 = 28;
+
+/// Parameter number `nth`, days since 2000-01-01, as an array of dates.
+pub(in crate::ledger) fn days_sql(nth: u32) -> String {
+    format!(
+        "ARRAY(SELECT date '2000-01-01' + day FROM unnest(${nth}::int[]) \
+           WITH ORDINALITY AS d(day, at) ORDER BY at)"
+    )
+}
 
 fn bind_batch(
     statement: Query<'static, Postgres, PgArguments>,
@@ -286,7 +342,7 @@ fn bind_batch(
     let (created_first, created_last) = bounds(|row| row.created_at);
     let (finished_first, finished_last) = bounds(|row| row.finished_at);
     let ids = batch.rows.iter().map(|row| id_number(row.id));
-    let row_ids: Vec<u8> = batch.rows.iter().flat_map(|row| *row.id.as_bytes()).collect();
+    let rows = BatchRows::of(batch.rows.iter().map(|row| (row.id, row.finished_at)));
     let sending = batch.sending.as_ref();
     Ok(statement
         .bind(batch.id)
@@ -297,12 +353,12 @@ fn bind_batch(
         .bind(table.logstore())
         .bind(i32::try_from(batch.rows.len())?)
         .bind(i64::try_from(batch.raw_bytes)?)
-        .bind(row_ids)
         .bind(batch.digest.to_bytes().to_vec())
         .bind(i32::try_from(batch.not_json)?)
         .bind(batch.conversion_id)
         .bind(sending.map(|sending| sending.lane_id))
         .bind(sending.map(|sending| i64::try_from(sending.number)).transpose()?)
+        .bind(i32::try_from(sending.map_or(0, |sending| sending.nth))?)
         .bind(sending.map(|sending| sending.signed_at as f64))
         .bind(cursors_json(sending)?)
         .bind(sending.map(|sending| sending.owner))
@@ -313,7 +369,10 @@ fn bind_batch(
         .bind(ids.clone().min())
         .bind(ids.max())
         .bind(finished_first)
-        .bind(finished_last))
+        .bind(finished_last)
+        .bind(rows.row_ids)
+        .bind(rows.days)
+        .bind(rows.day_rows))
 }
 
 /// The cursors as the book keeps them: `{"shard": "cursor"}`.
@@ -328,57 +387,49 @@ pub(in crate::ledger) fn cursors_json(
     Ok(serde_json::to_value(cursors)?)
 }
 
-pub(in crate::ledger) async fn insert_holds(
-    tx: &mut Tx,
-    table: Table,
-    pass_id: i64,
-    holds: &[NewHold],
-) -> anyhow::Result<()> {
-    pg::statement(
-        "INSERT INTO sls_backfill.hold \
-           (table_name, row_id, pass_id, reason, detail, created_at, finished_at) \
-         SELECT $1, h.row_id, $2, h.reason, h.detail, h.created_at, h.finished_at \
-         FROM unnest($3::uuid[], $4::text[], $5::text[], $6::timestamp[], $7::timestamp[]) \
-           AS h(row_id, reason, detail, created_at, finished_at) \
-         ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-           detail = excluded.detail, finished_at = excluded.finished_at, state = 'open', batch_id = NULL, \
-           asked = false, tries = hold.tries + 1, last_held_at = clock_timestamp()",
-    )
-    .bind(table.name())
-    .bind(pass_id)
-    .bind(holds.iter().map(|hold| hold.row_id).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.reason.name().to_owned()).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.detail.clone()).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.created_at).collect::<Vec<_>>())
-    .bind(holds.iter().map(|hold| hold.finished_at).collect::<Vec<_>>())
-    .execute(&mut **tx)
-    .await
-    .context("hold rows")?;
-    Ok(())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::hold::LookAgain;
+    use crate::record::key::KeyOrder;
 
-async fn close_holds(
-    tx: &mut Tx,
-    table: Table,
-    state: &str,
-    batch_id: Option<Uuid>,
-    ids: Vec<Uuid>,
-) -> anyhow::Result<()> {
-    if ids.is_empty() {
-        return Ok(());
+    fn step() -> Step {
+        let hold = |reason: HoldReason| NewHold {
+            row_id: Uuid::nil(),
+            created_at: Timestamp::from_unix_s(0),
+            finished_at: None,
+            reason,
+            detail: String::new(),
+            look_again: reason.look_again(),
+        };
+        Step {
+            holds: vec![hold(HoldReason::Running), hold(HoldReason::Missing)],
+            expired: Expired { rows: 10, finished_before: None },
+            already: vec![Uuid::nil(); 100],
+            gone: Vec::new(),
+            ..Step::of(Table::Runs)
+        }
     }
-    let (wanted, batch_id) = (ids.len() as u64, batch_id.filter(|_| state == "stored"));
-    let closed = pg::statement(
-        "UPDATE sls_backfill.hold SET state = $2, batch_id = $3, tries = tries + 1 \
-         WHERE table_name = $1 AND row_id = ANY($4) AND state = 'open'",
-    )
-    .bind(table.name())
-    .bind(state)
-    .bind(batch_id)
-    .bind(ids)
-    .execute(&mut **tx)
-    .await
-    .context("close holds")?;
-    anyhow::ensure!(closed.rows_affected() == wanted, "holds were closed by somebody else");
-    Ok(())
+
+    fn lease(kind: RangeKind, readings: i32) -> Lease {
+        let (position, after) = (Key::START, Key::START);
+        Lease { range_id: 1, pass_id: 1, kind, upto: None, after, position, token: 1, readings }
+    }
+
+    #[test]
+    fn a_range_that_is_read_again_counts_no_row_twice() {
+        let range = RangeKind::Keys(KeyOrder::Time);
+        let first = Counts::of(&step(), &lease(range, 1));
+        let all = Counts { seen: 112, already: 100, gone: 0, expired: 10, read: 111 };
+        assert_eq!(first, all, "a row that is missing was not read");
+        let again = Counts::of(&step(), &lease(range, 2));
+        assert_eq!(again, Counts { seen: 12, already: 0, ..all });
+    }
+
+    #[test]
+    fn the_rows_of_holds_were_seen_before() {
+        let step = Step { gone: vec![Uuid::nil()], ..step() };
+        let counts = Counts::of(&step, &lease(RangeKind::Holds(LookAgain::InTurn), 1));
+        assert_eq!(counts, Counts { seen: 0, already: 100, gone: 1, expired: 0, read: 0 });
+    }
 }

@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
-use crate::ledger::row_ids::{id_number, ids};
+use crate::ledger::batch_rows::{id_number, ids};
 use crate::pg::{self, Tx};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -36,7 +36,8 @@ impl Ledger {
         let numbers = rows.iter().map(|(id, _)| id_number(*id));
         let times = rows.iter().map(|(_, at)| *at);
         let overlaps = pg::statement(
-            "SELECT row_ids AS ids FROM sls_backfill.batch WHERE table_name = $1 \
+            "SELECT r.row_ids AS ids FROM sls_backfill.batch b \
+             JOIN sls_backfill.batch_rows r ON r.batch_id = b.id WHERE table_name = $1 \
              AND state NOT IN ('split', 'abandoned') \
              AND created_span && tsrange($2, $3, '[]') AND id_span && int8range($4, $5, '[]') \
              LIMIT $6",
@@ -70,7 +71,7 @@ async fn add_batched(
     known: &mut HashSet<Uuid>,
 ) -> anyhow::Result<()> {
     let mut batches = pg::statement(
-        "SELECT row_ids AS ids FROM sls_backfill.batch WHERE id IN (SELECT b.id \
+        "SELECT row_ids AS ids FROM sls_backfill.batch_rows WHERE batch_id IN (SELECT b.id \
          FROM unnest($2::timestamp[], $3::int8[]) AS h(at, number) \
          JOIN sls_backfill.batch b ON b.created_span @> h.at AND b.id_span @> h.number \
          WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned'))",

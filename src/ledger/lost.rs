@@ -6,7 +6,9 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::batch_rows::ids;
 use crate::ledger::generation::TTL_DAYS_FOR_EVER;
+use crate::ledger::purge::RowMarks;
 use crate::ledger::sighting::disprove;
 use crate::pg::{self, Tx};
 use crate::record::hold::HoldReason;
@@ -46,7 +48,7 @@ impl Ledger {
             let mut tx = self.begin().await?;
             let ids: Vec<Uuid> = pg::statement(
                 "SELECT id FROM sls_backfill.batch WHERE table_name = $1 AND id > $2 \
-                 AND state IN ('stored', 'proved') ORDER BY id LIMIT $3",
+                 AND state IN ('stored', 'proved', 'purged') ORDER BY id LIMIT $3",
             )
             .bind(table.name())
             .bind(after)
@@ -123,22 +125,33 @@ async fn forget_unseen(tx: &mut Tx, audit: i64, ids: &[Uuid], now_s: i64) -> any
     Ok(())
 }
 
-/// Gives a lost batch up and holds its rows; gives how many of them were not held before.
+/// Gives a lost batch up and holds those of its rows that are still in Postgres, as far as one knows;
+/// gives how many of them were not held before.
 async fn give_up(tx: &mut Tx, batch_id: Uuid, pass_id: i64) -> anyhow::Result<u64> {
+    let row = pg::statement(
+        "SELECT row_ids, purged, gone, changed FROM sls_backfill.batch_rows WHERE batch_id = $1",
+    )
+    .bind(batch_id)
+    .fetch_one(&mut **tx)
+    .await?;
+    let row_ids: Vec<Uuid> = ids(row.try_get("row_ids")?).collect();
+    let RowMarks { purged, gone, .. } = RowMarks::of(&row, row_ids.len())?;
+    let has_left = |place: &usize| purged.contains(*place) || gone.contains(*place);
+    let left = (0..row_ids.len()).filter(|place| !has_left(place)).map(|place| row_ids[place]);
     // A row that another live batch has is found to be there when its hold is tried.
     let held = pg::statement(
         "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
-         SELECT b.table_name, encode(substring(b.row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, \
-         coalesce(b.pass_id, $2), $3, 'its batch ' || b.id || ' is not in SLS any more', \
-         lower(b.created_span) \
-         FROM sls_backfill.batch b, generate_series(0, octet_length(b.row_ids) / 16 - 1) AS n \
+         SELECT b.table_name, r.row_id, coalesce(b.pass_id, $2), $3, \
+         'its batch ' || b.id || ' is not in SLS any more', lower(b.created_span) \
+         FROM sls_backfill.batch b, unnest($4::uuid[]) AS r(row_id) \
          WHERE b.id = $1 ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
-         detail = excluded.detail, state = 'open', batch_id = NULL, asked = false, \
+         detail = excluded.detail, state = 'open', batch_id = NULL, look_again = 'every run', \
          last_held_at = clock_timestamp() WHERE hold.state <> 'open'",
     )
     .bind(batch_id)
     .bind(pass_id)
     .bind(HoldReason::Lost.name())
+    .bind(left.collect::<Vec<_>>())
     .execute(&mut **tx)
     .await?
     .rows_affected();

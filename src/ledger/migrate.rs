@@ -2,7 +2,7 @@
 //!
 //! Not by sqlx's own migrator: it names its statements, and behind a PgBouncer in transaction mode
 //! the next process to get the same server is told that the name is taken (seen with 1.18). The
-//! book of migrations has sqlx's form, so that `sqlx migrate info` can read it.
+//! table of migrations has sqlx's form, so that `sqlx migrate info` can read it.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

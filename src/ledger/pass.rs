@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::pg::{self, Tx};
+use crate::record::fingerprint::fingerprint;
 use crate::record::key::{Key, KeyOrder};
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -35,6 +36,8 @@ pub struct Pass {
     pub conversion: serde_json::Value,
     /// Whether a batch, a hold or a count names it, so that nothing of it may change any more.
     pub begun: bool,
+    /// Whether it was done before, and some of its ranges are read again.
+    pub is_read_again: bool,
 }
 
 impl Ledger {
@@ -43,7 +46,7 @@ impl Ledger {
         let mut tx = self.begin().await?;
         let row = pg::statement(
             "SELECT p.id, p.table_name, p.since, p.until, p.tenant_id, p.app_id, p.key_order, \
-             p.conversion_id, c.body, EXISTS (SELECT FROM sls_backfill.batch b \
+             p.conversion_id, c.body, p.closed_at IS NOT NULL AS is_read_again, EXISTS (SELECT FROM sls_backfill.batch b \
                WHERE b.pass_id = p.id) OR EXISTS (SELECT FROM sls_backfill.hold h \
                WHERE h.pass_id = p.id) OR EXISTS (SELECT FROM sls_backfill.range r \
                WHERE r.pass_id = p.id AND r.rows_seen > 0) AS begun \
@@ -87,7 +90,8 @@ impl Ledger {
         let Some(row) = row else { return Ok(None) };
         tx.commit().await.with_context(context)?;
         let (id, plan, conversion) = (row.try_get("id")?, plan.clone(), conversion.clone());
-        Ok(Some(Pass { id, plan, conversion_id, conversion, begun: false }))
+        let (begun, is_read_again) = (false, false);
+        Ok(Some(Pass { id, plan, conversion_id, conversion, begun, is_read_again }))
     }
 
     /// Gives an open pass another conversion for its batches to come; those that there are keep
@@ -141,24 +145,54 @@ impl Ledger {
         tx.commit().await.context("take back a pass")
     }
 
-    /// Up to where finished passes without a filter cover `table` from the beginning without a
-    /// gap; `None` when none does.
+    /// Up to where the table was read from its beginning without a gap, or a filter; `None` when
+    /// its beginning was not. Rows that no reading has seen may be left: ranges remember them.
+    pub async fn read_until(&self, table: Table) -> anyhow::Result<Option<Timestamp>> {
+        let windows = self.windows_read(table).await?;
+        let windows: Vec<_> = windows.iter().map(|read| (read.since, read.until)).collect();
+        Ok(covered_until(&windows))
+    }
+
+    /// The same, but only of passes that have seen every row that Postgres counts in their ranges.
     pub async fn covered_until(&self, table: Table) -> anyhow::Result<Option<Timestamp>> {
+        let windows = self.windows_read(table).await?;
+        let whole = windows.iter().filter(|read| read.is_whole);
+        let windows: Vec<_> = whole.map(|read| (read.since, read.until)).collect();
+        Ok(covered_until(&windows))
+    }
+
+    async fn windows_read(&self, table: Table) -> anyhow::Result<Vec<WindowRead>> {
         let mut tx = self.begin().await?;
         let rows = pg::statement(
-            "SELECT since, until FROM sls_backfill.pass WHERE table_name = $1 AND state = 'done' \
+            "SELECT since, until, \
+             NOT EXISTS (SELECT FROM sls_backfill.range r WHERE r.pass_id = p.id \
+               AND r.state = 'open') \
+             AND NOT EXISTS (SELECT FROM sls_backfill.range r WHERE r.pass_id = p.id \
+               AND r.state = 'done' AND r.rows_counted > r.rows_read) AS is_whole \
+             FROM sls_backfill.pass p WHERE table_name = $1 AND closed_at IS NOT NULL \
              AND tenant_id IS NULL AND app_id IS NULL",
         )
         .bind(table.name())
         .fetch_all(&mut *tx)
         .await
         .with_context(|| format!("read the finished passes of {table}"))?;
-        let windows = rows
-            .iter()
-            .map(|row| Ok((row.try_get("since")?, row.try_get("until")?)))
-            .collect::<Result<Vec<_>, sqlx::Error>>()?;
-        Ok(covered_until(&windows))
+        rows.iter()
+            .map(|row| {
+                Ok(WindowRead {
+                    since: row.try_get("since")?,
+                    until: row.try_get("until")?,
+                    is_whole: row.try_get("is_whole")?,
+                })
+            })
+            .collect()
     }
+}
+
+/// The window of a pass that was done.
+struct WindowRead {
+    since: Option<Timestamp>,
+    until: Timestamp,
+    is_whole: bool,
 }
 
 /// The number of a conversion, which is written down if it is new.
@@ -168,10 +202,11 @@ async fn conversion_id(
     conversion: &serde_json::Value,
 ) -> anyhow::Result<i64> {
     let row = pg::statement(
-        "INSERT INTO sls_backfill.conversion (table_name, body) VALUES ($1, $2) \
-         ON CONFLICT (table_name, body) DO UPDATE SET body = excluded.body RETURNING id",
+        "INSERT INTO sls_backfill.conversion (table_name, fingerprint, body) VALUES ($1, $2, $3) \
+         ON CONFLICT (table_name, fingerprint) DO UPDATE SET body = excluded.body RETURNING id",
     )
     .bind(table.name())
+    .bind(fingerprint(conversion))
     .bind(conversion)
     .fetch_one(&mut **tx)
     .await
@@ -207,6 +242,7 @@ fn pass(row: &PgRow, table: Table) -> anyhow::Result<Pass> {
         conversion_id: row.try_get("conversion_id")?,
         conversion: row.try_get("body")?,
         begun: row.try_get("begun")?,
+        is_read_again: row.try_get("is_read_again")?,
     })
 }
 

@@ -20,6 +20,11 @@ pub const LEASE: Duration = Duration::from_secs(60);
 /// How often a process says that it is alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// The process's lease had run out, and another process has ended it.
+#[derive(Debug, thiserror::Error)]
+#[error("the ledger took this process for dead; others go on with its work")]
+pub struct TakenForDead;
+
 /// What tells a process on this machine from all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -136,8 +141,9 @@ impl Ledger {
         Ok(Process { id, epoch, stamp })
     }
 
-    /// Says that the process lives; renews its own lease and those of its ranges. Fails when the
-    /// process was found dead meanwhile.
+    /// Says that the process lives; renews its own lease and those of its ranges.
+    ///
+    /// Fails with [`TakenForDead`] when the process was found dead meanwhile.
     pub async fn heartbeat(&self, process: &Process) -> anyhow::Result<()> {
         let mut tx = self.begin_relaxed().await?;
         let renewed = pg::statement(
@@ -149,7 +155,9 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .context("renew the lease")?;
-        anyhow::ensure!(renewed.rows_affected() == 1, "the ledger took this process for dead");
+        if renewed.rows_affected() == 0 {
+            return Err(TakenForDead.into());
+        }
         pg::statement(
             "UPDATE sls_backfill.range SET lease_until = clock_timestamp() + \
              make_interval(secs => $2) WHERE owner = $1 AND state = 'open'",
@@ -185,7 +193,7 @@ async fn bury_the_dead(tx: &mut Tx, own: &Identity) -> anyhow::Result<Option<Alr
     .fetch_all(&mut **tx)
     .await
     .context("look for other processes in the ledger")?;
-    // Nobody settles what an ended process still owns.
+    // Nobody resolves what an ended process still owns.
     pg::statement(
         "UPDATE sls_backfill.batch b SET owner = NULL FROM sls_backfill.process p \
          WHERE b.state = 'intent' AND p.id = b.owner AND p.ended_at IS NOT NULL",

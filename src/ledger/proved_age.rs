@@ -77,13 +77,14 @@ impl Ledger {
         let Some(abandoned) = abandoned else { return Ok(false) };
         pg::statement(
             "INSERT INTO sls_backfill.hold \
-               (table_name, row_id, pass_id, reason, detail, created_at, finished_at) \
-             SELECT $1, h.row_id, $2, $3, $4, h.created_at, h.finished_at \
+               (table_name, row_id, pass_id, reason, detail, created_at, finished_at, look_again) \
+             SELECT $1, h.row_id, $2, $3, $4, h.created_at, h.finished_at, $8 \
              FROM unnest($5::uuid[], $6::timestamp[], $7::timestamp[]) \
                AS h(row_id, created_at, finished_at) \
              ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
                detail = excluded.detail, finished_at = excluded.finished_at, state = 'open', \
-               batch_id = NULL, last_held_at = clock_timestamp()",
+               batch_id = NULL, look_again = excluded.look_again, \
+               last_held_at = clock_timestamp()",
         )
         .bind(table.name())
         .bind(abandoned.try_get::<i64, _>("pass_id")?)
@@ -92,6 +93,7 @@ impl Ledger {
         .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
         .bind(rows.iter().map(|row| row.finished_at).collect::<Vec<_>>())
+        .bind(HoldReason::Expired.look_again().name())
         .execute(&mut *tx)
         .await
         .with_context(context)?;

@@ -32,14 +32,16 @@ pub struct Page<'a> {
     pub others_since: Option<u32>,
 }
 
-/// A batch that SLS does not hold as the book says.
+/// A batch that SLS does not hold as the ledger says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct DifferingBatch {
     pub batch_id: Uuid,
     /// Rows that SLS should hold.
     pub rows: u64,
     /// Rows that were found.
     pub found: u64,
+    /// How long before the comparison (s) it was known what became of it; `None`: it is not yet.
+    pub settled_ago_s: Option<i64>,
 }
 
 /// A moment on the ledger's clock, in microseconds since 1970.
@@ -51,7 +53,7 @@ pub struct Moment(i64);
 pub struct Comparison {
     pub batches_equal: u64,
     pub rows_equal: u64,
-    pub differences: Vec<Difference>,
+    pub differences: Vec<DifferingBatch>,
 }
 
 impl Ledger {
@@ -223,10 +225,13 @@ impl Ledger {
                     comparison.batches_equal += 1;
                     comparison.rows_equal += verdict.found.rows;
                 } else if !verdict.equal && (is_settled || is_too_many) {
-                    comparison.differences.push(Difference {
+                    comparison.differences.push(DifferingBatch {
                         batch_id: verdict.batch_id,
                         rows: wanted,
                         found: verdict.found.rows,
+                        settled_ago_s: verdict
+                            .settled_at
+                            .map(|settled| (moment.0 - settled) / 1_000_000),
                     });
                 }
             }

@@ -103,6 +103,15 @@ impl Ledger {
         tx.commit().await.context("remember who the ledger is")
     }
 
+    /// Whether the ledger's tables are in the very database of that identity, so that one
+    /// transaction holds both. Whoever may not know who the server is is not sure; two databases
+    /// are safe too.
+    pub async fn is_in(&self, database: &Identity) -> anyhow::Result<bool> {
+        let mut tx = self.begin_relaxed().await?;
+        let own = identity(&mut tx).await?;
+        Ok(own.system.is_some() && own.book.is_some() && own == *database)
+    }
+
     /// Fails with [`Stopped`] if the ledger was stopped.
     pub async fn check_stop(&self) -> anyhow::Result<()> {
         let mut tx = self.begin_relaxed().await?;
@@ -278,6 +287,10 @@ impl Ledger {
         .execute(&mut *tx)
         .await
         .context("lift the stop")?;
+        pg::statement("UPDATE sls_backfill.generation SET audited = true WHERE NOT audited")
+            .execute(&mut *tx)
+            .await
+            .context("note which logstores were looked into")?;
         tx.commit().await.context("end the audit")
     }
 }

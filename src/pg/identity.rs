@@ -33,7 +33,7 @@ impl Identity {
             ("its Postgres has another system identifier", &self.system, &now.system),
             ("its Postgres is on another timeline", &self.timeline, &now.timeline),
             ("it is in another database", &self.database, &now.database),
-            ("its tables were made anew", &self.book, &now.book),
+            ("its tables were recreated", &self.book, &now.book),
         ];
         parts
             .into_iter()

@@ -1,4 +1,4 @@
-//! What a run has done so far, and telling it: a bar when a person watches, a line or an event now
+//! What a run has done so far, and showing it: a bar when a person watches, a line or an event now
 //! and then when not.
 
 pub mod rate;
@@ -16,7 +16,7 @@ use crate::pipeline::progress::rate::{Meter, Rate};
 use crate::pipeline::progress::screen::{DRAW_EVERY, Screen, TableBar};
 use crate::record::table::Table;
 
-/// A reason to wait is told in the log when it comes up, and again only after so long.
+/// A reason to wait is logged when it comes up, and again only after so long.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Counters of one table; all workers add to them.
@@ -44,7 +44,7 @@ pub struct Progress {
 struct Waits {
     /// How many wait now, by reason.
     now: BTreeMap<String, u32>,
-    /// When each reason was last told in the log.
+    /// When each reason was last logged.
     told: BTreeMap<String, Instant>,
 }
 
@@ -161,7 +161,7 @@ impl Progress {
 }
 
 impl Waits {
-    /// One more waits; gives whether that should be told.
+    /// One more waits; gives whether that should be logged.
     fn begin(&mut self, reason: &str, now: Instant) -> bool {
         *self.now.entry(reason.to_owned()).or_default() += 1;
         let told = self.told.get(reason).copied();

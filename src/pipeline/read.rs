@@ -6,5 +6,6 @@ pub mod dry;
 pub mod preparer;
 pub mod range_scan;
 pub mod range_size;
+pub mod recount;
 pub mod scanner;
 pub mod window;

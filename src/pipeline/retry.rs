@@ -8,7 +8,7 @@ use crate::sls::answer::{Failure, NextAction};
 /// After so many failures in a row a read is given up; with the waits between, about a minute.
 const ATTEMPTS_MAX: u32 = 12;
 
-/// After so many failures in a row, about a second, it is told that something is odd.
+/// After so many failures in a row, about a second, a warning says that something is odd.
 const TOLD_AT: u32 = 3;
 
 /// Calls `read` until it succeeds, fails for good, or has failed too often.

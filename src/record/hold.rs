@@ -1,4 +1,4 @@
-//! Why a row is deliberately not stored.
+//! Why a row is deliberately not stored, and when it is looked at again.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,10 @@ pub enum HoldReason {
     /// Whether Dify's own writer has stored it could not be found out.
     #[serde(rename = "live?")]
     LiveUnclear,
+    /// It was there when its key was read, and not when it was read itself: deleted, or not on the
+    /// replica that was asked.
+    #[serde(rename = "missing")]
+    Missing,
     /// Older than the logstore keeps logs.
     #[serde(rename = "expired")]
     Expired,
@@ -38,21 +42,53 @@ pub enum HoldReason {
     /// SLS refused it, alone and for its content.
     #[serde(rename = "refused")]
     Refused,
+    /// It was not there when its range was read; `repair` has given it to the next run.
+    #[serde(rename = "late")]
+    Late,
+}
+
+/// When a held row is looked at again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LookAgain {
+    /// By every run.
+    EveryRun,
+    /// By some run, those first that have waited longest: a run looks at so many at most.
+    InTurn,
+    /// When the logstore keeps logs of its age.
+    IfKept,
+    /// When a person asks for it.
+    IfAsked,
+}
+
+impl LookAgain {
+    pub const ALL: [Self; 4] = [Self::EveryRun, Self::InTurn, Self::IfKept, Self::IfAsked];
+
+    /// The words that the ledger uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EveryRun => "every run",
+            Self::InTurn => "in turn",
+            Self::IfKept => "if kept",
+            Self::IfAsked => "if asked",
+        }
+    }
 }
 
 impl HoldReason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Running,
         Self::NoFinishTime,
         Self::ControlRow,
         Self::Offloaded,
         Self::Live,
         Self::LiveUnclear,
+        Self::Missing,
         Self::Expired,
         Self::Lost,
         Self::TooLarge,
         Self::Invalid,
         Self::Refused,
+        Self::Late,
     ];
 
     /// The word that the ledger and the reports use.
@@ -64,27 +100,31 @@ impl HoldReason {
             Self::Offloaded => "offloaded",
             Self::Live => "live",
             Self::LiveUnclear => "live?",
+            Self::Missing => "missing",
             Self::Expired => "expired",
             Self::Lost => "lost",
             Self::TooLarge => "too large",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
+            Self::Late => "late",
         }
     }
 
     /// What becomes of the row, for a person.
     pub fn outlook(self) -> &'static str {
         match self {
-            Self::Running | Self::NoFinishTime => "the next run looks again",
-            Self::ControlRow => "Dify only steers by it, its data is in SLS",
-            Self::Offloaded => "its payload is not in Postgres; the next run looks again",
+            Self::Running | Self::NoFinishTime => "a later run looks again",
+            Self::ControlRow => "Dify keeps it only to control a run; its data is in SLS",
+            Self::Offloaded => "its payload is not in Postgres; a later run looks again",
             Self::Live => "Dify's own writer has stored it",
             Self::LiveUnclear => "Dify's own writer may have stored it; the next run looks again",
+            Self::Missing => "it was not there any more; gone, if it stays away for two days",
             Self::Expired => "older than the logstore keeps logs; it stays in Postgres",
             Self::Lost => "its log was lost in SLS; the next run sends it again",
             Self::TooLarge => "over --row-mib-max, or over SLS's 10 MB; it stays in Postgres",
-            Self::Invalid => "Dify could not read it; mend it in Postgres and run again",
+            Self::Invalid => "Dify could not read it; fix it in Postgres and run again",
             Self::Refused => "SLS does not take it; it stays in Postgres",
+            Self::Late => "it came after its range was read; the next run takes it",
         }
     }
 
@@ -93,19 +133,19 @@ impl HoldReason {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
     }
 
-    /// Whether the same row may be fit to be stored later, so that the next run tries it again.
-    pub fn can_pass(self) -> bool {
+    /// When a row that is held for this reason is looked at again, as a rule.
+    pub fn look_again(self) -> LookAgain {
         match self {
-            // A row may finish, be mended by hand, get its payload back, or its answer.
-            Self::Running
-            | Self::NoFinishTime
-            | Self::Offloaded
-            | Self::LiveUnclear
-            | Self::Expired
-            | Self::Lost
-            | Self::TooLarge
-            | Self::Invalid => true,
-            Self::ControlRow | Self::Live | Self::Refused => false,
+            // It passes by itself, and soon.
+            Self::Running | Self::LiveUnclear | Self::Missing | Self::Late | Self::Lost => {
+                LookAgain::EveryRun
+            }
+            // A row may be mended by hand, get its payload back, or fit another limit.
+            Self::NoFinishTime | Self::Offloaded | Self::TooLarge | Self::Invalid => {
+                LookAgain::InTurn
+            }
+            Self::Expired => LookAgain::IfKept,
+            Self::ControlRow | Self::Live | Self::Refused => LookAgain::IfAsked,
         }
     }
 }
@@ -121,5 +161,12 @@ mod tests {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.name());
         }
         assert_eq!(HoldReason::from_name("because"), None);
+    }
+
+    #[test]
+    fn the_ledger_knows_when_to_look_again() {
+        let names = LookAgain::ALL.map(|look_again| format!("'{}'", look_again.name()));
+        let check = format!("look_again IN ({})", names.join(", "));
+        assert!(include_str!("../../migrations/0001_ledger.sql").contains(&check), "{check}");
     }
 }

@@ -54,6 +54,13 @@ impl Timestamp {
         self.unix_us().map(|us| us.div_euclid(1_000_000))
     }
 
+    /// The day (UTC), as days since 2000-01-01; `None` for an infinity.
+    pub fn day(self) -> Option<i32> {
+        let is_finite = self != Self::NEG_INFINITY && self != Self::INFINITY;
+        // The last microsecond that fits is of day 106,751,991.
+        is_finite.then(|| self.0.div_euclid(86_400_000_000) as i32)
+    }
+
     /// This time moved by `seconds`; an infinity stays where it is.
     pub fn plus_s(self, seconds: i64) -> Self {
         match self {

@@ -15,10 +15,14 @@ use crate::sim::store::{Project, Store};
 const NAMES_MAX: usize = 500;
 
 /// CreateProject: the body names the project, as the Host need not.
-pub fn create_project(store: &Store, request: &Request, moment: Moment) -> Result<Answer, Refusal> {
+pub fn create_project(
+    store: &Store,
+    request: &Request,
+    scene: Scene<'_>,
+) -> Result<Answer, Refusal> {
     let body = body(request)?;
     let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
-    store.create_project(text("projectName"), text("description"), moment)?;
+    store.create_project(text("projectName"), text("description"), scene)?;
     Ok(Answer::empty())
 }
 
@@ -26,18 +30,18 @@ pub fn create_logstore(
     project: &Project,
     request: &Request,
     shards_default: u32,
-    moment: Moment,
+    scene: Scene<'_>,
 ) -> Result<Answer, Refusal> {
-    project.create_logstore(body(request)?, shards_default, moment)?;
+    project.create_logstore(body(request)?, shards_default, scene)?;
     Ok(Answer::empty())
 }
 
 pub fn update_logstore(
     logstore: &Logstore,
     request: &Request,
-    moment: Moment,
+    scene: Scene<'_>,
 ) -> Result<Answer, Refusal> {
-    logstore.update(body(request)?, moment.unix_s())?;
+    logstore.update(body(request)?, scene.create_time_s())?;
     Ok(Answer::empty())
 }
 

@@ -9,7 +9,7 @@ use crate::sim::answer::{Code, Refusal};
 use crate::sim::http::Request;
 use crate::wire::sign::{self, Credentials, SignedParts};
 
-/// Against which time the date of a signature is judged.
+/// Against which time the date of a signature is checked.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     /// Unix time.

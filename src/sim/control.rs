@@ -9,6 +9,7 @@
 //! POST   /_sim/faults                       orders a fault
 //! DELETE /_sim/faults                       forgets all orders
 //! POST   /_sim/release                      lets go on what is held now
+//! POST   /_sim/tamper                       damages what is stored (`sim/tamper.rs`)
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,9 +28,10 @@ use crate::sim::fault::{Action, Fault, Faults, Kind};
 use crate::sim::http::Request;
 use crate::sim::put::Stored;
 use crate::sim::route::Route;
+use crate::sim::store::Store;
 use crate::sim::store::logstore::Logstore;
-use crate::sim::store::{Store, lock};
 use crate::sim::switch::Switches;
+use crate::sim::sync::lock;
 use crate::wire::log_group::{LogGroupView, LogView};
 
 /// What was served since the start; the control calls themselves do not count.

@@ -1,4 +1,4 @@
-//! From a connection's bytes to a [`Request`] that the rest of the simulator can judge.
+//! From a connection's bytes to a [`Request`] that the rest of the simulator can check.
 //!
 //! A signature covers the path as it was sent and the query values decoded, so both are kept.
 
@@ -172,7 +172,7 @@ fn decode(text: &str, plus_is_space: bool) -> Option<String> {
 
 #[cfg(test)]
 impl Request {
-    /// A GET of `target` with `headers`, for tests of what judges requests.
+    /// A GET of `target` with `headers`, for tests of what checks requests.
     pub fn for_test(target: &str, headers: &[(&str, &str)], body: &'static [u8]) -> Self {
         let headers = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         Self::new(Method::GET, target, headers, Bytes::from_static(body)).unwrap()

@@ -1,12 +1,12 @@
-//! PutLogs: judges a body as SLS does and appends it, whole or not at all.
+//! PutLogs: checks a body as SLS does and appends it, whole or not at all.
 
-pub mod judge;
+pub mod admission;
 
 use crate::sim::admin::hash_key;
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::compression::{Compression, Damaged};
 use crate::sim::http::Request;
-use crate::sim::put::judge::judge;
+use crate::sim::put::admission::admit;
 use crate::sim::store::logstore::{Logstore, Target};
 use crate::sim::store::shard::{Scene, Write};
 use crate::sim::switch::Switches;
@@ -51,7 +51,7 @@ pub fn put_logs(
         check_size(&request.body, compression, raw_size)?;
     } else {
         let raw = decompress(&request.body, compression, raw_size)?;
-        (write.groups, logs) = judge(raw, scene)?;
+        (write.groups, logs) = admit(raw, scene)?;
     }
     let shard = logstore.append(target, write, scene)?;
     Ok(Stored { shard, logs, raw_bytes: raw_size })

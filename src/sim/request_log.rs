@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use serde::Serialize;
 
-use crate::sim::store::lock;
+use crate::sim::sync::lock;
 
 /// What is told of a request.
 #[derive(Debug, Serialize)]

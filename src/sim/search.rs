@@ -1,12 +1,12 @@
 //! GetLogs in both versions, with search alone or SQL behind it, and GetHistograms.
 //!
 //! ```text
-//! query = search [ "|" SQL ]      search → found: which logs → a page of them, or sql: rows
+//! query = search [ "|" SQL ]      search → scan: which logs → a page of them, or sql: rows
 //! ```
 
-pub mod found;
 pub mod matching;
 pub mod query;
+pub mod scan;
 pub mod state;
 
 use serde::Deserialize;
@@ -14,9 +14,11 @@ use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Answer, Code, Refusal};
 use crate::sim::http::Request;
-use crate::sim::search::found::{Found, Place, Wanted};
+use crate::sim::search::scan::{Filter, Hit};
+use crate::sim::search::state::QueryState;
 use crate::sim::sql;
 use crate::sim::store::logstore::Logstore;
+use crate::sim::store::place::Place;
 use crate::sim::store::shard::Scene;
 use crate::sim::switch::PlainSql;
 use crate::wire::log_group::{LogGroupView, LogView};
@@ -29,6 +31,14 @@ const BUCKETS_MAX: i64 = 10_000;
 
 /// How much of a query an answer's header repeats: Python's HTTP client takes 64 KB in a line.
 const HEADER_CHARS_MAX: usize = 4096;
+
+/// What a query is asked of, and when.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    pub logstore: &'a Logstore,
+    pub state: &'a QueryState,
+    pub scene: Scene<'a>,
+}
 
 /// What to look for: the parameters of GetLogs in both versions.
 #[derive(Debug, Deserialize)]
@@ -65,12 +75,8 @@ struct Outcome {
 }
 
 /// GetLogs with its parameters in the query string: the answer is an array of flat objects.
-pub fn get_logs(
-    logstore: &Logstore,
-    request: &Request,
-    scene: Scene<'_>,
-) -> Result<Answer, Refusal> {
-    let outcome = ask(logstore, &Search::from_params(request)?, scene)?;
+pub fn get_logs(subject: Subject<'_>, request: &Request) -> Result<Answer, Refusal> {
+    let outcome = ask(subject, &Search::from_params(request)?)?;
     let count = outcome.data.len().to_string();
     Ok(Answer::json(&Value::Array(outcome.data))
         .with("x-log-progress", outcome.progress)
@@ -83,14 +89,10 @@ pub fn get_logs(
 }
 
 /// GetLogs with its parameters in a JSON body, the answer compressed if the client takes that.
-pub fn get_logs_v2(
-    logstore: &Logstore,
-    request: &Request,
-    scene: Scene<'_>,
-) -> Result<Answer, Refusal> {
+pub fn get_logs_v2(subject: Subject<'_>, request: &Request) -> Result<Answer, Refusal> {
     let search: Search = serde_json::from_slice(&request.body)
         .map_err(|error| invalid(format!("the body: {error}")))?;
-    let outcome = ask(logstore, &search, scene)?;
+    let outcome = ask(subject, &search)?;
     let body = json!({
         "meta": {
             "progress": outcome.progress,
@@ -116,17 +118,13 @@ pub fn get_logs_v2(
 }
 
 /// GetHistograms: one bucket, or one per `interval` seconds if that is given.
-pub fn get_histograms(
-    logstore: &Logstore,
-    request: &Request,
-    scene: Scene<'_>,
-) -> Result<Answer, Refusal> {
+pub fn get_histograms(subject: Subject<'_>, request: &Request) -> Result<Answer, Refusal> {
     let search = Search::from_params(request)?;
-    let (query, sql) = split(&search.query, scene.switches.plain_sql)?;
+    let (query, sql) = split(&search.query, subject.scene.switches.plain_sql)?;
     if sql.is_some() {
         return Err(invalid("GetHistograms takes a search without SQL"));
     }
-    let (found, progress) = find(logstore, &search, query, scene)?;
+    let (hits, progress) = find(subject, &search, query)?;
     let span = search.to.saturating_sub(search.from);
     let interval = match request.param("interval") {
         None => span,
@@ -139,14 +137,14 @@ pub fn get_histograms(
     let mut from = search.from;
     while from < search.to {
         let to = from.saturating_add(interval).min(search.to);
-        let before = |time| found.partition_point(|found| i64::from(found.time_s) < time);
+        let before = |time| hits.partition_point(|hit| i64::from(hit.time_s) < time);
         let count = before(to) - before(from);
         buckets.push(json!({"from": from, "to": to, "count": count, "progress": progress}));
         from = to;
     }
     Ok(Answer::json(&Value::Array(buckets))
         .with("x-log-progress", progress)
-        .with("x-log-count", found.len().to_string()))
+        .with("x-log-count", hits.len().to_string()))
 }
 
 impl Search {
@@ -171,22 +169,22 @@ impl Search {
     }
 }
 
-fn ask(logstore: &Logstore, search: &Search, scene: Scene<'_>) -> Result<Outcome, Refusal> {
-    let (query, sql) = split(&search.query, scene.switches.plain_sql)?;
+fn ask(subject: Subject<'_>, search: &Search) -> Result<Outcome, Refusal> {
+    let (query, sql) = split(&search.query, subject.scene.switches.plain_sql)?;
     if let Some(sql) = sql {
-        return analyse(logstore, search, query, sql, scene);
+        return analyse(subject, search, query, sql);
     }
     if search.line > LINES_MAX {
         return Err(invalid(format!("line must be at most {LINES_MAX}")));
     }
-    let (mut found, progress) = find(logstore, search, query, scene)?;
-    let processed_rows = found.len();
+    let (mut hits, progress) = find(subject, search, query)?;
+    let processed_rows = hits.len();
     if search.reverse {
-        found.reverse();
+        hits.reverse();
     }
-    let page = found.iter().skip(search.offset as usize).take(search.line as usize);
+    let page = hits.iter().skip(search.offset as usize).take(search.line as usize);
     Ok(Outcome {
-        data: page.filter_map(|found| render(logstore, found.place)).collect(),
+        data: page.filter_map(|hit| render(subject.logstore, hit.place)).collect(),
         progress,
         has_sql: false,
         where_query: query.to_owned(),
@@ -199,12 +197,12 @@ fn ask(logstore: &Logstore, search: &Search, scene: Scene<'_>) -> Result<Outcome
 
 /// `line` does not count here: the SDKs always send it.
 fn analyse(
-    logstore: &Logstore,
+    subject: Subject<'_>,
     search: &Search,
     query: &str,
     sql: &str,
-    scene: Scene<'_>,
 ) -> Result<Outcome, Refusal> {
+    let Subject { logstore, state, scene } = subject;
     if logstore.describe()["mode"] == "query" {
         return Err(invalid(format!("logstore {} is of mode query: no SQL", logstore.name())));
     }
@@ -213,9 +211,14 @@ fn analyse(
             "offset is not available for pagination in sql query, please use limit x,y",
         ));
     }
-    let (found, progress) = find(logstore, search, query, scene)?;
-    let places: Vec<_> = found.iter().map(|found| found.place).collect();
-    let sql::Rows { names, types, rows } = sql::run(logstore, &places, sql, scene.switches)?;
+    let (mut hits, mut progress) = find(subject, search, query)?;
+    if let Some(logs_max) = scene.switches.sql_logs_max.filter(|max| hits.len() > *max) {
+        hits.truncate(logs_max);
+        progress = "Incomplete";
+    }
+    let places: Vec<_> = hits.iter().map(|hit| hit.place).collect();
+    let sql::Rows { names, types, rows } =
+        sql::run(logstore, &state.table, &places, sql, scene.switches)?;
     let object = |values: Vec<String>| -> Value {
         names
             .iter()
@@ -238,18 +241,18 @@ fn analyse(
 
 /// What is found and how far that is all of it: `Incomplete` is an answer from half of the logs.
 fn find(
-    logstore: &Logstore,
+    subject: Subject<'_>,
     search: &Search,
     query: &str,
-    scene: Scene<'_>,
-) -> Result<(Vec<Found>, &'static str), Refusal> {
-    let wanted = Wanted { from: search.from, to: search.to, topic: &search.topic, query };
-    let mut found = found::find(logstore, wanted, scene)?;
-    if !logstore.queries.is_incomplete(scene.switches.incomplete_every) {
-        return Ok((found, "Complete"));
+) -> Result<(Vec<Hit>, &'static str), Refusal> {
+    let Subject { logstore, state, scene } = subject;
+    let filter = Filter { from: search.from, to: search.to, topic: &search.topic, query };
+    let mut hits = scan::find(logstore, filter, scene)?;
+    if !state.is_incomplete((search.from, search.to), &search.query, scene.switches) {
+        return Ok((hits, "Complete"));
     }
-    found.truncate(found.len() / 2);
-    Ok((found, "Incomplete"))
+    hits.truncate(hits.len() / 2);
+    Ok((hits, "Incomplete"))
 }
 
 /// The search, and the SQL behind the first `|` that is not in quotes.
@@ -282,11 +285,15 @@ fn render(logstore: &Logstore, place: Place) -> Option<Value> {
     let shards = logstore.shards();
     let (_, stored) = shards.get(place.shard as usize)?.group(place.group)?;
     let group = LogGroupView::parse(&stored.raw).ok()?;
-    group.logs.get(place.log).map(|log| flatten(&group, log))
+    let mut object = flatten(&group, group.logs.get(place.log)?);
+    if logstore.is_modifiable() {
+        object.insert("__rowid__".to_owned(), place.row_id().into());
+    }
+    Some(object.into())
 }
 
 /// A log as GetLogs gives it: fields, tags and SLS's own keys side by side, all values strings.
-fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Value {
+fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Map<String, Value> {
     let mut object = Map::new();
     let mut put = |key: String, value: &[u8]| {
         object.insert(key, Value::String(text(value).into_owned()));
@@ -300,7 +307,7 @@ fn flatten(group: &LogGroupView<'_>, log: &LogView<'_>) -> Value {
     for (key, value) in &log.contents {
         put(text(key).into_owned(), value);
     }
-    Value::Object(object)
+    object
 }
 
 fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {

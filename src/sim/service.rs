@@ -1,5 +1,6 @@
 //! Serves one request, read to its end: faults, signature, route, answer. No sockets here.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,28 +9,56 @@ use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
 use http_body_util::{BodyExt as _, StreamBody};
+use hyper::Method;
 use hyper::body::Frame;
 use hyper::header::{CONTENT_LENGTH, HeaderValue};
 
+use crate::sim::admin;
 use crate::sim::answer::{Answer, Body, Code, Cut, Refusal};
 use crate::sim::auth::{self, Clock};
 use crate::sim::clock::Moment;
 use crate::sim::control::{self, Controls};
-use crate::sim::fault::{Action, EarlyAnswer, Kind, Refused};
+use crate::sim::fault::{Action, EarlyAnswer, Fault, Kind, Refused};
 use crate::sim::http::Request;
 use crate::sim::journal::{Entry, Journal};
+use crate::sim::pull;
+use crate::sim::put;
 use crate::sim::put::Manner;
 use crate::sim::request_log::{Line, RequestLog};
 use crate::sim::route::{GroupCall, LogstoreCall, Route, ShardCall};
+use crate::sim::search;
+use crate::sim::search::Subject;
+use crate::sim::search::state::QueryStates;
+use crate::sim::soft_delete;
 use crate::sim::store::logstore::Logstore;
 use crate::sim::store::shard::Scene;
-use crate::sim::store::{Project, Store, lock};
-use crate::sim::switch::NumberRecorded;
-use crate::sim::{Settings, admin, pull, put, search, soft_delete};
-use crate::wire::sign::http_date;
+use crate::sim::store::{Project, Store};
+use crate::sim::switch::{NumberRecorded, Switches};
+use crate::sim::sync::lock;
+use crate::sim::tamper;
+use crate::wire::sign::{Credentials, http_date};
 
 /// How long the first half of an answer that is cut has to arrive.
 const HALF_ANSWER: Duration = Duration::from_millis(50);
+
+/// How the local SLS behaves.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Who may call.
+    pub credentials: Credentials,
+    /// Shards of a logstore whose creation does not say how many; 1 or more.
+    pub shards_default: u32,
+    /// PutLogs counts requests and bytes, and neither decodes nor stores: for measuring a client.
+    pub count_only: bool,
+    /// How it behaves at the start, where SLS's behaviour is not known or not sure.
+    pub switches: Switches,
+    /// What goes wrong from the start.
+    pub faults: Vec<Fault>,
+    /// The folder where everything is kept; without one, only memory keeps it.
+    pub data: Option<PathBuf>,
+    /// Where every request is written down.
+    pub request_log: Option<PathBuf>,
+}
 
 /// What became of a request that was not refused.
 struct Done {
@@ -44,6 +73,7 @@ type Response = Result<hyper::Response<Body>, Cut>;
 pub struct Service {
     settings: Settings,
     store: Store,
+    queries: QueryStates,
     controls: Controls,
     request_ids: AtomicU64,
     request_log: RequestLog,
@@ -64,6 +94,7 @@ impl Service {
         let request_log = RequestLog::open(settings.request_log.as_deref());
         let mut service = Self {
             store: Store::default(),
+            queries: QueryStates::default(),
             controls,
             request_ids: AtomicU64::new(0),
             request_log: request_log.context("open the request log")?,
@@ -92,7 +123,7 @@ impl Service {
     pub async fn serve(self: Arc<Self>, request: Result<Request, Refusal>) -> Response {
         let request = match request {
             Ok(request) if request.path.starts_with("/_sim/") => {
-                let answer = control::answer(&request, &self.store, &self.controls);
+                let answer = self.control(&request);
                 let answer = answer.unwrap_or_else(|refusal| Answer::from(&refusal));
                 return Ok(self.finish(answer, self.now()));
             }
@@ -189,9 +220,10 @@ impl Service {
             tokio::time::sleep(after).await;
             let switches = self.controls.switches();
             let moment = Moment::now(switches.clock_offset_s);
-            let judged_s = if switches.late_store_checks_age { moment.unix_s() } else { arrived_s };
+            let checked_s =
+                if switches.late_store_checks_age { moment.unix_s() } else { arrived_s };
             let scene = Scene { moment, switches: &switches };
-            if let Err(refusal) = self.answer(&request, scene, judged_s) {
+            if let Err(refusal) = self.answer(&request, scene, checked_s) {
                 self.refuse(refusal);
             }
             self.controls.late_ends();
@@ -217,15 +249,28 @@ impl Service {
         self.finish(answer, moment)
     }
 
-    /// What SLS would answer. The age of the signature is judged as if it were `judged_s`.
+    fn control(&self, request: &Request) -> Result<Answer, Refusal> {
+        if !is_tampering(request) {
+            return control::answer(request, &self.store, &self.controls);
+        }
+        let switches = self.controls.switches();
+        let scene = Scene { moment: Moment::now(switches.clock_offset_s), switches: &switches };
+        self.perform_and_record(request, scene)
+    }
+
+    /// What SLS would answer. The age of the signature is checked as if it were `checked_s`.
     fn answer(
         &self,
         request: &Request,
         scene: Scene<'_>,
-        judged_s: i64,
+        checked_s: i64,
     ) -> Result<Answer, Refusal> {
-        let clock = Clock { now_s: judged_s, life_s: scene.switches.signature_life_s };
+        let clock = Clock { now_s: checked_s, life_s: scene.switches.signature_life_s };
         auth::verify(request, &self.settings.credentials, clock)?;
+        self.perform_and_record(request, scene)
+    }
+
+    fn perform_and_record(&self, request: &Request, scene: Scene<'_>) -> Result<Answer, Refusal> {
         let Some(journal) = &self.journal else {
             return self.perform(request, scene, None).map(|done| done.answer);
         };
@@ -251,10 +296,13 @@ impl Service {
         scene: Scene<'_>,
         again: Option<&Entry>,
     ) -> Result<Done, Refusal> {
-        let moment = scene.moment;
+        if is_tampering(request) {
+            let answer = tamper::tamper(&self.store, request, scene.moment)?;
+            return Ok(Done { answer, shard: None });
+        }
         let project = || self.store.project(request.project()?);
         let answer = match Route::of(request)? {
-            Route::CreateProject => admin::create_project(&self.store, request, moment)?,
+            Route::CreateProject => admin::create_project(&self.store, request, scene)?,
             Route::GetProject => Answer::json(&project()?.describe()),
             Route::DeleteProject => {
                 self.store.delete_project(request.project()?)?;
@@ -263,7 +311,7 @@ impl Service {
             Route::ListLogstores => admin::list_logstores(&*project()?, request)?,
             Route::CreateLogstore => {
                 let shards_default = self.settings.shards_default;
-                admin::create_logstore(&*project()?, request, shards_default, moment)?
+                admin::create_logstore(&*project()?, request, shards_default, scene)?
             }
             Route::DeleteLogstore { logstore } => {
                 project()?.delete_logstore(logstore)?;
@@ -277,13 +325,17 @@ impl Service {
                 let project = project()?;
                 let logstore = project.logstore(logstore)?;
                 match call {
-                    GroupCall::Create => project.groups.create(logstore.name(), request)?,
-                    GroupCall::List => project.groups.list(logstore.name()),
-                    GroupCall::Delete(group) => project.groups.delete(logstore.name(), group)?,
+                    GroupCall::Create => {
+                        project.consumer_groups.create(logstore.name(), request)?
+                    }
+                    GroupCall::List => project.consumer_groups.list(logstore.name()),
+                    GroupCall::Delete(group) => {
+                        project.consumer_groups.delete(logstore.name(), group)?
+                    }
                 }
             }
             Route::Logstore { logstore, call } => {
-                answer_logstore(&*project()?.logstore(logstore)?, call, request, scene)?
+                self.answer_logstore(&project()?.logstore(logstore)?, call, request, scene)?
             }
             Route::Shard { logstore, shard, call } => {
                 let project = project()?;
@@ -315,6 +367,37 @@ impl Service {
         Ok(Done { answer: Answer::empty(), shard: Some(stored.shard) })
     }
 
+    fn answer_logstore(
+        &self,
+        logstore: &Arc<Logstore>,
+        call: LogstoreCall,
+        request: &Request,
+        scene: Scene<'_>,
+    ) -> Result<Answer, Refusal> {
+        let state = self.queries.of(logstore);
+        let subject = Subject { logstore, state: &state, scene };
+        match call {
+            LogstoreCall::Get => Ok(Answer::json(&logstore.describe())),
+            LogstoreCall::Update => admin::update_logstore(logstore, request, scene),
+            LogstoreCall::CreateIndex => admin::create_index(logstore, request, scene.moment),
+            LogstoreCall::UpdateIndex => admin::update_index(logstore, request),
+            LogstoreCall::GetIndex => Ok(Answer::json(&logstore.index()?.json)),
+            LogstoreCall::DeleteIndex => {
+                logstore.delete_index()?;
+                Ok(Answer::empty())
+            }
+            LogstoreCall::ListShards => Ok(admin::list_shards(logstore)),
+            LogstoreCall::GetLogs => search::get_logs(subject, request),
+            LogstoreCall::GetLogsV2 => search::get_logs_v2(subject, request),
+            LogstoreCall::GetHistograms => search::get_histograms(subject, request),
+            LogstoreCall::CreateDeleteTask => soft_delete::create_task(logstore, request, scene),
+            LogstoreCall::ListDeleteTasks => soft_delete::list_tasks(logstore, scene),
+            LogstoreCall::GetDeleteTask => soft_delete::get_task(logstore, request, scene),
+            LogstoreCall::DeleteLogs => soft_delete::delete_logs(logstore, request, scene),
+            LogstoreCall::PutLogs { .. } => unreachable!("`perform` has served it"),
+        }
+    }
+
     fn now(&self) -> Moment {
         Moment::now(self.controls.switches().clock_offset_s)
     }
@@ -343,34 +426,6 @@ impl Service {
     }
 }
 
-fn answer_logstore(
-    logstore: &Logstore,
-    call: LogstoreCall,
-    request: &Request,
-    scene: Scene<'_>,
-) -> Result<Answer, Refusal> {
-    match call {
-        LogstoreCall::Get => Ok(Answer::json(&logstore.describe())),
-        LogstoreCall::Update => admin::update_logstore(logstore, request, scene.moment),
-        LogstoreCall::CreateIndex => admin::create_index(logstore, request, scene.moment),
-        LogstoreCall::UpdateIndex => admin::update_index(logstore, request),
-        LogstoreCall::GetIndex => Ok(Answer::json(&logstore.index()?.json)),
-        LogstoreCall::DeleteIndex => {
-            logstore.delete_index()?;
-            Ok(Answer::empty())
-        }
-        LogstoreCall::ListShards => Ok(admin::list_shards(logstore)),
-        LogstoreCall::GetLogs => search::get_logs(logstore, request, scene),
-        LogstoreCall::GetLogsV2 => search::get_logs_v2(logstore, request, scene),
-        LogstoreCall::GetHistograms => search::get_histograms(logstore, request, scene),
-        LogstoreCall::CreateDeleteTask => soft_delete::create_task(logstore, request, scene),
-        LogstoreCall::ListDeleteTasks => soft_delete::list_tasks(logstore, scene),
-        LogstoreCall::GetDeleteTask => soft_delete::get_task(logstore, request, scene),
-        LogstoreCall::DeleteLogs => soft_delete::delete_logs(logstore, request, scene),
-        LogstoreCall::PutLogs { .. } => unreachable!("`perform` has served it"),
-    }
-}
-
 fn answer_shard(
     project: &Project,
     logstore: &Logstore,
@@ -390,10 +445,18 @@ fn answer_shard(
     }
 }
 
+/// Whether it is the one control call that changes what is stored.
+fn is_tampering(request: &Request) -> bool {
+    request.method == Method::POST && request.path == "/_sim/tamper"
+}
+
 /// What is to be remembered of `request`, if it has changed anything.
 fn entry(request: &Request, scene: Scene<'_>, done: &Result<Done, Refusal>) -> Option<Entry> {
-    let route = Route::of(request).ok().filter(|route| route.changes(&request.method))?;
     let entry = || Entry::of(request, scene.moment.unix_ms, scene.switches);
+    if is_tampering(request) {
+        return done.is_ok().then(entry);
+    }
+    let route = Route::of(request).ok().filter(|route| route.changes(&request.method))?;
     match done {
         Ok(done) => Some(Entry { shard: done.shard, ..entry() }),
         Err(refusal) => {

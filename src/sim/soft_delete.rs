@@ -1,31 +1,31 @@
 //! Soft delete: logs that match a query are hidden from queries. PullLogs still gives them.
 //!
 //! SLS does it in a task of its own (`deletelogtasks`) or, for logstores made with `enableModify`,
-//! at once (`deletelogs`). Here both are done when they are answered.
+//! at once (`deletelogs`), there also for one log by its row id. Here both are done when they are
+//! answered.
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::sim::answer::{Answer, Code, Refusal};
 use crate::sim::http::Request;
-use crate::sim::search::found::{self, Wanted};
-use crate::sim::store::lock;
+use crate::sim::search::scan::{self, Filter};
 use crate::sim::store::logstore::Logstore;
+use crate::sim::store::place::Place;
 use crate::sim::store::shard::Scene;
 use crate::sim::switch::SoftDelete;
+use crate::sim::sync::lock;
 
+/// What to delete: of both calls.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Deletion {
-    #[serde(default)]
     from: i64,
-    #[serde(default)]
     to: i64,
-    #[serde(default)]
-    query: String,
+    query: Option<String>,
     #[serde(default)]
     topic: String,
-    row_id: Option<Value>,
+    row_id: Option<String>,
 }
 
 /// DeleteLogs as a task: the answer names it.
@@ -36,13 +36,13 @@ pub fn create_task(
 ) -> Result<Answer, Refusal> {
     let deletion = read(request, scene)?;
     let hidden = hide(logstore, &deletion, scene)?;
-    let mut deleted = lock(&logstore.queries.deleted);
+    let mut deleted = lock(&logstore.deleted);
     let id = format!("{}-{}", scene.moment.unix_ms, deleted.tasks.len());
     deleted.tasks.push(json!({
         "taskId": id,
         "from": deletion.from,
         "to": deletion.to,
-        "query": deletion.query,
+        "query": deletion.query.as_deref().unwrap_or_default(),
         "createTime": scene.moment.unix_s(),
         "status": "Success",
         "progress": 100,
@@ -53,7 +53,7 @@ pub fn create_task(
 
 pub fn list_tasks(logstore: &Logstore, scene: Scene<'_>) -> Result<Answer, Refusal> {
     check_on(scene)?;
-    let tasks = lock(&logstore.queries.deleted).tasks.clone();
+    let tasks = lock(&logstore.deleted).tasks.clone();
     Ok(Answer::json(&json!({"count": tasks.len(), "total": tasks.len(), "tasks": tasks})))
 }
 
@@ -65,7 +65,7 @@ pub fn get_task(
 ) -> Result<Answer, Refusal> {
     check_on(scene)?;
     let id = request.segments.last().map(String::as_str).unwrap_or_default();
-    let deleted = lock(&logstore.queries.deleted);
+    let deleted = lock(&logstore.deleted);
     let task = deleted.tasks.iter().find(|task| task["taskId"] == id);
     let message = || Refusal::new(Code::ParameterInvalid, format!("task {id} does not exist"));
     task.map(Answer::json).ok_or_else(message)
@@ -78,24 +78,24 @@ pub fn delete_logs(
     scene: Scene<'_>,
 ) -> Result<Answer, Refusal> {
     let deletion = read(request, scene)?;
-    if logstore.describe()["enableModify"] != true {
+    if !logstore.is_modifiable() {
         let message = format!("logstore {} was not made with enableModify", logstore.name());
         return Err(Refusal::new(Code::ParameterInvalid, message));
     }
-    let hidden = hide(logstore, &deletion, scene)?;
-    // The documents say affectedRows, the Python SDK reads the other.
-    Ok(Answer::json(&json!({"affectedRows": hidden, "affected_rows": hidden})))
+    let hidden = match (&deletion.row_id, &deletion.query) {
+        // The row id goes first if both are given.
+        (Some(row_id), _) => hide_row(logstore, &deletion, row_id, scene)?,
+        (None, Some(_)) => hide(logstore, &deletion, scene)?,
+        (None, None) => return Err(invalid("rowId or query is required".to_owned())),
+    };
+    // One page of aliyun's says the header, another affectedRows; the Python SDK reads the last.
+    let body = json!({"affectedRows": hidden, "affected_rows": hidden});
+    Ok(Answer::json(&body).with("x-log-affectedrows", hidden.to_string()))
 }
 
 fn read(request: &Request, scene: Scene<'_>) -> Result<Deletion, Refusal> {
     check_on(scene)?;
-    let invalid = |message| Refusal::new(Code::ParameterInvalid, message);
-    let deletion: Deletion = serde_json::from_slice(&request.body)
-        .map_err(|error| invalid(format!("the body: {error}")))?;
-    match deletion.row_id {
-        None => Ok(deletion),
-        Some(_) => Err(invalid("deleting by rowId is not imitated".to_owned())),
-    }
+    serde_json::from_slice(&request.body).map_err(|error| invalid(format!("the body: {error}")))
 }
 
 fn check_on(scene: Scene<'_>) -> Result<(), Refusal> {
@@ -110,8 +110,29 @@ fn check_on(scene: Scene<'_>) -> Result<(), Refusal> {
 /// Hides what the query finds now; gives how many logs that are.
 fn hide(logstore: &Logstore, deletion: &Deletion, scene: Scene<'_>) -> Result<usize, Refusal> {
     let Deletion { from, to, .. } = *deletion;
-    let wanted = Wanted { from, to, topic: &deletion.topic, query: &deletion.query };
-    let found = found::find(logstore, wanted, scene)?;
-    lock(&logstore.queries.deleted).hide(found.iter().map(|found| found.place));
-    Ok(found.len())
+    let query = deletion.query.as_deref().unwrap_or_default();
+    let filter = Filter { from, to, topic: &deletion.topic, query };
+    let hits = scan::find(logstore, filter, scene)?;
+    lock(&logstore.deleted).hide(hits.iter().map(|hit| hit.place));
+    Ok(hits.len())
+}
+
+/// Hides one log if a query for its time would find it; gives how many logs that are.
+fn hide_row(
+    logstore: &Logstore,
+    deletion: &Deletion,
+    row_id: &str,
+    scene: Scene<'_>,
+) -> Result<usize, Refusal> {
+    let place = Place::of_row_id(row_id);
+    let place = place.ok_or_else(|| invalid(format!("rowId {row_id} is none of ours")))?;
+    let Deletion { from, to, .. } = *deletion;
+    let hits = scan::find(logstore, Filter { from, to, topic: "", query: "*" }, scene)?;
+    let is_there = hits.iter().any(|hit| hit.place == place);
+    lock(&logstore.deleted).hide(is_there.then_some(place));
+    Ok(usize::from(is_there))
+}
+
+fn invalid(message: String) -> Refusal {
+    Refusal::new(Code::ParameterInvalid, message)
 }

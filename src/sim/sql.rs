@@ -1,16 +1,17 @@
 //! SQL on a logstore, as SLS answers it: SQLite does the work, and is made to look like Presto.
 //!
 //! ```text
-//! text → statement: tokens, LIMIT, NULLS LAST, FROM → table: only visible logs → SQLite → rows
+//! text → token, statement: names, LIMIT, NULLS LAST, FROM → table: only visible logs → SQLite → rows
 //! ```
 //!
-//! SQLite is more lenient than Presto in two ways that this does not mend: it compares texts with
-//! numbers, and it takes columns beside GROUP BY that are not aggregated.
+//! SQLite is more lenient than Presto in a way that this does not mend: it compares texts with
+//! numbers.
 
 pub mod functions;
+pub mod grouping;
 pub mod statement;
 pub mod table;
-pub mod timestamp;
+pub mod token;
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -19,22 +20,19 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Error, ErrorCode};
 
 use crate::sim::answer::{Code, Refusal};
-use crate::sim::search::found::Place;
 use crate::sim::sql::statement::Statement;
 use crate::sim::sql::table::Table;
-use crate::sim::store::lock;
+use crate::sim::sql_time;
 use crate::sim::store::logstore::Logstore;
+use crate::sim::store::place::Place;
 use crate::sim::switch::Switches;
+use crate::sim::sync::lock;
 
 /// A statement may take that long (aliyun, limits of query and analysis).
 const QUERY_TIME_MAX: Duration = Duration::from_secs(55);
 
 /// How many of SQLite's instructions lie between two looks at the clock.
 const INSTRUCTIONS_A_LOOK: i32 = 100_000;
-
-/// The table of a logstore, kept from one statement to the next.
-#[derive(Default)]
-pub struct Kept(Mutex<Option<Table>>);
 
 /// What a statement gives. All values are texts, as in SLS's answers; NULL is the text `null`.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,23 +43,25 @@ pub struct Rows {
     pub rows: Vec<Vec<String>>,
 }
 
-/// Runs `text` on those logs of `logstore` that are at `places`.
+/// Runs `text` on those logs of `logstore` that are at `places`. `kept` is its table, made where
+/// there is none for its index.
 ///
 /// Fails with `ParameterInvalid` in SLS's words.
 pub fn run(
     logstore: &Logstore,
+    kept: &Mutex<Option<Table>>,
     places: &[Place],
     text: &str,
     switches: &Switches,
 ) -> Result<Rows, Refusal> {
     let statement = statement::rewrite(text, switches.limit_offset)?;
-    let zone = timestamp::zone(&switches.sql_time_zone).map_err(invalid)?;
-    let index = logstore.index()?;
-    let mut kept = lock(&logstore.queries.table.0);
+    let zone = sql_time::zone(&switches.sql_time_zone).map_err(invalid)?;
+    let (index, edits) = (logstore.index()?, logstore.edits());
+    let mut kept = lock(kept);
     let own = |error: Error| invalid(format!("the local SLS's own table: {error}"));
-    let table = match kept.take().filter(|table| table.is_of(&index)) {
+    let table = match kept.take().filter(|table| table.is_of(&index, edits)) {
         Some(table) => kept.insert(table),
-        None => kept.insert(Table::new(index).map_err(own)?),
+        None => kept.insert(Table::new(index, edits).map_err(own)?),
     };
     let end = Instant::now() + QUERY_TIME_MAX;
     let is_late = move || Instant::now() > end;
@@ -149,7 +149,7 @@ fn in_words(error: &Error, statement: &Statement) -> Refusal {
     let place = format!("line {line}:{column}");
     if let Some(name) = message.strip_prefix("no such column: ") {
         let (name, is_quoted) = match name.strip_prefix('"').and_then(|name| name.split_once('"')) {
-            Some((name, _)) => (name, true),
+            Some((name, _)) => (name, !statement.has_quoted(offset)),
             None => (name, false),
         };
         return invalid(if is_quoted {

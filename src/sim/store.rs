@@ -3,21 +3,26 @@
 //! Every map and shard has a lock of its own, held for the moment of a look or a change only, so
 //! writers to different shards do not wait for each other.
 
+pub mod deleted;
 pub mod logstore;
+pub mod name;
+pub mod place;
 pub mod quota;
 pub mod sequence;
 pub mod shard;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
-use crate::sim::clock::Moment;
-use crate::sim::groups::Groups;
+use crate::sim::consumer_groups::ConsumerGroups;
 use crate::sim::store::logstore::{Logstore, no_logstore};
+use crate::sim::store::name::is_name;
 use crate::sim::store::quota::ProjectQuota;
+use crate::sim::store::shard::Scene;
+use crate::sim::sync::lock;
 
 /// Everything, from the top down.
 #[derive(Default)]
@@ -31,7 +36,7 @@ impl Store {
         &self,
         name: &str,
         description: &str,
-        moment: Moment,
+        scene: Scene<'_>,
     ) -> Result<(), Refusal> {
         if !is_name(name, b"-") {
             let message = format!("the project name {name} is invalid");
@@ -45,10 +50,10 @@ impl Store {
         let project = Project {
             name: name.to_owned(),
             description: description.to_owned(),
-            created_s: moment.unix_s(),
+            created_s: scene.create_time_s(),
             quota: Arc::default(),
             logstores: Mutex::default(),
-            groups: Groups::default(),
+            consumer_groups: ConsumerGroups::default(),
         };
         projects.insert(name.to_owned(), Arc::new(project));
         Ok(())
@@ -75,7 +80,7 @@ pub struct Project {
     created_s: i64,
     quota: Arc<ProjectQuota>,
     logstores: Mutex<BTreeMap<String, Arc<Logstore>>>,
-    pub groups: Groups,
+    pub consumer_groups: ConsumerGroups,
 }
 
 impl Project {
@@ -105,9 +110,9 @@ impl Project {
         &self,
         settings: Map<String, Value>,
         shards_default: u32,
-        moment: Moment,
+        scene: Scene<'_>,
     ) -> Result<(), Refusal> {
-        let logstore = Logstore::new(settings, shards_default, Arc::clone(&self.quota), moment)?;
+        let logstore = Logstore::new(settings, shards_default, Arc::clone(&self.quota), scene)?;
         let mut logstores = lock(&self.logstores);
         if logstores.contains_key(logstore.name()) {
             let message = format!("logstore {} already exists", logstore.name());
@@ -127,50 +132,21 @@ impl Project {
     }
 
     pub fn delete_logstore(&self, name: &str) -> Result<(), Refusal> {
-        self.groups.forget(name);
+        self.consumer_groups.forget(name);
         lock(&self.logstores).remove(name).map(drop).ok_or_else(|| no_logstore(name))
     }
-}
-
-/// Whether `name` is one for a project or logstore: 3 to 63 lower-case letters, digits and
-/// `others`, the latter neither first nor last.
-pub fn is_name(name: &str, others: &[u8]) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let bytes = name.as_bytes();
-    (3..=63).contains(&bytes.len())
-        && bytes.iter().all(|byte| plain(*byte) || others.contains(byte))
-        && plain(bytes[0])
-        && plain(bytes[bytes.len() - 1])
-}
-
-/// Locks; what a panicking holder left is still usable, because no change is made in two steps.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_checked() {
-        for (name, good) in [
-            ("dify", true),
-            ("d1-y", true),
-            ("di", false),
-            ("-dify", false),
-            ("dify-", false),
-            ("Dify", false),
-            ("di_fy", false),
-        ] {
-            assert_eq!(is_name(name, b"-"), good, "{name}");
-        }
-        assert!(is_name("workflow_execution", b"-_"));
-    }
+    use crate::sim::clock::Moment;
+    use crate::sim::switch::Switches;
 
     #[test]
     fn things_exist_once_and_can_be_missing() {
-        let (store, now) = (Store::default(), Moment::at(1));
+        let (store, switches) = (Store::default(), Switches::default());
+        let now = Scene { moment: Moment::at(1), switches: &switches };
         let code = |result: Result<(), Refusal>| result.err().map(|refusal| refusal.code);
         assert_eq!(code(store.create_project("dify", "", now)), None);
         assert_eq!(

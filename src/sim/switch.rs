@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::sim::sql::timestamp;
+use crate::sim::sql_time;
 
 /// The default of `raw_bytes_max`: 10 MB (aliyun, PutLogs).
 pub const RAW_BYTES_MAX: usize = 10 * 1024 * 1024;
@@ -29,7 +29,7 @@ pub const PULL_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// The longest time that a switch can set, in ms: an hour.
 const WAIT_MS_MAX: u64 = 3_600_000;
 
-/// The furthest that the clock can be set apart, in s: ten years.
+/// The furthest that the clock and the times of creation can be set apart, in s: ten years.
 const CLOCK_OFFSET_S_MAX: u64 = 315_360_000;
 
 /// All switches; the defaults are how SLS is believed to behave, without quotas.
@@ -47,17 +47,24 @@ pub struct Switches {
     /// Seconds that the simulator's clock is ahead of this machine's (negative: behind). Dates in
     /// answers, receive times and the age of signatures follow it.
     pub clock_offset_s: i64,
+    /// Seconds that `createTime` and `lastModifyTime` of a project or logstore made or changed from
+    /// now on are ahead of the simulator's clock: so what is made again within a second differs.
+    pub create_time_offset_s: i64,
     /// A request whose signature's date is further from the simulator's clock is refused with
     /// `RequestTimeExpired` when it is processed, that is after any delay.
     pub signature_life_s: u64,
     /// The same for a request that a fault stores after it was answered; off: its signature is
-    /// judged by the time of its arrival.
+    /// checked by the time of its arrival.
     pub late_store_checks_age: bool,
     /// A group is stored and acknowledged at once, but cursors and PullLogs show it so much later.
     pub receive_lag_ms: u64,
     /// Every group of two or more logs is stored as two halves with the same tags, the second shown
-    /// so much later than the first. `null`: groups stay whole.
+    /// so much later than the first, and no group before those written before it: if more than
+    /// 1000 / `split_groups_ms` groups a second come, the lag grows. `null`: groups stay whole.
     pub split_groups_ms: Option<u64>,
+    /// No group is shown more than so much later than unsplit ones would be: where they come faster,
+    /// halves are shown together. `null`: the lag has no bound.
+    pub split_groups_lag_max_ms: Option<u64>,
     /// Logs whose time is not within 7 days before and 15 minutes after now.
     pub log_time: LogTime,
     /// Values of over 1 MB.
@@ -99,6 +106,12 @@ pub struct Switches {
     pub empty_text: EmptyText,
     /// Every n-th query sees half of the logs and says `Incomplete`. `null`: none; 1: every one.
     pub incomplete_every: Option<u64>,
+    /// Every query, told by its words and its times, sees half of the logs and says `Incomplete` so
+    /// many times before it is answered in full. A query that is sent again finds more ready.
+    pub incomplete_times: u64,
+    /// SQL that finds more logs sees so many, the oldest, and says `Incomplete` however often it is
+    /// repeated, as where SLS has more to scan than it scans. `null`: no limit.
+    pub sql_logs_max: Option<usize>,
     /// Logs over 3 minutes old when they were received are found by queries so much later.
     pub index_delay_ms: u64,
     /// All other logs are found by queries so much later.
@@ -190,10 +203,12 @@ impl Default for Switches {
             numbers_kept_max: NUMBERS_KEPT_MAX,
             child_forgets_numbers: false,
             clock_offset_s: 0,
+            create_time_offset_s: 0,
             signature_life_s: SIGNATURE_LIFE_S,
             late_store_checks_age: false,
             receive_lag_ms: 0,
             split_groups_ms: None,
+            split_groups_lag_max_ms: None,
             log_time: LogTime::Accept,
             big_values: BigValues::Store,
             compression_refused: Vec::new(),
@@ -214,6 +229,8 @@ impl Default for Switches {
             sql_time_zone: "UTC".to_owned(),
             empty_text: EmptyText::Empty,
             incomplete_every: None,
+            incomplete_times: 0,
+            sql_logs_max: None,
             index_delay_ms: 0,
             index_delay_recent_ms: 0,
             soft_delete: SoftDelete::On,
@@ -273,6 +290,7 @@ impl Switches {
         let waits = [
             ("receive_lag_ms", Some(self.receive_lag_ms)),
             ("split_groups_ms", self.split_groups_ms),
+            ("split_groups_lag_max_ms", self.split_groups_lag_max_ms),
             ("new_logstore_wait_ms", Some(self.new_logstore_wait_ms)),
             ("index_delay_ms", Some(self.index_delay_ms)),
             ("index_delay_recent_ms", Some(self.index_delay_recent_ms)),
@@ -282,8 +300,14 @@ impl Switches {
                 return Err(format!("{name} must be at most {WAIT_MS_MAX}"));
             }
         }
-        if self.clock_offset_s.unsigned_abs() > CLOCK_OFFSET_S_MAX {
-            return Err(format!("clock_offset_s must be within ±{CLOCK_OFFSET_S_MAX}"));
+        let offsets = [
+            ("clock_offset_s", self.clock_offset_s),
+            ("create_time_offset_s", self.create_time_offset_s),
+        ];
+        for (name, offset_s) in offsets {
+            if offset_s.unsigned_abs() > CLOCK_OFFSET_S_MAX {
+                return Err(format!("{name} must be within ±{CLOCK_OFFSET_S_MAX}"));
+            }
         }
         if self.numbers_kept_max == 0 {
             return Err("numbers_kept_max must be at least 1".to_owned());
@@ -291,7 +315,7 @@ impl Switches {
         if self.incomplete_every == Some(0) {
             return Err("incomplete_every must be at least 1, or null".to_owned());
         }
-        if let Err(message) = timestamp::zone(&self.sql_time_zone) {
+        if let Err(message) = sql_time::zone(&self.sql_time_zone) {
             return Err(format!("sql_time_zone: {message}"));
         }
         let known = ["lz4", "zstd", "deflate"];
@@ -349,6 +373,7 @@ mod tests {
             "limit_offset=maybe",
             "sql_time_zone=Nowhere",
             "clock_offset_s=9999999999",
+            "create_time_offset_s=9999999999",
             r#"compression_refused=["snappy"]"#,
         ] {
             assert!(Switches::default().with(setting).is_err(), "{setting}");

@@ -13,14 +13,17 @@ mod kept;
 mod read;
 mod set_up;
 mod switches;
+mod tampering;
 mod write;
 
 use super::*;
 use crate::secret::Secret;
 use crate::sim::clock::Moment;
+use crate::sim::service::Settings;
+use crate::sim::switch::Switches;
 use crate::wire::compression::{Lz4, lz4_decompress};
 use crate::wire::log_group::{LogGroupWriter, split_list};
-use crate::wire::sign::{SignatureVersion, SignedParts, percent, sign};
+use crate::wire::sign::{Credentials, SignatureVersion, SignedParts, percent, sign};
 
 const HASH_KEY: &str = "ffffffffffffffffffffffffffffffff";
 

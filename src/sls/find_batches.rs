@@ -13,7 +13,7 @@ use crate::record::seal::Seal;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::pull::{earliest, of_others, owner_of};
-use crate::sls::tags::Owner;
+use crate::sls::tags::{CONVERSION_TAG, Owner};
 use crate::wire::log_group::{LogGroupView, LogView, split_list};
 
 /// What a page holds.
@@ -34,6 +34,8 @@ pub struct FoundPage {
 pub struct FoundBatch {
     /// What its tags tell; `None` when they cannot be read.
     pub tagged: Option<(u32, Digest)>,
+    /// The fingerprint of its conversion, as its tag tells.
+    pub conversion: Option<String>,
     /// What was found.
     pub sum: Sum,
     pub raw_bytes: u64,
@@ -77,6 +79,7 @@ pub fn find(raw: &[u8], table: Table, seal: &Seal) -> anyhow::Result<FoundPage> 
         let group = LogGroupView::parse(bytes).context("read a log group of SLS")?;
         let batch = page.batches.entry((named.ledger_id, named.batch_id)).or_default();
         batch.tagged = named.told;
+        batch.conversion = text_tag(&group, CONVERSION_TAG).map(str::to_owned);
         batch.sum.groups += 1;
         batch.raw_bytes += bytes.len() as u64;
         for log in &group.logs {
@@ -89,6 +92,10 @@ pub fn find(raw: &[u8], table: Table, seal: &Seal) -> anyhow::Result<FoundPage> 
         }
     }
     Ok(page)
+}
+
+fn text_tag<'a>(group: &LogGroupView<'a>, tag: &str) -> Option<&'a str> {
+    std::str::from_utf8(group.tag(tag)?).ok()
 }
 
 fn row(log: &LogView<'_>, table: Table) -> Option<FoundRow> {
@@ -137,7 +144,12 @@ mod tests {
         let (ledger, batch) = (Uuid::from_u128(7), Uuid::from_u128(8));
         let tag = format!("{ledger}/{batch}");
         let digest = "00".repeat(32);
-        let tags = [(BATCH_TAG, tag.as_str()), (ROWS_TAG, "3"), (DIGEST_TAG, &digest)];
+        let tags = [
+            (BATCH_TAG, tag.as_str()),
+            (ROWS_TAG, "3"),
+            (DIGEST_TAG, &digest),
+            (CONVERSION_TAG, "0123456789abcdef"),
+        ];
         let page = [
             group(&[(1, "2024-05-06T07:08:09"), (2, "nonsense")], &tags),
             group(&[(9, "2024-05-06T07:08:09")], &[]),
@@ -149,6 +161,7 @@ mod tests {
         assert_eq!(found.batches.len(), 1, "what has no tag of ours is not ours");
         let found = &found.batches[&(ledger, batch)];
         assert_eq!(found.tagged, Some((3, Digest::default())));
+        assert_eq!(found.conversion.as_deref(), Some("0123456789abcdef"));
         assert_eq!((found.sum.rows, found.sum.groups), (3, 2));
         let rows: Vec<_> =
             found.rows.iter().map(|row| (row.id.as_u128(), row.created_at.to_string())).collect();

@@ -116,12 +116,27 @@ impl Client {
         cursor: &str,
         groups_max: u32,
     ) -> Result<Pulled, Failure> {
-        let call = Call::new(Method::GET, format!("/logstores/{logstore}/shards/{shard}"))
+        self.pull_until(logstore, shard, cursor, None, groups_max).await
+    }
+
+    /// The same, of what lies before `end_cursor`.
+    pub async fn pull_until(
+        &self,
+        logstore: &str,
+        shard: u32,
+        cursor: &str,
+        end_cursor: Option<&str>,
+        groups_max: u32,
+    ) -> Result<Pulled, Failure> {
+        let mut call = Call::new(Method::GET, format!("/logstores/{logstore}/shards/{shard}"))
             .query("type", "logs")
             .query("cursor", cursor)
             .query("count", groups_max)
             .header("accept", "application/x-protobuf")
             .header("accept-encoding", "lz4");
+        if let Some(end_cursor) = end_cursor {
+            call = call.query("end_cursor", end_cursor);
+        }
         let answer = self.call(call).await?;
         let number = |name: &str| -> Result<usize, Failure> {
             let text = answer.header(name)?;
@@ -214,7 +229,7 @@ pub(in crate::sls) fn earliest(one: Option<u32>, other: Option<u32>) -> Option<u
 
 /// Whose a group is; `None`: nobody's of ours, and it cannot be read. Fails if it is the ledger's own
 /// for all that one can see, and cannot be read.
-pub(in crate::sls) fn owner_of(bytes: &[u8], seal: &Seal) -> anyhow::Result<Option<Owner>> {
+pub fn owner_of(bytes: &[u8], seal: &Seal) -> anyhow::Result<Option<Owner>> {
     match LogGroupView::parse_envelope(bytes) {
         Ok(envelope) => Ok(Some(owner(&envelope, seal))),
         Err(error) if names(bytes, seal.ledger_id) => {

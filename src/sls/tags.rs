@@ -12,6 +12,12 @@ pub const LOG_SOURCE: &str = "dify-sls-backfill";
 /// The tag that names ledger and batch: `{ledger id}/{batch id}`.
 pub const BATCH_TAG: &str = "__batch__";
 
+/// The tag that tells which sending of its batch a group is, from 1: each is on a number of its own.
+pub const ATTEMPT_TAG: &str = "__attempt__";
+
+/// The tag that names the conversion of a batch by its fingerprint.
+pub const CONVERSION_TAG: &str = "__conversion__";
+
 /// The tag that tells how many rows a batch has.
 pub const ROWS_TAG: &str = "__rows__";
 
@@ -81,8 +87,23 @@ fn told(group: &LogGroupView<'_>) -> Option<(u32, Digest)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
+
+    /// The tags of a batch of the ledger of `seal`.
+    pub fn tags_of(
+        seal: &Seal,
+        batch_id: Uuid,
+        rows: u32,
+        digest: Digest,
+    ) -> Vec<(&'static str, String)> {
+        vec![
+            (BATCH_TAG, format!("{}/{batch_id}", seal.ledger_id)),
+            (ROWS_TAG, rows.to_string()),
+            (DIGEST_TAG, digest.to_string()),
+            (SEAL_TAG, seal.of(batch_id, rows.into(), digest)),
+        ]
+    }
 
     #[test]
     fn a_group_is_the_ledgers_if_its_seal_fits_all_that_its_tags_tell() {

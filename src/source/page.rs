@@ -81,15 +81,11 @@ impl Source {
     pub(in crate::source) async fn begin_on_indexes(
         &self,
     ) -> anyhow::Result<Transaction<'static, Postgres>> {
-        let mut tx = self.begin().await?;
-        sqlx::raw_sql(
-            "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
+        self.begin_with(
+            "; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
              SET LOCAL enable_mergejoin = off; SET LOCAL enable_bitmapscan = off",
         )
-        .execute(&mut *tx)
         .await
-        .context("begin a read in Postgres")?;
-        Ok(tx)
     }
 }
 
@@ -100,11 +96,7 @@ fn select_heads(shape: &Shape, order: KeyOrder) -> Sql {
         .filter(|column| column.kind == ColumnKind::Text)
         .map(|column| format!("coalesce(octet_length(t.{}::text), 0)", pg::quote(&column.name)))
         .collect();
-    let offloaded = if shape.has_offload {
-        "EXISTS (SELECT FROM public.workflow_node_execution_offload o WHERE o.node_execution_id = t.id)"
-    } else {
-        "false"
-    };
+    let offloaded = offloaded_sql(shape);
     let (at, id) = match order {
         KeyOrder::Time => ("t.created_at", "t.id"),
         KeyOrder::ByRun => ("r.created_at", "r.id"),
@@ -115,6 +107,15 @@ fn select_heads(shape: &Shape, order: KeyOrder) -> Sql {
          ({})::int8 AS text_bytes, {offloaded} AS offloaded",
         sizes.join(" + "),
     ))
+}
+
+/// Whether the full payload of row `t` lies in object storage.
+pub(in crate::source) fn offloaded_sql(shape: &Shape) -> &'static str {
+    if shape.has_offload {
+        "EXISTS (SELECT FROM public.workflow_node_execution_offload o WHERE o.node_execution_id = t.id)"
+    } else {
+        "false"
+    }
 }
 
 fn head(row: &PgRow, order: KeyOrder) -> anyhow::Result<Head> {

@@ -103,7 +103,7 @@ fn an_sls_that_says_stored_and_drops_old_logs_is_found_out_by_the_first_batch() 
 
 #[test]
 fn rows_beyond_the_ttl_are_told_first_and_held() {
-    let database = Database::fresh().shape("dify-1.12");
+    let database = Database::of_shape("dify-1.12");
     let fixture = Fixture { database, sls: Simulator::start() };
     fixture.tool("init --ttl-days 365").run().exits(0);
     fixture.fill(300, 600);
@@ -118,11 +118,10 @@ fn rows_beyond_the_ttl_are_told_first_and_held() {
         .prints("held, expired: ");
     let (told, begun) = (held.stderr.find("keeps logs"), held.stderr.find("pass 1"));
     assert!(told < begun, "it is told before the first row goes\n{held}");
-    let expired = fixture.held("workflow_runs");
-    let expired = expired.values().filter(|reason| *reason == "expired").count();
     let older = "SELECT count(*) FROM workflow_runs WHERE status <> 'running' \
                  AND finished_at < (now() AT TIME ZONE 'UTC') - interval '365 days'";
-    assert_eq!(fixture.database.psql(older).trim(), expired.to_string());
+    let older = fixture.database.psql(older);
+    held.prints(&format!("held, expired: {} (", older.trim()));
     fixture
         .tool("run --beyond-ttl")
         .run()

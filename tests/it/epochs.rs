@@ -10,6 +10,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::poll;
+use crate::harness::session::Sessions;
 use crate::harness::tool::Tool;
 
 /// A run whose processes look every 130 ms whether others are at work.
@@ -86,7 +87,7 @@ fn a_restored_schema_is_found_though_nothing_else_tells() {
          DROP TABLE sls_backfill.old",
     );
     fixture.database.psql(ROLL_BACK);
-    fixture.tool(RUN).run().exits(3).tells("its tables were made anew");
+    fixture.tool(RUN).run().exits(3).tells("its tables were recreated");
     audited_and_finished(&fixture);
 }
 
@@ -222,26 +223,19 @@ fn a_replica_that_lacks_the_last_second_is_on_another_timeline() {
     let replica = primary.start_replica();
     let port = replica.port.to_string();
     let on_replica = |command: &str| fixture.tool(command).env("DB_PORT", &port);
-    let psql = |sql: &str| {
-        let url =
-            fixture.database.url().replace(&format!(":{}/", primary.port), &format!(":{port}/"));
-        let psql = crate::harness::cluster::binary("psql");
-        let psql = psql.to_str().unwrap().to_owned();
-        Tool::other(&psql, ["-XAtc", sql, &url]).run().exits(0).stdout
-    };
+    let sessions = Sessions::new(replica.port, &fixture.database.name);
+    let psql = |sql: &str| sessions.run(sql).unwrap();
     let seen = "SELECT count(*) FROM sls_backfill.batch";
     let wanted = fixture.database.psql(seen);
-    poll("the replica to follow", Duration::from_secs(30), || {
-        (psql(seen).trim() == wanted).then_some(())
-    });
+    poll("the replica to follow", Duration::from_secs(30), || (psql(seen) == wanted).then_some(()));
     psql("ALTER SYSTEM SET primary_conninfo = ''");
     psql("SELECT pg_reload_conf()");
     poll("the replica to stand alone", Duration::from_secs(30), || {
-        (psql("SELECT count(*) FROM pg_stat_wal_receiver").trim() == "0").then_some(())
+        (psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0").then_some(())
     });
     fixture.tool(RUN).arg("--max-rows=200").run().exits(75);
     psql("SELECT pg_promote()");
-    assert_eq!(psql(seen).trim(), wanted, "the replica lacks what came last");
+    assert_eq!(psql(seen), wanted, "the replica lacks what came last");
     on_replica(RUN).run().exits(3).tells("its Postgres is on another timeline");
     on_replica(AUDIT).run().exits(0);
     on_replica(RUN).run().exits(0);
@@ -330,13 +324,14 @@ fn an_audit_revives_a_batch_that_was_given_up_and_is_there() {
     fixture.database.psql(
         "WITH given_up AS (UPDATE sls_backfill.batch SET state = 'abandoned' WHERE id = \
            (SELECT id FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1) \
-           RETURNING id, pass_id, row_ids, rows) \
+           RETURNING id, pass_id, rows) \
          INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
          SELECT 'workflow_runs', encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, \
          pass_id, 'invalid', '', now() AT TIME ZONE 'UTC' \
-         FROM given_up, generate_series(0, rows - 1) n",
+         FROM given_up JOIN sls_backfill.batch_rows ON batch_id = id, \
+           generate_series(0, rows - 1) n",
     );
-    fixture.tool(AUDIT).run().exits(0).prints("given up, but there:               1 batches");
+    fixture.tool(AUDIT).run().exits(0).prints("abandoned, but in SLS:             1 batches");
     fixture.tool(RUN).run().exits(0).tells("nothing new to do");
     fixture.holds_every_finished_row_once();
 }

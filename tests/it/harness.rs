@@ -1,7 +1,7 @@
 //! What every integration test stands on: a Postgres, a fresh database, the simulator, the tool.
 //!
 //! ```text
-//! let database = Database::fresh().shape("dify-1.12");
+//! let database = Database::of_shape("dify-1.12");
 //! let simulator = Simulator::start();
 //! Tool::new(["run"]).envs(database.env()).envs(simulator.env()).run().exits(0);
 //! ```
@@ -16,6 +16,8 @@ pub(crate) mod database;
 pub(crate) mod fixture;
 pub(crate) mod golden;
 pub(crate) mod http;
+pub(crate) mod needs;
+pub(crate) mod session;
 #[cfg(feature = "simulator")]
 pub(crate) mod signed;
 pub(crate) mod simulator;

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use dify_sls_backfill::demo::{self, HistorySettings, HistorySummary, Profile};
+use dify_sls_backfill::demo;
+use dify_sls_backfill::demo::settings::{HistorySettings, HistorySummary, Profile};
 use sqlx::{Connection, PgConnection};
 
 use crate::harness::database::Database;
@@ -25,7 +26,7 @@ async fn the_tables_are_those_of_dify() {
     let mut conn = PgConnection::connect(&made.url()).await.unwrap();
     assert!(demo::create_tables(&mut conn).await.unwrap());
     assert!(!demo::create_tables(&mut conn).await.unwrap());
-    let dify = Database::fresh().shape("dify-1.12");
+    let dify = Database::of_shape("dify-1.12");
     for catalogue in [
         "SELECT table_name, column_name, data_type, character_maximum_length, is_nullable,
                 column_default
@@ -40,7 +41,7 @@ async fn the_tables_are_those_of_dify() {
 #[tokio::test]
 async fn what_the_summary_says_is_in_the_tables() {
     for profile in [Profile::Mixed, Profile::Bench] {
-        let database = Database::fresh().shape("dify-1.12");
+        let database = Database::of_shape("dify-1.12");
         let settings = HistorySettings { node_rows: 10_000, profile, ..HistorySettings::default() };
         let summary = fill(&database, &settings).await;
         let counts = database.psql(
@@ -66,7 +67,7 @@ async fn what_the_summary_says_is_in_the_tables() {
 
 #[tokio::test]
 async fn the_same_history_twice_is_refused() {
-    let database = Database::fresh().shape("dify-1.12");
+    let database = Database::of_shape("dify-1.12");
     let settings = HistorySettings { node_rows: 100, ..HistorySettings::default() };
     fill(&database, &settings).await;
     let mut conn = PgConnection::connect(&database.url()).await.unwrap();

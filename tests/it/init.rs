@@ -15,7 +15,7 @@ use crate::harness::simulator::{PROJECT, Simulator};
 
 /// A database and a local SLS, and nothing done yet.
 fn untouched(shape: &str) -> Fixture {
-    Fixture { database: Database::fresh().shape(shape), sls: Simulator::start() }
+    Fixture { database: Database::of_shape(shape), sls: Simulator::start() }
 }
 
 /// What another client of the same project sees and does.
@@ -112,11 +112,11 @@ fn what_is_missing_is_made_as_dify_makes_it() {
     assert_eq!(
         outcome.stdout,
         "ledger    sls_backfill                ready\n\
-         project   dify-logs                   made\n\
-         logstore  workflow_execution          made: keeps logs for ever, 3 shards\n\
-         index     workflow_execution          made: 23 keys\n\
-         logstore  workflow_node_execution     made: keeps logs for ever, 3 shards\n\
-         index     workflow_node_execution     made: 24 keys\n",
+         project   dify-logs                   created\n\
+         logstore  workflow_execution          created: keeps logs for ever, 3 shards\n\
+         index     workflow_execution          created: 23 keys\n\
+         logstore  workflow_node_execution     created: keeps logs for ever, 3 shards\n\
+         index     workflow_node_execution     created: 24 keys\n",
         "{outcome}"
     );
     let other = Other::of(&fixture);
@@ -140,7 +140,7 @@ fn what_is_missing_is_made_as_dify_makes_it() {
     }
     let before = TABLES.map(|(_, logstore)| (other.index(logstore), other.logstore(logstore)));
     let again = fixture.tool("init").run().exits(0);
-    assert_eq!(again.stdout.matches("left as it is").count(), 5, "{again}");
+    assert_eq!(again.stdout.matches("unchanged").count(), 5, "{again}");
     let after = TABLES.map(|(_, logstore)| (other.index(logstore), other.logstore(logstore)));
     assert_eq!(after, before);
 }
@@ -155,10 +155,10 @@ fn an_index_made_by_dify_is_left_as_it_is() {
         .tool("init")
         .run()
         .exits(0)
-        .prints("project   dify-logs                   left as it is\n")
-        .prints("logstore  workflow_execution          left as it is: keeps logs 90 days\n")
-        .prints("index     workflow_execution          left as it is: 23 keys\n")
-        .prints("index     workflow_node_execution     left as it is: 24 keys\n");
+        .prints("project   dify-logs                   unchanged\n")
+        .prints("logstore  workflow_execution          unchanged: keeps logs 90 days\n")
+        .prints("index     workflow_execution          unchanged: 23 keys\n")
+        .prints("index     workflow_node_execution     unchanged: 24 keys\n");
     assert_eq!(TABLES.map(|(_, logstore)| other.index(logstore)), indexes);
 }
 
@@ -187,18 +187,14 @@ fn an_index_made_by_hand_is_completed_and_keeps_what_is_its_own() {
              total_tokens added, log_version long instead of text; 24 keys, 1 of them not Dify's; \
              scan_index is off",
         )
-        .prints("index     workflow_node_execution     left as it is: 24 keys\n");
+        .prints("index     workflow_node_execution     unchanged: 24 keys\n");
     let index = other.index("workflow_execution");
     assert_eq!((&index["scan_index"], &index["max_text_len"]), (&json!(false), &json!(4096)));
     assert_eq!(index["keys"]["mine"], json!({"type": "double"}));
     assert_eq!(index["keys"]["inputs"]["type"], "json");
     assert_eq!(index["keys"]["log_version"]["type"], "long");
     assert_eq!(index["keys"].get("Status"), None);
-    fixture
-        .tool("init")
-        .run()
-        .exits(0)
-        .prints("workflow_execution          left as it is: 24 keys");
+    fixture.tool("init").run().exits(0).prints("workflow_execution          unchanged: 24 keys");
     assert_eq!(other.index("workflow_node_execution"), nodes);
 }
 
@@ -213,8 +209,8 @@ fn what_sls_does_not_know_everywhere_yet_is_waited_for() {
         .tool("init")
         .run()
         .exits(0)
-        .tells("waiting up to 120 s, as what is new may need: ProjectNotExist: not yet")
-        .prints("logstore  workflow_execution          made");
+        .tells("waiting up to 120 s until SLS knows what is new: ProjectNotExist: not yet")
+        .prints("logstore  workflow_execution          created");
 }
 
 #[test]
@@ -225,5 +221,5 @@ fn six_at_once_make_it_once() {
         running.wait().exits(0);
     }
     let again = fixture.tool("init").run().exits(0);
-    assert_eq!(again.stdout.matches("left as it is").count(), 5, "{again}");
+    assert_eq!(again.stdout.matches("unchanged").count(), 5, "{again}");
 }

@@ -1,12 +1,14 @@
 //! Holds the source to the map in src/lib.rs: arrows only go down, and each library is named only
-//! where it belongs.
+//! where it belongs, and no file needs one that needs it.
 
+mod circles;
 mod tokens;
 
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::layers::circles::Graph;
 use crate::layers::tokens::{Token, without_tests};
 
 /// The modules beside the map, what each may name, and who alone may name them.
@@ -94,6 +96,17 @@ fn module_of(file: &str) -> &str {
     path.split(['/', '.']).next().expect("a split has a part")
 }
 
+/// The path that a file is named by: `wire::sign` for src/wire/sign.rs.
+fn path_of(file: &str) -> String {
+    let path = file.strip_prefix("src/").expect("sources are in src");
+    path.strip_suffix(".rs").expect("sources are Rust").replace('/', "::")
+}
+
+/// Whether a file has tests alone.
+fn is_tests(file: &str) -> bool {
+    file.split(['/', '.']).any(|part| part == "tests")
+}
+
 /// All rules that the file with this path and text breaks.
 fn violations(map: &Map, file: &str, text: &str) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -104,8 +117,7 @@ fn violations(map: &Map, file: &str, text: &str) -> Vec<Violation> {
     if file.ends_with("/mod.rs") {
         report(1, "a module's file is `foo.rs`, not `foo/mod.rs`".to_owned());
     }
-    let is_tests = file.split(['/', '.']).any(|part| part == "tests");
-    if is_tests {
+    if is_tests(file) {
         return found;
     }
     let module = module_of(file);
@@ -182,18 +194,36 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// All files of the source, by name, with their texts.
+fn read_sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut paths = Vec::new();
+    sources(&root.join("src"), &mut paths);
+    paths.sort();
+    assert!(paths.len() > 10, "the sources are elsewhere");
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+        (name, fs::read_to_string(&path).unwrap())
+    };
+    paths.into_iter().map(read).collect()
+}
+
+#[test]
+fn no_file_needs_one_that_needs_it() {
+    let files = read_sources().into_iter().filter(|(file, _)| !is_tests(file));
+    let files = files.map(|(file, text)| (path_of(&file), without_tests(tokens::of(&text))));
+    let circles = Graph::of(&files.collect::<Vec<_>>()).circles();
+    let list: Vec<String> = circles.iter().map(|circle| circle.join(", ")).collect();
+    assert!(list.is_empty(), "circles, to be opened by a file below both:\n{}", list.join("\n"));
+}
+
 #[test]
 fn the_source_keeps_to_its_map() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let map = Map::of_lib(&fs::read_to_string(root.join("src/lib.rs")).unwrap());
-    let mut files = Vec::new();
-    sources(&root.join("src"), &mut files);
-    files.sort();
-    assert!(files.len() > 10, "the sources are elsewhere");
     let mut found = Vec::new();
-    for path in files {
-        let file = path.strip_prefix(root).unwrap().to_str().unwrap();
-        found.extend(violations(&map, file, &fs::read_to_string(&path).unwrap()));
+    for (file, text) in read_sources() {
+        found.extend(violations(&map, &file, &text));
     }
     let list: Vec<String> = found.iter().map(Violation::to_string).collect();
     assert!(list.is_empty(), "\n{}", list.join("\n"));

@@ -11,10 +11,14 @@ mod bad_input;
 #[cfg(feature = "simulator")]
 mod dify_writer;
 #[cfg(feature = "simulator")]
+mod docs;
+#[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
 mod faults;
 mod harness;
+#[cfg(feature = "simulator")]
+mod help;
 #[cfg(feature = "simulator")]
 mod history;
 #[cfg(feature = "simulator")]
@@ -31,7 +35,11 @@ mod probe;
 #[cfg(feature = "simulator")]
 mod progress;
 #[cfg(feature = "simulator")]
+mod purge;
+#[cfg(feature = "simulator")]
 mod queries;
+#[cfg(feature = "simulator")]
+mod reading;
 #[cfg(feature = "simulator")]
 mod resume;
 #[cfg(feature = "simulator")]
@@ -44,3 +52,5 @@ mod settings;
 mod shapes;
 #[cfg(feature = "simulator")]
 mod trust;
+#[cfg(feature = "simulator")]
+mod verify;

@@ -9,6 +9,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::poll;
+use crate::harness::session::Sessions;
 use crate::harness::simulator::Simulator;
 
 #[test]
@@ -81,11 +82,8 @@ fn reading_waits_for_a_replica_that_is_too_far_behind() {
     let replica = primary.start_replica();
     fixture.fill(200, 20);
     let ledger = fixture.database.url();
-    let on_replica = |sql: &str| {
-        let url = ledger.replace(&primary.port.to_string(), &replica.port.to_string());
-        let outcome = crate::harness::tool::Tool::other("psql", ["-XAtc", sql, &url]).run();
-        outcome.exits(0).stdout.trim().to_owned()
-    };
+    let sessions = Sessions::new(replica.port, &fixture.database.name);
+    let on_replica = |sql: &str| sessions.run(sql).unwrap();
     poll("the replica to have it all", Duration::from_secs(20), || {
         (on_replica("SELECT count(*) FROM workflow_runs") == "200").then_some(())
     });

@@ -76,7 +76,7 @@ fn a_replica_is_read_with_its_ledger_on_the_primary() {
     on_replica("run").arg("--ledger-url").arg(&ledger).run().exits(0).tells("0 differ");
     fixture.holds_every_finished_row_once();
     on_replica("status").arg("--ledger-url").arg(&ledger).run().exits(0);
-    on_replica("run --dry-run").run().exits(0).prints("workflow_runs: 200 rows: 196 would go");
+    on_replica("run --dry-run").run().exits(0).prints("workflow_runs: 200 rows: 196 would be sent");
 }
 
 /// The plans that Postgres logged for statements that contain `mark`.
@@ -121,7 +121,7 @@ fn pages_are_read_along_an_index_without_a_sort() {
             .tool(&format!("run --dry-run --tables workflow_node_executions --key-order {order}"))
             .run()
             .exits(0)
-            .prints("workflow_node_executions: 200,000 rows: 196,000 would go");
+            .prints("workflow_node_executions: 200,000 rows: 196,000 would be sent");
         let log = cluster.log()[before..].to_owned();
         let (pages, cuts) = (plans(&log, "AS text_bytes"), plans(&log, "LIMIT 1 OFFSET"));
         assert!(pages.len() >= 200_000 / 4096, "{order}: {} pages", pages.len());

@@ -30,7 +30,7 @@ fn the_scratch_logstore_is_gone(fixture: &Fixture) {
 fn checks(fixture: &Fixture, command: &str, code: i32) -> Vec<Value> {
     let outcome = fixture.tool(command).arg("--output=json").run().exits(code);
     let report: Value = serde_json::from_str(outcome.stdout.trim()).unwrap();
-    assert_eq!(report["fit"], code == 0, "{report}");
+    assert_eq!(report["ready"], code == 0, "{report}");
     report["checks"].as_array().unwrap().clone()
 }
 
@@ -43,11 +43,11 @@ fn state_of(checks: &[Value], name: &str) -> String {
 #[test]
 fn a_run_tries_out_numbers_once_before_it_sends() {
     let fixture = unproven();
-    fixture.tool("run").run().exits(0).tells("trying out on logstore dify-sls-backfill-probe");
+    fixture.tool("run").run().exits(0).tells("testing on logstore dify-sls-backfill-probe");
     assert_eq!(fixture.database.psql(PROBED), "t");
     the_scratch_logstore_is_gone(&fixture);
     let again = fixture.tool("run").run().exits(0);
-    assert!(!again.stderr.contains("trying out"), "{again}");
+    assert!(!again.stderr.contains("testing on logstore"), "{again}");
     fixture.holds_every_finished_row_once();
 }
 
@@ -55,7 +55,7 @@ fn a_run_tries_out_numbers_once_before_it_sends() {
 fn numbers_that_sls_ignores_are_not_proven() {
     let fixture = unproven();
     fixture.sls.switch(&json!({"seqid": "ignored"}));
-    fixture.tool("run").run().exits(0).tells("not proven to refuse a number");
+    fixture.tool("run").run().exits(0).tells("not proven to refuse a sequence number");
     assert_eq!(fixture.database.psql(PROBED), "f");
     the_scratch_logstore_is_gone(&fixture);
 }
@@ -63,7 +63,7 @@ fn numbers_that_sls_ignores_are_not_proven() {
 #[test]
 fn a_run_that_may_not_probe_leaves_it_open() {
     let fixture = unproven();
-    fixture.tool("run --no-probe").run().exits(0).tells("not proven to refuse a number");
+    fixture.tool("run --no-probe").run().exits(0).tells("not proven to refuse a sequence number");
     assert_eq!(fixture.database.psql(PROBED), "");
 }
 
@@ -99,7 +99,7 @@ fn lost_answers_and_a_logstore_that_is_not_ready_do_not_mislead_the_probe() {
         let fixture = unproven();
         fixture.sls.order(&json!({"kind": "put", "nth": nth, "action": action}));
         let probed = fixture.tool("doctor --probe").run().exits(0);
-        probed.prints("proven: SLS refuses a number that it has stored");
+        probed.prints("proven: SLS refuses a sequence number that it has stored");
         assert_eq!(fixture.database.psql(PROBED), "t", "{nth} {action}");
     }
 }
@@ -118,20 +118,19 @@ fn the_doctor_finds_a_fit_world_fit_and_writes_nothing() {
     assert_eq!(state_of(&found, "table workflow_runs"), "ok");
     assert_eq!(state_of(&found, "logstore workflow_execution"), "warn", "365 days are few");
     assert_eq!(fixture.database.psql(dump), before);
-    fixture.tool("doctor").run().exits(0).prints("everything is fit");
+    fixture.tool("doctor").run().exits(0).prints("everything is ready");
 }
 
 #[test]
 fn the_doctor_says_what_to_type_where_nothing_is_made_yet() {
-    let fixture =
-        Fixture { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() };
+    let fixture = Fixture { database: Database::of_shape("dify-1.12"), sls: Simulator::start() };
     fixture
         .tool("doctor")
         .run()
         .exits(3)
         .prints("FAIL")
         .prints("there is no project dify-logs")
-        .prints("hint: `dify-sls-backfill init` makes");
+        .prints("hint: `dify-sls-backfill init` creates");
     assert_eq!(fixture.database.psql("SELECT to_regnamespace('sls_backfill') IS NULL"), "t");
     let found = checks(&fixture, "doctor --probe", 3);
     assert_eq!(state_of(&found, "seqid"), "warn", "it tries nothing where something has failed");

@@ -90,9 +90,9 @@ fn ctrl_c_under_a_bar_finishes_what_is_in_flight_and_a_second_one_does_not() {
     terminal.interrupt();
     let screen = terminal.wait(75);
     assert!(screen.contains("stopping: what is in flight is finished first"), "{screen}");
-    assert!(screen.contains("hint: run the same command again to go on"), "{screen}");
+    assert!(screen.contains("hint: run the same command again to continue"), "{screen}");
     let open = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
-    assert_eq!(fixture.database.psql(open).trim(), "0", "nothing is left in the air");
+    assert_eq!(fixture.database.psql(open).trim(), "0", "nothing is left in doubt");
 
     fixture.sls.forget_faults();
     fixture.sls.order(&json!({"kind": "put", "times": 100, "action": "hold"}));
@@ -103,7 +103,7 @@ fn ctrl_c_under_a_bar_finishes_what_is_in_flight_and_a_second_one_does_not() {
     terminal.wait_for("stopping: ");
     terminal.interrupt();
     let screen = terminal.wait(75);
-    assert!(screen.contains("stopped at once; the next run looks up"), "{screen}");
+    assert!(screen.contains("stopped at once; the next run finds out"), "{screen}");
     fixture.sls.forget_faults();
     fixture.sls.release();
     fixture.tool("run").run().exits(0);

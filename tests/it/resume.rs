@@ -1,6 +1,6 @@
 //! Stops of every kind, and that the next run goes on without losing or doubling a row.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
@@ -70,7 +70,7 @@ fn an_sls_that_does_not_answer_leaves_batches_that_can_be_sent_again() {
     let (batches, lanes) = open.trim().split_once('|').unwrap();
     assert!(batches != "0" && batches == lanes, "one open number a lane: {open}");
     fixture.sls.forget_faults();
-    fixture.tool("run").run().exits(0).tells("0 still open");
+    fixture.tool("run").run().exits(0).tells("0 still in doubt");
     fixture.holds_every_finished_row_once();
 }
 
@@ -114,10 +114,10 @@ fn the_first_signal_finishes_what_is_in_flight() {
             .wait()
             .exits(75)
             .tells("stopping: what is in flight is finished first")
-            .tells("hint: run the same command again to go on");
+            .tells("hint: run the same command again to continue");
         let open =
             fixture.database.psql("SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'");
-        assert_eq!(open.trim(), "0", "nothing is left in the air");
+        assert_eq!(open.trim(), "0", "nothing is left in doubt");
         fixture.tool("run").run().exits(0);
         fixture.holds_every_finished_row_once();
     }
@@ -161,7 +161,9 @@ fn a_process_stopped_past_its_lease_writes_nothing_when_it_wakes() {
     fixture.tool("run").run().exits(0);
     fixture.holds_every_finished_row_once();
     first.signal("CONT");
-    first.wait();
+    let woken = Instant::now();
+    first.wait().exits(70).tells("the ledger took this process for dead; others go on");
+    assert!(woken.elapsed() < Duration::from_secs(8), "it went on for {:?}", woken.elapsed());
     fixture.holds_every_finished_row_once();
     fixture.tool("run").run().exits(0);
     fixture.holds_every_finished_row_once();

@@ -49,8 +49,8 @@ fn a_dry_run_writes_nothing_anywhere() {
         .envs(fixture.database.env())
         .run()
         .exits(0)
-        .prints("workflow_runs: 100 rows: 98 would go to SLS in ")
-        .prints("workflow_node_executions: 400 rows: 392 would go to SLS in ")
+        .prints("workflow_runs: 100 rows: 98 would be sent in ")
+        .prints("workflow_node_executions: 400 rows: 392 would be sent in ")
         .prints("held, running: 8");
     assert_eq!(before, fixture.sls.stats());
     let schemas =
@@ -73,7 +73,7 @@ fn a_dry_run_works_for_a_user_that_may_only_read() {
         .env("DB_PASSWORD", "reader")
         .run()
         .exits(0)
-        .prints("workflow_runs: 50 rows: 49 would go");
+        .prints("workflow_runs: 50 rows: 49 would be sent");
     fixture.database.psql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
@@ -141,7 +141,8 @@ fn held_rows_are_tried_again_when_their_reason_can_pass() {
         .tool("run")
         .run()
         .exits(0)
-        .prints("= 49 in SLS + 0 held + 19 already + 1 gone")
+        .prints("= 49 in SLS + 1 held + 19 already + 0 gone")
+        .prints("held, missing: 1")
         .prints("200 in SLS + 0 held");
     fixture.holds_every_finished_row_once();
 }
@@ -174,6 +175,19 @@ fn another_conversion_than_the_open_passs_is_refused() {
 }
 
 #[test]
+fn what_sls_holds_more_than_once_is_called_doubled_and_not_late() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(100, 5);
+    fixture.tool("run --batch-kib 64 --tables workflow_runs").run().exits(0);
+    let logs = fixture.sls.logs("workflow_execution");
+    let batch = logs[0].tags["__batch__"].as_str().unwrap().to_owned();
+    fixture.sls.tamper("workflow_execution", &serde_json::json!({"double_batch": batch}));
+    let outcome = fixture.tool("run --tables workflow_runs").run().exits(4);
+    assert!(!outcome.stderr.contains("run again"), "{outcome}");
+    outcome.tells("1 batches are in SLS more than once").tells("then `repair` shows the query");
+}
+
+#[test]
 fn another_project_is_refused() {
     let fixture = Fixture::new("dify-1.12");
     fixture
@@ -193,5 +207,10 @@ fn what_sls_holds_otherwise_than_sent_ends_with_a_difference() {
     fixture.database.psql(
         "UPDATE sls_backfill.batch SET digest = sha256('x') WHERE table_name = 'workflow_runs'",
     );
-    fixture.tool("run").run().exits(4).tells("are not in SLS as they were sent");
+    fixture
+        .tool("run")
+        .run()
+        .exits(4)
+        .tells("are in SLS with another content than they were sent with")
+        .tells("names the rows; ask who else writes into this logstore");
 }

@@ -99,6 +99,23 @@ fn cursors_count_groups_and_end_is_behind_the_last() {
 }
 
 #[test]
+fn the_time_of_a_cursor_is_that_of_the_receipt() {
+    let place = Place::new("cursortime");
+    let group = Group::at(place.now_s() - 5 * DAY_S, "five days old");
+    assert_eq!(place.put(&format!("route?key={LAST_KEY}"), &group).status, 200);
+    assert_eq!(place.pull(1, 1).len(), 1);
+    let begin = place.cursor(1, "begin");
+    let target = format!("/shards/1?type=cursor_time&cursor={begin}");
+    let received_s = place.send("GET", &target, &[], b"").json()["cursor_time"].as_i64().unwrap();
+    assert!((received_s - place.now_s()).abs() < 180, "{received_s}");
+    assert_eq!(place.cursor(1, &received_s.to_string()), begin);
+    let end = place.cursor(1, "end");
+    assert_eq!(place.cursor(1, &(received_s + 1).to_string()), end);
+    let got = place.send("GET", "/shards/1?type=cursor_time&cursor=bm9uZQ==", &[], b"");
+    assert_eq!((got.status, got.code().as_str()), (400, "InvalidCursor"));
+}
+
+#[test]
 fn an_acknowledged_group_can_be_pulled_within_ten_seconds() {
     let place = Place::new("delay");
     for n in 0..5 {

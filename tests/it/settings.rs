@@ -22,8 +22,7 @@ use crate::harness::tool::{Running, Tool};
 
 /// Fewer rows than any limit, more than one.
 fn small_world() -> Fixture {
-    let fixture =
-        Fixture { database: Database::fresh().shape("dify-1.12"), sls: Simulator::start() };
+    let fixture = Fixture { database: Database::of_shape("dify-1.12"), sls: Simulator::start() };
     fixture.fill(20, 5);
     fixture
 }
@@ -113,7 +112,7 @@ fn any_password_works_from_the_environment_a_url_or_a_file() {
 
 #[test]
 fn options_reach_the_server_and_a_pgbouncer_takes_none() {
-    let database = Database::fresh().shape("dify-1.12");
+    let database = Database::of_shape("dify-1.12");
     let status = |options: &str| {
         let extras = format!("options={options}");
         Tool::new(["status"]).envs(database.env()).env("DB_EXTRAS", extras)
@@ -166,6 +165,7 @@ struct Certificates {
 impl Certificates {
     /// A certificate for `names`, such as `IP:127.0.0.1`.
     fn new(names: &str) -> Self {
+        let owner = Owner::of_servers();
         let certificates = Self { folder: tempfile::tempdir().unwrap() };
         let path = |name: &str| certificates.path(name).display().to_string();
         let new_key = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
@@ -194,7 +194,6 @@ impl Certificates {
             &["x509", "-req", "-in", &path("request"), "-CA", &path("ca.crt"), "-CAcreateserial"],
             &["-CAkey", &path("ca.key"), "-extfile", &path("extensions"), "-out", &path("crt")],
         );
-        let owner = Owner::of_servers();
         [certificates.folder.path(), &certificates.path("key"), &certificates.path("crt")]
             .into_iter()
             .for_each(|path| owner.give(path));
@@ -378,7 +377,7 @@ fn command_line(running: &Running) -> String {
 
 #[test]
 fn no_secret_is_told_anywhere() {
-    let database = Database::fresh().shape("dify-1.12");
+    let database = Database::of_shape("dify-1.12");
     let password = "hush-1 @:/%\"w";
     let role = format!("secret_{}", database.name);
     database.psql(&format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD $pw${password}$pw$"));

@@ -8,129 +8,79 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
+use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, parse_time, tables};
+use crate::cli::args::purge::PurgeArgs;
+use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
+use crate::commands::run_and_purge::Stages;
 use crate::commands::run_settings::{RunSettings, Verify};
 use crate::dify::conversion::LogTime;
 use crate::pipeline::guard::pace::Rates;
 use crate::pipeline::read::batching::BatchLimits;
 use crate::pipeline::read::range_size::RANGE_ROWS;
 use crate::pipeline::read::window::Wish;
-use crate::pipeline::recover::rules::Timings;
 use crate::pipeline::send::canary::CanarySettings;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 
-use crate::cli::args::{LedgerArgs, parse_table, parse_time, tables};
+pub const EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill run --dry-run                   # what would be sent? writes nothing
+  dify-sls-backfill run --max-rows 1000             # a first try
+  dify-sls-backfill run                             # everything else, and after any stop
+  dify-sls-backfill run --until 2026-01-31 --bytes-per-s 5MB
+  dify-sls-backfill run --join                      # help an active run from another machine
+  dify-sls-backfill run --retry rejects.jsonl       # try these held rows again
+  dify-sls-backfill run --purge --purge-older-than 30d    # for cron: send, prove, purge
+
+Exit code 75 means: run the same command again. Ctrl-C finishes what is in flight.";
+
+// The headings in `--help`, in their order.
+const ROWS: &str = "Which rows";
+const RATES: &str = "Rate limits";
+const OLD_ROWS: &str = "Old rows";
+const READING: &str = "Reading Postgres";
+const SENDING: &str = "Sending";
 
 #[derive(Args)]
 pub struct RunArgs {
-    #[command(flatten)]
-    ledger: LedgerArgs,
-    /// Rows created at this time (UTC) or later [default: 48 h before the end of what is covered]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    since: Option<Timestamp>,
-    /// Rows created before this time (UTC) [default: now, less --settle-s]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    until: Option<Timestamp>,
-    /// Only these tables
-    #[arg(long, value_delimiter = ',', value_parser = parse_table,
-          default_value = "workflow_runs,workflow_node_executions")]
-    tables: Vec<Table>,
-    /// Only rows of this tenant
-    #[arg(long, value_name = "ID")]
-    tenant: Option<Uuid>,
-    /// Only rows of this app
-    #[arg(long, value_name = "ID")]
-    app: Option<Uuid>,
-    /// Stop after that many rows, for a first try
-    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
-    max_rows: Option<u64>,
-    /// Read, convert and pack everything, and write nothing anywhere
+    /// Read, convert and pack everything, and write nothing, neither to Postgres nor to SLS
     #[arg(long)]
     dry_run: bool,
-    /// Go on with an open pass although Dify's columns or LOGSTORE_ENABLE_PUT_GRAPH_FIELD changed:
-    /// the batches to come are made by the new ones
-    #[arg(long)]
-    new_conversion: bool,
     /// Dify's database has moved to another server since the last run, with all that was in it
     #[arg(long, conflicts_with_all = ["dry_run", "join"])]
     new_source: bool,
-    /// Share the ranges of a run that is at work, here or on another machine
+    /// Then read everything back, and purge what is proved: for a cron job
+    #[arg(long, conflicts_with_all = ["dry_run", "join"])]
+    purge: bool,
+    /// With --purge: only rows that finished longer ago
+    #[arg(long, value_name = "AGE", default_value = "30d", requires = "purge")]
+    purge_older_than: String,
+    /// With --purge: days that SLS must keep the logs from now on
+    #[arg(long, value_name = "DAYS", default_value_t = 180, requires = "purge")]
+    purge_keep: u32,
+    /// Stop after this many rows, for a first try
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    max_rows: Option<u64>,
+    /// Share the work of a run that is active, here or on another machine
     #[arg(long, conflicts_with = "dry_run")]
     join: bool,
-    /// How to check the upload: pull every batch back, or not at all
-    #[arg(long, value_enum, default_value = "tags")]
-    verify: VerifyArg,
-    /// The time of a log: when its row finished, as Dify's charts want it, or when it is sent, for
-    /// an SLS that refuses old times
-    #[arg(long, value_enum, default_value = "finished-at")]
-    log_time: LogTimeArg,
-    /// Send also rows that are older than their logstore keeps logs; SLS's search is then not asked
-    /// for the oldest rows
-    #[arg(long)]
-    beyond_ttl: bool,
-    /// How long SLS may take to give back the oldest rows (seconds)
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    pull_wait_s: u64,
-    /// Do not wait until SLS's search finds the oldest rows before others of their age go
-    #[arg(long)]
-    no_canary_search: bool,
-    /// How long SLS's search may take to find the oldest rows (seconds)
-    #[arg(long, default_value_t = 900, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    search_wait_s: u64,
-    /// Batches in the making and in flight at once
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
-    workers: u32,
-    /// At most so many requests to PutLogs a second, repetitions included
-    #[arg(long, value_name = "N")]
-    requests_per_s: Option<NonZeroU32>,
-    /// At most so many bytes a second, before compression: 5000000, 5MB, 64KiB
-    #[arg(long, value_name = "SIZE", value_parser = parse_kib)]
-    bytes_per_s: Option<NonZeroU32>,
-    /// At most so many rows a second
-    #[arg(long, value_name = "N")]
-    rows_per_s: Option<NonZeroU32>,
-    /// Wait while a replica of the source is further behind (seconds)
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    replica_lag_max_s: Option<u32>,
-    /// How often progress is told where there are no bars (seconds)
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    progress_every_s: u64,
-    /// Read in this order [default: the best that the indexes allow]
-    #[arg(long, value_enum)]
-    key_order: Option<KeyOrderArg>,
-    /// Look at every row of a large table again, though it has no index for the window
-    #[arg(long)]
-    walk: bool,
-    /// Rows that finished less than that many seconds ago may still change, and wait
-    #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(i64).range(0..=604_800))]
-    settle_s: i64,
-    /// Rows that are still running after that many days are taken to run for ever
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(i64).range(1..=3650))]
-    abandoned_after_days: i64,
-    /// A batch is cut before it has more bytes (KiB, before compression)
-    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(64..=8192))]
-    batch_kib: u64,
-    /// A row with more bytes is held, not read (MiB)
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=256))]
-    row_mib_max: u64,
-    /// Memory for batches in the making (MiB)
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(8..=65_536))]
-    memory_mib: u64,
-    /// About how many rows a worker claims at once
-    #[arg(long, default_value_t = RANGE_ROWS, value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
-    range_rows: u32,
-    /// Do not try out whether SLS keeps numbers (done once a project, on a logstore of its own)
-    #[arg(long)]
-    no_probe: bool,
-    /// List the rows that something is wrong with in this file, as JSON lines
+    /// Write the rows that need attention to this file, as JSON lines
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     rejects: Option<PathBuf>,
-    /// Try the held rows that this rejects file names again, whatever the reason
+    /// Try the held rows in this file again, whatever their reason; --rejects writes such a file
     #[arg(long, value_name = "FILE", conflicts_with = "dry_run")]
     retry: Option<PathBuf>,
+    /// How to verify what was sent: read every batch back and compare its count and digest, or not
+    /// at all
+    #[arg(long, value_enum, default_value = "tags")]
+    verify: VerifyArg,
+    /// Continue an open pass although Dify's columns, --log-time or LOGSTORE_ENABLE_PUT_GRAPH_FIELD
+    /// have changed; batches from now on are converted the new way
+    #[arg(long)]
+    new_conversion: bool,
     /// Send rows although the logstore holds logs of another writer, such as Dify's own, which may
     /// have stored them already: they would be there twice
     #[arg(long, conflicts_with = "dry_run")]
@@ -138,46 +88,117 @@ pub struct RunArgs {
     /// Send again what was in SLS and an audit did not find there any more
     #[arg(long, conflicts_with_all = ["dry_run", "join"])]
     resend_lost: bool,
-    /// How long a request to SLS may take (seconds)
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=600))]
+
+    /// Only these tables
+    #[arg(long, help_heading = ROWS, value_delimiter = ',', value_parser = parse_table,
+          default_value = "workflow_runs,workflow_node_executions")]
+    tables: Vec<Table>,
+    /// Only rows created at this time (UTC) or later [default: 48 h before the end of what is
+    /// covered; at first, everything]
+    #[arg(long, help_heading = ROWS, value_name = "TIME", value_parser = parse_time)]
+    since: Option<Timestamp>,
+    /// Only rows created before this time (UTC) [default: now, less --settle-s]
+    #[arg(long, help_heading = ROWS, value_name = "TIME", value_parser = parse_time)]
+    until: Option<Timestamp>,
+    /// Only rows of this tenant
+    #[arg(long, help_heading = ROWS, value_name = "ID")]
+    tenant: Option<Uuid>,
+    /// Only rows of this app
+    #[arg(long, help_heading = ROWS, value_name = "ID")]
+    app: Option<Uuid>,
+    /// Leave rows that finished less than this long ago to the next run: they may still change
+    #[arg(long, help_heading = ROWS, value_name = "SECONDS", default_value_t = 3600,
+          value_parser = clap::value_parser!(i64).range(0..=604_800))]
+    settle_s: i64,
+    /// Look only in turn at rows that have been running for more than this long
+    #[arg(long, help_heading = ROWS, value_name = "DAYS", default_value_t = 30,
+          value_parser = clap::value_parser!(i64).range(1..=3650))]
+    abandoned_after_days: i64,
+    /// At most this many rows of a table that are held for long are looked at again, the longest
+    /// first
+    #[arg(long, help_heading = ROWS, value_name = "ROWS", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u32).range(0..=100_000_000))]
+    held_rows_max: u32,
+
+    /// At most this many PutLogs requests a second, retries included
+    #[arg(long, help_heading = RATES, value_name = "N")]
+    requests_per_s: Option<NonZeroU32>,
+    /// At most this many bytes a second, before compression: 5000000, 5MB, 64KiB
+    #[arg(long, help_heading = RATES, value_name = "SIZE", value_parser = parse_kib)]
+    bytes_per_s: Option<NonZeroU32>,
+    /// At most this many rows a second
+    #[arg(long, help_heading = RATES, value_name = "N")]
+    rows_per_s: Option<NonZeroU32>,
+    /// Do not read while a replica of the source, or the source itself, is further behind
+    #[arg(long, help_heading = RATES, value_name = "SECONDS",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    replica_lag_max_s: Option<u32>,
+
+    /// The time of a log: when its row finished, as Dify's charts need it; or when it is sent, for
+    /// an SLS that refuses old times
+    #[arg(long, help_heading = OLD_ROWS, value_enum, default_value = "finished-at")]
+    log_time: LogTimeArg,
+    /// Also send rows that are older than their logstore keeps logs, and do not expect SLS's search
+    /// to find them
+    #[arg(long, help_heading = OLD_ROWS)]
+    beyond_ttl: bool,
+    /// Do not wait until SLS's search finds the oldest rows before other rows of that age are sent
+    #[arg(long, help_heading = OLD_ROWS)]
+    no_canary_search: bool,
+    /// How long SLS may take to give back the oldest rows
+    #[arg(long, help_heading = OLD_ROWS, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pull_wait_s: u64,
+    /// How long SLS's search may take to find the oldest rows
+    #[arg(long, help_heading = OLD_ROWS, value_name = "SECONDS", default_value_t = 900,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    search_wait_s: u64,
+
+    /// Read in this order [default: the best that the indexes allow]
+    #[arg(long, help_heading = READING, value_enum, value_name = "ORDER")]
+    key_order: Option<KeyOrderArg>,
+    /// Allow a second walk over all rows of a large table that has no index for the window
+    #[arg(long, help_heading = READING)]
+    walk: bool,
+    /// About how many rows a worker claims at a time
+    #[arg(long, help_heading = READING, value_name = "ROWS", default_value_t = RANGE_ROWS,
+          value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
+    range_rows: u32,
+    /// Hold a row that is larger, without reading it
+    #[arg(long, help_heading = READING, value_name = "MIB", default_value_t = 16,
+          value_parser = clap::value_parser!(u64).range(1..=256))]
+    row_mib_max: u64,
+
+    /// Batches that are prepared and sent at the same time
+    #[arg(long, help_heading = SENDING, value_name = "N", default_value_t = 8,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    workers: u32,
+    /// Memory for batches that are being prepared
+    #[arg(long, help_heading = SENDING, value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u64).range(8..=65_536))]
+    memory_mib: u64,
+    /// The largest batch, before compression
+    #[arg(long, help_heading = SENDING, value_name = "KIB", default_value_t = 2048,
+          value_parser = clap::value_parser!(u64).range(64..=8192))]
+    batch_kib: u64,
+    /// How long a request to SLS may take
+    #[arg(long, help_heading = SENDING, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
+    /// Do not test whether SLS refuses repeated sequence numbers; a run does that once a project, on
+    /// a logstore made for it
+    #[arg(long, help_heading = SENDING)]
+    no_probe: bool,
     #[command(flatten)]
     timings: TimingsArgs,
-}
 
-/// What is assumed of SLS's times; only tests against a local SLS may assume less.
-#[derive(Args)]
-pub struct TimingsArgs {
-    /// A request is refused when its signature is older (seconds)
-    #[arg(long, hide = true, default_value_t = Timings::SLS.signature_life_s,
-          value_parser = clap::value_parser!(i64).range(1..))]
-    signature_life_s: i64,
-    /// A request that came in time is stored at most so much later (seconds)
-    #[arg(long, hide = true, default_value_t = Timings::SLS.late_s,
-          value_parser = clap::value_parser!(i64).range(0..))]
-    late_s: i64,
-    /// What is stored can be pulled at most so much later (seconds)
-    #[arg(long, hide = true, default_value_t = Timings::SLS.visible_s,
-          value_parser = clap::value_parser!(i64).range(0..))]
-    visible_s: i64,
-}
+    #[command(flatten)]
+    ledger: LedgerArgs,
 
-impl TimingsArgs {
-    /// Refuses shorter windows than SLS's own for an SLS that is not on this machine.
-    pub fn timings(&self, is_loopback: bool) -> anyhow::Result<Timings> {
-        let Self { signature_life_s, late_s, visible_s } = *self;
-        let asked = Timings { signature_life_s, late_s, visible_s };
-        let Timings { signature_life_s, late_s, visible_s } = Timings::SLS;
-        anyhow::ensure!(
-            is_loopback
-                || (asked.signature_life_s >= signature_life_s
-                    && asked.late_s >= late_s
-                    && asked.visible_s >= visible_s),
-            "--signature-life-s, --late-s and --visible-s below {signature_life_s}, {late_s} and \
-             {visible_s} could double rows: they are for a local SLS only"
-        );
-        Ok(asked)
-    }
+    /// How often progress is logged where there is no progress bar
+    #[arg(long, help_heading = OUTPUT, value_name = "SECONDS", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    progress_every_s: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -200,6 +221,37 @@ enum KeyOrderArg {
 }
 
 impl RunArgs {
+    /// The stages of `run --purge`; `None`: a run alone.
+    pub fn stages(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<Option<Stages>> {
+        if !self.purge {
+            return Ok(None);
+        }
+        let tables: Vec<_> = self.tables.iter().map(|table| table.name()).collect();
+        let mut shared = vec![format!("--tables={}", tables.join(","))];
+        shared.extend(self.ledger.ledger_url.iter().map(|url| format!("--ledger-url={url}")));
+        shared.extend(self.ledger.allow_fsync_off.then(|| "--allow-fsync-off".to_owned()));
+        let mut verify = vec!["--level=content".to_owned()];
+        verify.extend(self.timings.as_typed());
+        let mut purge = vec![
+            "--execute".to_owned(),
+            "--yes".to_owned(),
+            format!("--older-than={}", self.purge_older_than),
+            format!("--keep={}", self.purge_keep),
+        ];
+        purge.extend(self.tenant.iter().map(|id| format!("--tenant={id}")));
+        purge.extend(self.app.iter().map(|id| format!("--app={id}")));
+        Ok(Some(Stages {
+            run: self.settings(environment, format)?,
+            verify: VerifyArgs::of([shared.clone(), verify].concat())?
+                .settings(environment, format)?,
+            purge: PurgeArgs::of([shared, purge].concat())?.settings(environment, format)?,
+        }))
+    }
+
     pub fn settings(
         &self,
         environment: &Environment,
@@ -217,18 +269,7 @@ impl RunArgs {
             timings,
             probe: !self.no_probe,
             tables: tables(&self.tables),
-            wish: Wish {
-                since: self.since,
-                until: self.until,
-                tenant_id: self.tenant,
-                app_id: self.app,
-                order: self.key_order.map(|order| match order {
-                    KeyOrderArg::Time => KeyOrder::Time,
-                    KeyOrderArg::ByRun => KeyOrder::ByRun,
-                    KeyOrderArg::Walk => KeyOrder::Walk,
-                }),
-                walk: self.walk,
-            },
+            wish: self.wish(),
             rows_max: self.max_rows,
             workers: self.workers,
             rates: Rates {
@@ -242,12 +283,13 @@ impl RunArgs {
                 batch_bytes: self.batch_kib << 10,
                 // SLS took 4,096 logs a request in every version of its documents.
                 batch_logs_max: 4096,
-                row_bytes_max: self.row_mib_max << 20,
             },
+            row_bytes_max: self.row_mib_max << 20,
             memory_bytes: self.memory_mib << 20,
             range_rows: self.range_rows,
             settle_s: self.settle_s,
             abandoned_after_s: self.abandoned_after_days * 86_400,
+            held_rows_max: self.held_rows_max,
             put_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,
             log_time: match self.log_time {
                 LogTimeArg::FinishedAt => LogTime::FinishedAt,
@@ -275,6 +317,22 @@ impl RunArgs {
             retry: self.retry.clone(),
             format,
         })
+    }
+
+    /// The window, the filter and the order that the operator asks for.
+    fn wish(&self) -> Wish {
+        Wish {
+            since: self.since,
+            until: self.until,
+            tenant_id: self.tenant,
+            app_id: self.app,
+            order: self.key_order.map(|order| match order {
+                KeyOrderArg::Time => KeyOrder::Time,
+                KeyOrderArg::ByRun => KeyOrder::ByRun,
+                KeyOrderArg::Walk => KeyOrder::Walk,
+            }),
+            walk: self.walk,
+        }
     }
 }
 

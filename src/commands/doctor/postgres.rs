@@ -1,6 +1,6 @@
-//! The doctor's look at Postgres: source, tables, ledger.
+//! The doctor's checks of Postgres: source, tables, ledger.
 
-use crate::commands::doctor::{Check, DoctorSettings};
+use crate::commands::doctor::check::Check;
 use crate::commands::output::count;
 use crate::commands::setup::conversion;
 use crate::dify::conversion::LogTime;
@@ -15,7 +15,7 @@ use crate::record::table::Table;
 use crate::source::catalog::Shape;
 use crate::source::{Limits, Source};
 
-/// Looks at the source; gives it, and who it is, if it can be reached.
+/// Checks the source; gives it, and its identity, if it can be reached.
 pub async fn check_source(
     address: &Address,
     checks: &mut Vec<Check>,
@@ -74,18 +74,18 @@ async fn check_table(source: &Source, table: Table, shapes: &mut Vec<Shape>) -> 
             &name,
             found,
             &format!(
-                "no index helps to find the rows of a window, so every run looks at all rows; \
-                 make one:  CREATE INDEX CONCURRENTLY ON {table} (created_at, id);"
+                "no index helps to find the rows of a window, so every run reads all keys; \
+                 create one:  CREATE INDEX CONCURRENTLY ON {table} (created_at, id);"
             ),
         ),
         false => Check::ok(&name, found),
     }
 }
 
-/// Looks at the ledger; gives how it stands if there is one.
+/// Checks the ledger; gives how it stands if there is one.
 pub async fn check_ledger(
-    settings: &DoctorSettings,
     address: &Address,
+    allow_fsync_off: bool,
     source: Option<Identity>,
     checks: &mut Vec<Check>,
 ) -> Option<Standing> {
@@ -96,12 +96,9 @@ pub async fn check_ledger(
             return None;
         }
     };
-    checks.push(check_server(&inspection, settings.allow_fsync_off));
+    checks.push(check_server(&inspection, allow_fsync_off));
     let standing = inspection.standing?;
     checks.push(check_standing(&standing, source.as_ref()));
-    if let Ok(sls) = &settings.sls {
-        checks.push(check_seqid(&standing, &sls.place()));
-    }
     Some(standing)
 }
 
@@ -121,7 +118,7 @@ fn check_server(inspection: &Inspection, allow_fsync_off: bool) -> Check {
             "this user may not write it",
             "GRANT CREATE ON DATABASE to this user, or keep the ledger elsewhere: --ledger-url",
         ),
-        (None, true) => Check::ok(name, "none yet; `dify-sls-backfill init` makes it"),
+        (None, true) => Check::ok(name, "none yet; `dify-sls-backfill init` creates it"),
         (Some(standing), true) => {
             let project = standing.project.as_deref().unwrap_or("no project yet");
             Check::ok(name, format!("{}, for {project}", standing.id))
@@ -132,8 +129,8 @@ fn check_server(inspection: &Inspection, allow_fsync_off: bool) -> Check {
 /// Whether the ledger may send.
 fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
     let name = "epoch";
-    let hint = "`dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the \
-                stop";
+    let hint =
+        "`dify-sls-backfill audit` reads SLS, records what is there, and lets `run` continue";
     if let Some(because) = &standing.stopped_because {
         return Check::fail(name, because, hint);
     }
@@ -151,11 +148,12 @@ fn check_standing(standing: &Standing, source: Option<&Identity>) -> Check {
              `run --new-source` once",
         );
     }
-    let found = format!("{} processes so far, {} at work", standing.epoch, standing.alive);
+    let found = format!("{} processes so far, {} active", standing.epoch, standing.alive);
     Check::ok(name, found)
 }
 
-fn check_seqid(standing: &Standing, place: &str) -> Check {
+/// Whether SLS is known to refuse a number that it has stored at this place.
+pub fn check_seqid(standing: &Standing, place: &str) -> Check {
     let name = "seqid";
     match &standing.seqid {
         Some((Seqid::Proven, of, at)) if of == place => {
@@ -163,10 +161,9 @@ fn check_seqid(standing: &Standing, place: &str) -> Check {
         }
         Some((Seqid::Ignored, of, at)) if of == place => Check::warn(
             name,
-            format!("SLS stored a repeated number on {of}, {at}"),
-            "a batch without an answer waits 18 min before it is sent again; `doctor --probe` \
-             tries again",
+            format!("SLS stored a repeated sequence number on {of}, {at}"),
+            "a batch in doubt waits 18 min before it is sent again; `doctor --probe` tests again",
         ),
-        _ => Check::ok(name, "not tried out yet: `run` does it, or `doctor --probe`"),
+        _ => Check::ok(name, "not tested yet: `run` does it, or `doctor --probe`"),
     }
 }

@@ -1,8 +1,8 @@
-//! The doctor's look at SLS: project, logstores, indexes, clocks, consumer groups.
+//! The doctor's checks of SLS: project, logstores, indexes, clocks, consumer groups.
 
 use serde_json::Value;
 
-use crate::commands::doctor::Check;
+use crate::commands::doctor::check::Check;
 use crate::commands::setup::{self, SlsSettings, own_now};
 use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
@@ -19,9 +19,9 @@ use crate::sls::client::Client;
 use crate::sls::groups::{GROUPS_MAX, Group, GroupName};
 use crate::source::catalog::Shape;
 
-const INIT: &str = "`dify-sls-backfill init` makes project, logstores and indexes";
+const INIT: &str = "`dify-sls-backfill init` creates project, logstores and indexes";
 
-/// Looks at SLS. `postgres_now`: the source's clock.
+/// Checks SLS. `postgres_now`: the source's clock.
 pub async fn check_sls(
     settings: &SlsSettings,
     shapes: &[Shape],
@@ -125,7 +125,7 @@ async fn check_logstore(
     checks.push(check_groups(client, table, standing).await);
 }
 
-const RIGHTS: &str = "does the access key have the rights on this project? README, Rights";
+const RIGHTS: &str = "does the access key have the rights on this project? see docs/rights.md";
 
 /// Whether it is the logstore that the ledger's rows went to, if any did.
 fn check_creation(name: &str, facts: &LogstoreFacts, standing: Option<&Standing>) -> Option<Check> {
@@ -142,18 +142,18 @@ fn check_creation(name: &str, facts: &LogstoreFacts, standing: Option<&Standing>
 
 fn check_settings(name: &str, found: &Value) -> Check {
     if found["mode"].as_str() == Some("query") {
-        let hint = "make it anew in the mode `standard`: Dify asks it by SQL";
-        return Check::fail(name, "its mode is `query`, which knows no SQL", hint);
+        let hint = "recreate it in the mode `standard`: Dify queries it with SQL";
+        return Check::fail(name, "its mode is `query`, which has no SQL", hint);
     }
     match found["ttl"].as_u64() {
         Some(3650) => Check::ok(name, "keeps logs for ever"),
         Some(days) => Check::warn(
             name,
             format!("keeps logs for {days} days"),
-            "search does not find logs whose rows finished before that: raise its TTL before older \
-             rows are moved",
+            "search does not find logs of rows that finished before that: raise its TTL before older \
+             rows are sent",
         ),
-        None => Check::warn(name, "does not tell how long it keeps logs", RIGHTS),
+        None => Check::warn(name, "does not say how long it keeps logs", RIGHTS),
     }
 }
 
@@ -166,7 +166,7 @@ async fn check_index(client: &Client, table: Table, shape: Option<&Shape>) -> Ch
         Err(failure) => return Check::fail(&name, failure.to_string(), RIGHTS),
     };
     let Some(shape) = shape else {
-        return Check::ok(&name, "is there; without the table nobody knows which keys it needs");
+        return Check::ok(&name, "is there; which keys it needs is not known without the table");
     };
     let fields = match Fields::of(&setup::conversion(shape, true, LogTime::FinishedAt)) {
         Ok(fields) => fields,
@@ -175,7 +175,7 @@ async fn check_index(client: &Client, table: Table, shape: Option<&Shape>) -> Ch
     let merged = merge(&found, &index(&shape.columns, &fields));
     let changes: Vec<_> = merged.changes.iter().map(Change::to_string).collect();
     match changes.is_empty() {
-        true => Check::ok(&name, "has all keys that Dify asks for"),
+        true => Check::ok(&name, "has all keys that Dify needs"),
         false => Check::warn(
             &name,
             format!("needs {}", changes.join(", ")),
@@ -185,7 +185,7 @@ async fn check_index(client: &Client, table: Table, shape: Option<&Shape>) -> Ch
     }
 }
 
-/// Whether others were at work on the logstore, as far as their names tell.
+/// Whether others have sent to the logstore, as far as the groups' names say.
 async fn check_groups(client: &Client, table: Table, standing: Option<&Standing>) -> Check {
     let name = format!("groups {}", table.logstore());
     let groups = match with_retries(|| client.groups(table.logstore())).await {
@@ -205,8 +205,8 @@ async fn check_groups(client: &Client, table: Table, standing: Option<&Standing>
     match other {
         Some(other) => Check::fail(
             &name,
-            format!("another ledger, or a copy of this one, was at work: {other}"),
-            "`dify-sls-backfill audit` looks into SLS and writes down what is there",
+            format!("another ledger, or a copy of this one, has sent logs here: {other}"),
+            "`dify-sls-backfill audit` reads SLS and records what is there",
         ),
         None if groups.len() >= GROUPS_MAX => Check::fail(
             &name,
@@ -220,7 +220,7 @@ async fn check_groups(client: &Client, table: Table, standing: Option<&Standing>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::doctor::State;
+    use crate::commands::doctor::check::State;
     use serde_json::json;
 
     #[test]

@@ -1,5 +1,6 @@
-//! One table of a run: its pass, its workers, the tail reader and the settler beside them.
+//! One table of a run: its pass, its workers, the tail reader and the resolver beside them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,18 +8,22 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
+use crate::commands::difference::Difference;
 use crate::commands::exit::Ended;
 use crate::commands::output::{bytes, count};
+use crate::commands::retention::Kept;
 use crate::commands::setup::{self};
 use crate::dify::conversion::{Conversion, LogTime};
-use crate::ledger::hold::HeldPass;
+use crate::dify::eligibility::Bounds;
+use crate::ledger::hold::HoldsToTry;
 use crate::ledger::lost::Reheld;
-use crate::ledger::pass::{Pass, PassPlan};
-use crate::ledger::sighting::{Comparison, Difference};
+use crate::ledger::pass::{LOOK_BACK_S, Pass};
+use crate::ledger::sighting::{Comparison, DifferingBatch};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::preparer::PreparerParts;
 use crate::pipeline::read::range_scan::ScanSettings;
-use crate::pipeline::read::scanner::{Recount, ScannerParts};
+use crate::pipeline::read::recount::Recount;
+use crate::pipeline::read::scanner::ScannerParts;
 use crate::pipeline::read::window::{can_go_on, plan, scope};
 use crate::pipeline::recover::resolver::{Resolved, Resolver, ResolverParts};
 use crate::pipeline::send::canary::Canaries;
@@ -33,18 +38,8 @@ use crate::source::catalog::Shape;
 use crate::commands::run::{Outcome, Run};
 use crate::commands::run_settings::Verify;
 
-/// A pass to work on.
-struct Job {
-    pass_id: i64,
-    conversion_id: i64,
-    /// The conversion's JSON.
-    conversion: serde_json::Value,
-    /// Whether only its holds are to be tried.
-    only_holds: bool,
-}
-
 impl Run<'_> {
-    /// Moves what is to be moved of one table, and verifies it.
+    /// Sends what is to be sent of one table, and verifies it.
     pub(in crate::commands::run) async fn table(
         &mut self,
         shape: &Shape,
@@ -52,6 +47,9 @@ impl Run<'_> {
         let table = shape.table;
         let pass = self.pass(shape).await?;
         self.resend_lost(table, &pass).await?;
+        if !self.settings.join && !pass.is_read_again {
+            self.ledger.forget_cut_holds(pass.id).await?;
+        }
         let mut tail_reader = TailReader::begin(&self.client, &self.ledger, table).await?;
         let (tail_stopper, tail_stop) = channel();
         let mut tail = match self.settings.verify {
@@ -71,37 +69,40 @@ impl Run<'_> {
             Arc::clone(&progress).report(self.screen.clone(), self.settings.progress_every);
         let reporter = tokio::spawn(report);
         let worked = tokio::select! {
-            worked = self.work(shape, &pass, &progress) => worked,
+            worked = self.work(shape, pass, &progress) => worked,
             // Who cannot read what is sent need not send on for hours.
-            error = died(&mut tail) => Err(error),
+            error = died(&mut tail) => Err(error.into()),
         };
         reporter.abort();
         // The reporter's bar must be gone before anything else is written.
         let _ = reporter.await;
         tail_stopper.stop();
-        let resolver = resolver.await.context("settle what is open")?;
-        worked?;
+        let resolver = resolver.await.context("resolve batches in doubt")?;
+        let is_closed = worked?;
         if let Some(tail) = tail {
-            tail.await.context("follow the upload")??;
+            tail.await.context("read back what was sent")??;
         }
         let resolved = resolver?.finish().await?;
-        self.tell(table, &progress);
-        tell_resolved(table, &resolved);
+        self.report(table, &progress);
+        report_resolved(table, &resolved);
 
-        let is_closed = self.ledger.close_pass(pass.id).await?;
         let sent = progress.sent.load(Ordering::Relaxed) + resolved.sent_rows;
-        let mut outcome = Outcome { sent, differences: resolved.differ, ..Outcome::default() };
+        let mut outcome = Outcome { sent, ..Outcome::default() };
+        if resolved.differ > 0 {
+            outcome.differences.insert(Difference::Changed, resolved.differ);
+        }
         if self.settings.verify == Verify::Tags {
             let comparison = tail_reader.finish(&self.shutdown).await?;
             // Who was asked to stop has not read to the end, and cannot tell what is missing.
             if !self.shutdown.is_asked() {
-                outcome.differences += tell_comparison(table, &comparison);
+                outcome.add_differences(report_comparison(table, &comparison));
             }
         }
         let open = self.ledger.intents(&self.process, table).await?;
         if open > 0 {
             tracing::warn!(
-                "{table}: {open} batches may or may not be in SLS; the next run looks again"
+                "{table}: {open} batches are in doubt: they may or may not be in SLS; the next run \
+                 looks again"
             );
         }
         outcome.is_complete = is_closed && open == 0;
@@ -115,8 +116,7 @@ impl Run<'_> {
         tail_reader: &TailReader,
         progress: &Arc<Progress>,
     ) -> anyhow::Result<Resolver> {
-        let conversion = serde_json::from_value(pass.conversion.clone())
-            .context("read the pass's conversion from the ledger")?;
+        let conversion = conversion_of(pass)?;
         let parts = ResolverParts {
             source: self.source.clone(),
             ledger: self.ledger.clone(),
@@ -130,21 +130,23 @@ impl Run<'_> {
             progress: Arc::clone(progress),
             pace: Arc::clone(&self.pace),
             conversion_id: pass.conversion_id,
+            bounds: self.bounds(shape.table, &conversion),
             conversion,
-            settled_before: self.settled_before,
+            shape: shape.clone(),
+            limits: self.settings.limits.clone(),
             nth: self.settings.workers as usize,
         };
         Resolver::new(parts, self.shutdown.clone())
     }
 
-    fn tell(&self, table: Table, progress: &Progress) {
+    fn report(&self, table: Table, progress: &Progress) {
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let seconds = progress.elapsed().as_secs_f64().max(0.001);
         let raw = get(&progress.raw_bytes);
         let ledger = Duration::from_nanos(get(&progress.ledger_ns)).as_secs_f64();
         let ledger_share = 100.0 * ledger / seconds / f64::from(self.settings.workers);
         tracing::info!(
-            "{table}: looked at {} rows, sent {} ({}, {} compressed) in {seconds:.1} s, {}/s; \
+            "{table}: {} rows seen, {} sent ({}, {} compressed) in {seconds:.1} s, {}/s; \
              {ledger_share:.1} % of the time was spent waiting for the ledger",
             count(get(&progress.seen)),
             count(get(&progress.sent)),
@@ -176,8 +178,9 @@ impl Run<'_> {
         if let Some(open) = self.open_pass(shape.table, &conversion).await? {
             return Ok(open);
         }
-        let covered = self.ledger.covered_until(shape.table).await?;
-        let plan = plan(&self.settings.wish, shape, covered, self.settled_before)?;
+        let read_until = self.ledger.read_until(shape.table).await?;
+        let settled_before = self.now.plus_s(-self.settings.settle_s);
+        let plan = plan(&self.settings.wish, shape, read_until, settled_before)?;
         let body = serde_json::to_value(&conversion).context("write down the conversion")?;
         let Some(pass) = self.ledger.begin_pass(&plan, &body).await? else {
             let open = self.open_pass(shape.table, &conversion).await?;
@@ -202,9 +205,9 @@ impl Run<'_> {
         conversion: &Conversion,
     ) -> Result<Option<Pass>, Ended> {
         let Some(mut open) = self.ledger.open_pass(table).await? else { return Ok(None) };
-        let mut begun_with: Conversion = serde_json::from_value(open.conversion.clone())
-            .context("read the open pass's conversion from the ledger")?;
-        if self.settings.new_conversion && begun_with != *conversion {
+        let mut begun_with = conversion_of(&open)?;
+        // What is read again may be sent as a new pass would send it.
+        if (self.settings.new_conversion || open.is_read_again) && begun_with != *conversion {
             let body = serde_json::to_value(conversion).context("write down the conversion")?;
             self.ledger.convert_anew(&mut open, body).await?;
             tracing::info!(
@@ -213,54 +216,74 @@ impl Run<'_> {
             );
             begun_with = conversion.clone();
         }
+        if open.is_read_again {
+            tracing::info!("{table}: going on with pass {}, which is read again", open.id);
+            return Ok(Some(open));
+        }
         let wish = &self.settings.wish;
         if can_go_on(&open.plan, open.begun, &begun_with, wish, conversion)? {
-            tracing::info!("{table}: going on with pass {}", open.id);
+            tracing::info!("{table}: continuing pass {}", open.id);
             return Ok(Some(open));
         }
         self.ledger.drop_pass(&open).await?;
         Ok(None)
     }
 
-    /// Tries held rows again, then moves the pass.
+    /// Moves the pass, and what is to be read again of finished ones; gives whether all of it is done.
     async fn work(
         &self,
         shape: &Shape,
-        pass: &Pass,
+        mut pass: Pass,
         progress: &Arc<Progress>,
-    ) -> anyhow::Result<()> {
-        if !self.settings.join {
-            let current: Conversion = serde_json::from_value(pass.conversion.clone())
-                .context("read the pass's conversion from the ledger")?;
-            for held in self.ledger.held_passes(shape.table, self.abandoned_before).await? {
-                self.ledger.add_holds_range(held.pass_id).await?;
-                // The holds of the open pass are one of its ranges.
-                if held.pass_id != pass.id {
-                    let HeldPass { pass_id, conversion_id, conversion } = held;
-                    let plan = pass.plan.clone();
-                    let mut held =
-                        Pass { id: pass_id, plan, conversion_id, conversion, begun: true };
-                    let begun_with: Conversion = serde_json::from_value(held.conversion.clone())
-                        .context("read a pass's conversion from the ledger")?;
-                    // Nobody can go on by rules or columns that are no more.
-                    let is_over = !begun_with.can_be_repeated(&current);
-                    if is_over || self.settings.new_conversion && held.conversion != pass.conversion
-                    {
-                        self.ledger.convert_anew(&mut held, pass.conversion.clone()).await?;
-                    }
-                    let Pass { conversion_id, conversion, .. } = held;
-                    let job = Job { pass_id, conversion_id, conversion, only_holds: true };
-                    self.workers(shape, job, &pass.plan, progress).await?;
-                }
+    ) -> Result<bool, Ended> {
+        loop {
+            self.workers(shape, &pass, progress).await?;
+            if !self.ledger.close_pass(pass.id).await? {
+                return Ok(false);
+            }
+            if !pass.is_read_again {
+                break;
+            }
+            // The rows that are new have waited for it.
+            pass = self.pass(shape).await?;
+        }
+        let table = shape.table;
+        let conversion = setup::conversion(shape, self.settings.put_graph, self.settings.log_time);
+        let kept_since = self.kept(table).since();
+        for pass_id in self.ledger.passes_to_read_again(table, kept_since, &self.process).await? {
+            let ranges = self.ledger.read_again(pass_id, kept_since, &self.process).await?;
+            if ranges > 0 {
+                tracing::info!(
+                    "{table}: {ranges} ranges of pass {pass_id} are read again, for rows that were \
+                     older than their logstore kept logs or that no reading has seen"
+                );
+            }
+            // Another process may have opened it meanwhile, or closed it.
+            let open = self.open_pass(table, &conversion).await?;
+            let Some(pass) = open.filter(|open| open.id == pass_id) else { continue };
+            self.workers(shape, &pass, progress).await?;
+            if !self.ledger.close_pass(pass.id).await? {
+                return Ok(false);
             }
         }
-        let job = Job {
-            pass_id: pass.id,
-            conversion_id: pass.conversion_id,
-            conversion: pass.conversion.clone(),
-            only_holds: false,
-        };
-        self.workers(shape, job, &pass.plan, progress).await
+        Ok(true)
+    }
+
+    /// Which rows' logs the table's logstore keeps.
+    fn kept(&self, table: Table) -> Kept {
+        self.kept.get(&table).copied().unwrap_or(Kept::Unknown)
+    }
+
+    /// By what rows are judged whose logs are made by `conversion`.
+    fn bounds(&self, table: Table, conversion: &Conversion) -> Bounds {
+        let kept_since = self.kept(table).bound();
+        Bounds {
+            settled_before: self.now.plus_s(-self.settings.settle_s),
+            kept_since: kept_since.filter(|_| conversion.log_time == LogTime::FinishedAt),
+            live_since: self.live_since.get(&table).copied(),
+            abandoned_before: self.now.plus_s(-self.settings.abandoned_after_s),
+            row_bytes_max: self.settings.row_bytes_max,
+        }
     }
 
     /// The canaries of the table; none if nothing is to be checked.
@@ -275,11 +298,10 @@ impl Run<'_> {
     async fn workers(
         &self,
         shape: &Shape,
-        job: Job,
-        plan: &PassPlan,
+        pass: &Pass,
         progress: &Arc<Progress>,
     ) -> anyhow::Result<()> {
-        let parts = self.worker_parts(shape, job, plan, progress).await?;
+        let parts = self.worker_parts(shape, pass, progress).await?;
         let mut workers = tokio::task::JoinSet::new();
         for nth in 0..self.settings.workers as usize {
             let worker = Worker::new(parts.clone(), progress, &self.shutdown, nth)?;
@@ -296,47 +318,45 @@ impl Run<'_> {
     async fn worker_parts(
         &self,
         shape: &Shape,
-        job: Job,
-        plan: &PassPlan,
+        pass: &Pass,
         progress: &Arc<Progress>,
     ) -> anyhow::Result<WorkerParts> {
-        let conversion: Conversion = serde_json::from_value(job.conversion)
-            .context("read a pass's conversion from the ledger")?;
-        let settings = self.settings;
+        let (table, settings, conversion) = (shape.table, self.settings, conversion_of(pass)?);
         let is_verified = settings.verify != Verify::None;
-        let kept_since = self.kept.get(&shape.table).copied();
-        let live_since = self.live_since.get(&shape.table).copied();
+        let (source, scope) = (self.source.clone(), scope(&pass.plan));
+        let bounds = self.bounds(table, &conversion);
         Ok(WorkerParts {
             scanner: ScannerParts {
                 ledger: self.ledger.clone(),
                 process: self.process.clone(),
-                pass_id: job.pass_id,
+                pass_id: pass.id,
                 scan: ScanSettings {
-                    source: self.source.clone(),
+                    source: source.clone(),
                     ledger: Some(self.ledger.clone()),
                     shape: shape.clone(),
                     limits: settings.limits.clone(),
-                    settled_before: self.settled_before,
-                    abandoned_before: self.abandoned_before,
-                    live_since,
-                    kept_since: kept_since.filter(|_| conversion.log_time == LogTime::FinishedAt),
+                    bounds,
+                    missed_before: self.now.plus_s(-LOOK_BACK_S),
                 },
-                scope: scope(plan),
+                scope: scope.clone(),
                 range_rows: settings.range_rows,
                 workers: settings.workers,
-                recount: if is_verified { Recount::Yes } else { Recount::No },
                 rows: self.rows.clone(),
                 health: Arc::clone(&self.health),
                 progress: Arc::clone(progress),
-                only_holds: job.only_holds,
+                holds: HoldsToTry {
+                    kept_since: self.kept(table).since(),
+                    in_turn_max: settings.held_rows_max,
+                },
                 cutting: Arc::default(),
             },
             preparer: PreparerParts {
                 source: self.source.clone(),
                 seal: self.ledger.seal,
-                conversion_id: job.conversion_id,
+                conversion_id: pass.conversion_id,
                 conversion,
-                settled_before: self.settled_before,
+                shape: shape.clone(),
+                bounds,
                 client: self.client.clone(),
                 memory: self.memory.clone(),
             },
@@ -349,16 +369,22 @@ impl Run<'_> {
                 guarantees: self.guarantees,
                 pace: Arc::clone(&self.pace),
                 canaries: self.canaries(shape.table).await?,
+                recount: is_verified.then_some(Recount { source, scope }),
                 progress: Arc::clone(progress),
             },
         })
     }
 }
 
+fn conversion_of(pass: &Pass) -> anyhow::Result<Conversion> {
+    serde_json::from_value(pass.conversion.clone())
+        .with_context(|| format!("read the conversion of pass {} from the ledger", pass.id))
+}
+
 /// Waits for the tail reader to fail; for ever if there is none, or if it does not fail.
 async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Error {
     let Some(running) = tail.as_mut() else { return std::future::pending().await };
-    let ended = running.await.context("follow the upload").and_then(|ended| ended);
+    let ended = running.await.context("read back what was sent").and_then(|ended| ended);
     *tail = None;
     match ended {
         Err(error) => error,
@@ -366,13 +392,13 @@ async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Erro
     }
 }
 
-/// Tells what became of batches whose fate was open.
-fn tell_resolved(table: Table, resolved: &Resolved) {
+/// Reports what became of batches in doubt.
+fn report_resolved(table: Table, resolved: &Resolved) {
     let Resolved { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = resolved;
     if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
         tracing::info!(
-            "{table}: batches that were in the air: {found} found in SLS, {sent} sent again, \
-             {halved} halved, {abandoned} read anew, {open} still open"
+            "{table}: batches in doubt: {found} found in SLS, {sent} sent again, {halved} halved, \
+             {abandoned} read again, {open} still in doubt"
         );
     }
     if *refused_rows > 0 {
@@ -384,17 +410,21 @@ fn tell_resolved(table: Table, resolved: &Resolved) {
     }
 }
 
-/// Tells what the comparison of the ledger with SLS gave; gives the number of differences.
-fn tell_comparison(table: Table, comparison: &Comparison) -> u64 {
-    let differences = comparison.differences.len() as u64;
+/// Tells what the comparison of the ledger with SLS gave; gives how many batches differ, by kind.
+fn report_comparison(table: Table, comparison: &Comparison) -> BTreeMap<Difference, u64> {
+    let mut kinds = BTreeMap::new();
     tracing::info!(
-        "{table}: pulled back and compared: {} batches with {} rows are equal, {} differ",
+        "{table}: read back and compared: {} batches with {} rows are equal, {} differ",
         count(comparison.batches_equal),
         count(comparison.rows_equal),
-        count(differences),
+        count(comparison.differences.len() as u64),
     );
-    for Difference { batch_id, rows, found } in comparison.differences.iter().take(20) {
+    for differing in &comparison.differences {
+        let DifferingBatch { rows, found, settled_ago_s, .. } = *differing;
+        *kinds.entry(Difference::of_batch(rows, found, settled_ago_s)).or_default() += 1;
+    }
+    for DifferingBatch { batch_id, rows, found, .. } in comparison.differences.iter().take(20) {
         tracing::error!("batch {batch_id}: SLS should hold {rows} rows of it, it holds {found}");
     }
-    differences
+    kinds
 }

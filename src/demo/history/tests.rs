@@ -2,9 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::rows::{NODE_COLUMNS, PAUSE_COLUMNS, RUN_COLUMNS};
 use super::*;
-use crate::demo::Profile;
+use crate::demo::rows::{NODE_COLUMNS, PAUSE_COLUMNS, RUN_COLUMNS};
+use crate::demo::settings::Profile;
 use crate::record::timestamp::Timestamp;
 
 /// A row: its fields by column.

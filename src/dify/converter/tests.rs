@@ -317,8 +317,8 @@ fn the_log_version_is_below_that_of_the_live_log_and_retries_come_first() {
     let cells: Vec<_> = last.cells.iter().map(Option::as_deref).collect();
     let mut group = LogGroupWriter::default();
     let verdict = Converter::new(&last.conversion(Table::Runs)).unwrap().convert(
-        &cells,
-        Timestamp::INFINITY,
+        ReadRow { cells: &cells, is_offloaded: false },
+        &Bounds::NONE,
         INGEST,
         &mut group,
     );
@@ -375,12 +375,14 @@ fn one_converter_makes_many_logs_of_any_size() {
         let mut held: Vec<_> = row.cells.iter().map(Option::as_deref).collect();
         let error = row.columns.iter().position(|column| column.name == "error").unwrap();
         held[error] = Some(b"\xff");
+        let held = ReadRow { cells: &held, is_offloaded: false };
         assert!(matches!(
-            converter.convert(&held, time(SETTLED), INGEST, &mut group),
+            converter.convert(held, &settled(), INGEST, &mut group),
             Verdict::Hold { .. }
         ));
         let cells: Vec<_> = row.cells.iter().map(Option::as_deref).collect();
-        let verdict = converter.convert(&cells, time(SETTLED), INGEST, &mut group);
+        let fit = ReadRow { cells: &cells, is_offloaded: false };
+        let verdict = converter.convert(fit, &settled(), INGEST, &mut group);
         let Verdict::Log(converted) = verdict else { panic!("{verdict:?}") };
         assert_eq!(converted.digest, row.log_by(&conversion).0.digest);
         sizes += converted.size;
@@ -391,4 +393,38 @@ fn one_converter_makes_many_logs_of_any_size() {
         let outputs = log.contents.iter().find(|(key, _)| *key == b"outputs").unwrap().1;
         assert_eq!(outputs, format!("[\"{}\"]", "中".repeat(n)).as_bytes());
     }
+}
+
+#[test]
+fn a_row_is_judged_as_it_is_when_it_is_read() {
+    let row = newest(Table::NodeExecutions);
+    let cells: Vec<_> = row.cells.iter().map(Option::as_deref).collect();
+    let texts = row.columns.iter().zip(&cells).filter_map(|(column, cell)| {
+        (column.kind == ColumnKind::Text).then_some(cell.map_or(0, <[u8]>::len) as u64)
+    });
+    let text_bytes: u64 = texts.sum();
+    let mut converter = Converter::new(&row.conversion(Table::NodeExecutions)).unwrap();
+    let mut group = LogGroupWriter::default();
+    let mut judge = |is_offloaded, bounds| match converter.convert(
+        ReadRow { cells: &cells, is_offloaded },
+        &bounds,
+        0,
+        &mut group,
+    ) {
+        Verdict::Log(_) => None,
+        Verdict::Hold { reason, finished_at, .. } => {
+            assert_eq!(finished_at, Some(time("2026-03-01 10:00:02.5")));
+            Some(reason)
+        }
+    };
+    let of_size = |row_bytes_max| Bounds { row_bytes_max, ..Bounds::NONE };
+    assert_eq!(judge(false, of_size(text_bytes)), None);
+    assert_eq!(judge(false, of_size(text_bytes - 1)), Some(HoldReason::TooLarge));
+    assert_eq!(judge(true, Bounds::NONE), Some(HoldReason::Offloaded));
+    let kept_since = Some(time("2026-03-01 10:00:02.6"));
+    let young = Bounds { kept_since, ..Bounds::NONE };
+    assert_eq!(judge(false, young), Some(HoldReason::Expired));
+    let settled_before = time("2026-03-01 10:00:02");
+    let unsettled = Bounds { settled_before, ..Bounds::NONE };
+    assert_eq!(judge(false, unsettled), Some(HoldReason::Running));
 }

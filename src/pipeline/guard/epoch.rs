@@ -53,7 +53,7 @@ use crate::sls::groups::{GROUPS_MAX, Group, GroupName};
 /// After so many failures in a row, about a minute, no group is made.
 const ATTEMPTS_MAX: u32 = 12;
 
-/// After so many failures in a row, each of them patient, a process ends that cannot look.
+/// After so many failures in a row, each of them with retries, a process ends that cannot look.
 const LOOKS_FAILED_MAX: u32 = 3;
 
 /// A process and the logstores it will write to.
@@ -243,7 +243,7 @@ impl Epoch {
         Ok(())
     }
 
-    /// Tells the lookout of a look that began at `looked_at`.
+    /// Renews the signing lease after a look that began at `looked_at`.
     fn note(&self, looked_at: i64) {
         // An answer since may have corrected the clock.
         self.signing_lease.renew(looked_at.min(self.client.now()));

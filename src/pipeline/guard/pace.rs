@@ -2,7 +2,7 @@
 //! allow.
 //!
 //! ```text
-//! rows, bytes   before a batch's intent: what waits here is not in the air
+//! rows, bytes   before a batch's intent: what waits here is not in doubt
 //! requests      before every attempt, repetitions too
 //! concurrency   halved by a quota answer; one more after every few successes
 //! ```
@@ -190,7 +190,7 @@ impl Gate {
     }
 }
 
-/// How many attempts may be in flight at once. Pure: halves and creeps as it is told.
+/// How many attempts may be in flight at once. Pure: halves after a refusal, grows with success.
 #[derive(Debug)]
 struct Concurrency {
     limit: u32,

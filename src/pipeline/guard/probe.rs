@@ -1,4 +1,5 @@
-//! The probe: whether SLS refuses a number that it has stored, tried out on a logstore of its own.
+//! The probe: whether SLS refuses a sequence number that it has stored, tested on a logstore of its
+//! own.
 //!
 //! That it does is documented as a concept, not as an interface, so nothing rests on it that was not
 //! seen in this project. The scratch logstore is made for it and deleted after it.

@@ -9,7 +9,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 /// How often bars are drawn.
 pub const DRAW_EVERY: Duration = Duration::from_millis(200);
 
-/// How progress is told. Clones share the terminal.
+/// How progress is shown. Clones share the terminal.
 #[derive(Debug, Clone)]
 pub enum Screen {
     /// A person watches: bars on the terminal.
@@ -30,7 +30,7 @@ impl Screen {
     }
 
     /// Writes a message to standard error, above the bars. That it cannot be written is no error:
-    /// there is nobody who could be told.
+    /// there is nobody who could see it.
     pub fn message(&self, text: &[u8]) {
         let write = || {
             let mut out = std::io::stderr().lock();

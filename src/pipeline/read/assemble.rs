@@ -1,18 +1,25 @@
 //! Reads the rows of a batch, converts them into a log group, and packs it for the wire.
 
+use std::collections::HashMap;
+
 use anyhow::Context as _;
 use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
-use crate::dify::converter::{Converter, Verdict};
-use crate::ledger::intent::{BatchRow, NewHold};
+use crate::dify::converter::{Converter, ReadRow, Verdict};
+use crate::dify::eligibility::Bounds;
+use crate::ledger::hold::NewHold;
+use crate::ledger::intent::BatchRow;
+use crate::pipeline::read::batching::Sought;
 use crate::record::digest::Digest;
 use crate::record::hold::HoldReason;
 use crate::record::seal::Seal;
-use crate::record::timestamp::Timestamp;
-use crate::sls::tags::{BATCH_TAG, DIGEST_TAG, LOG_SOURCE, ROWS_TAG, SEAL_TAG};
+use crate::sls::tags::{
+    ATTEMPT_TAG, BATCH_TAG, CONVERSION_TAG, DIGEST_TAG, LOG_SOURCE, ROWS_TAG, SEAL_TAG,
+};
 use crate::source::Source;
+use crate::source::catalog::Shape;
 use crate::wire::compression::Lz4;
 use crate::wire::log_group::LogGroupWriter;
 
@@ -25,6 +32,8 @@ const KEEP_BYTES: usize = 3 << 20;
 /// Makes batches by one conversion; its buffers are kept from one batch to the next.
 pub struct Assembler {
     conversion: Conversion,
+    fingerprint: String,
+    shape: Shape,
     converter: Converter,
     group: LogGroupWriter,
     lz4: Lz4,
@@ -37,12 +46,29 @@ pub struct Assembled {
     pub rows: Vec<BatchRow>,
     pub digest: Digest,
     pub not_json: u32,
-    /// Rows that turned out not to be fit.
+    /// Rows that turned out not to be fit, or were not there any more.
     pub holds: Vec<NewHold>,
-    /// Rows that were not there any more.
-    pub gone: Vec<Uuid>,
     /// Rows that grew since they were looked at, so that the group has no room for them.
-    pub left_over: Vec<Uuid>,
+    pub left_over: Vec<Sought>,
+}
+
+/// By what a batch's copies in SLS are known.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchName {
+    /// Its ledger's.
+    pub seal: Seal,
+    pub batch_id: Uuid,
+    /// Which of its sendings it is, from 1: each is on a number of its own, so copies that should
+    /// not be can be told apart.
+    pub sending: u32,
+}
+
+impl Assembled {
+    /// Rows that were not in the table when they were read.
+    pub fn missing(&self) -> Vec<Uuid> {
+        let missing = self.holds.iter().filter(|hold| hold.reason == HoldReason::Missing);
+        missing.map(|hold| hold.row_id).collect()
+    }
 }
 
 /// A batch as it goes over the wire.
@@ -55,56 +81,65 @@ pub struct Packed {
 }
 
 impl Assembler {
-    /// Fails when the conversion's columns are not those of a Dify table.
-    pub fn new(conversion: Conversion) -> anyhow::Result<Self> {
+    /// Reads from a table of that shape. Fails when the conversion's columns are not those of a
+    /// Dify table.
+    pub fn new(conversion: Conversion, shape: Shape) -> anyhow::Result<Self> {
         Ok(Self {
             converter: Converter::new(&conversion)?,
+            fingerprint: conversion.fingerprint(),
             conversion,
+            shape,
             group: LogGroupWriter::default(),
             lz4: Lz4::default(),
         })
     }
 
-    /// Reads rows `ids` and fills the group with their logs. Rows that finished after
-    /// `settled_before` are held.
+    /// Reads `rows` and fills the group with their logs. What a row's head told may not be true any
+    /// more, so each is judged by its bounds as it is now.
     pub async fn fill(
         &mut self,
         source: &Source,
-        ids: &[Uuid],
-        settled_before: Timestamp,
+        rows: &[Sought],
+        bounds: &Bounds,
         ingest_time: u32,
     ) -> anyhow::Result<Assembled> {
         self.group.clear(KEEP_BYTES);
         let mut assembled = Assembled::default();
-        let Self { conversion, converter, group, .. } = self;
-        let mut read = std::collections::HashSet::with_capacity(ids.len());
+        let Self { conversion, shape, converter, group, .. } = self;
+        let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
+        let mut missing: HashMap<Uuid, Sought> = rows.iter().map(|row| (row.id, *row)).collect();
         source
-            .read(conversion.table, &conversion.columns, ids, |cells| {
-                let verdict = converter.convert(cells, settled_before, ingest_time, group);
-                read.insert(place(verdict, group, &mut assembled));
+            .read(shape, &conversion.columns, &ids, |cells, is_offloaded| {
+                let row = ReadRow { cells, is_offloaded };
+                let verdict = converter.convert(row, bounds, ingest_time, group);
+                place(verdict, bounds, group, &mut missing, &mut assembled);
             })
             .await?;
-        assembled.gone = ids.iter().filter(|id| !read.contains(*id)).copied().collect();
+        let missing = rows.iter().filter(|row| missing.contains_key(&row.id));
+        assembled.holds.extend(missing.map(missed));
         Ok(assembled)
     }
 
     /// Ends the group with what describes it, and compresses it.
-    pub fn pack(&mut self, seal: &Seal, batch_id: Uuid, assembled: &Assembled) -> Packed {
-        let raw_size = self.finish(seal, batch_id, assembled);
+    pub fn pack(&mut self, name: BatchName, assembled: &Assembled) -> Packed {
+        let raw_size = self.finish(name, assembled);
         let body = self.lz4.compress(self.group.bytes());
         Packed { body, raw_size }
     }
 
     /// Ends the group with what describes it; gives its bytes before compression.
-    pub fn finish(&mut self, seal: &Seal, batch_id: Uuid, assembled: &Assembled) -> usize {
+    pub fn finish(&mut self, name: BatchName, assembled: &Assembled) -> usize {
+        let BatchName { seal, batch_id, sending } = name;
         let batch = format!("{}/{batch_id}", seal.ledger_id);
         let sealed = seal.of(batch_id, assembled.rows.len() as u64, assembled.digest);
+        let attempt = sending.to_string();
         let (rows, digest) = (assembled.rows.len().to_string(), assembled.digest.to_string());
         let tags = [
             (BATCH_TAG, batch.as_str()),
-            ("__attempt__", "1"),
+            (ATTEMPT_TAG, &attempt),
             (ROWS_TAG, &rows),
             (DIGEST_TAG, &digest),
+            (CONVERSION_TAG, &self.fingerprint),
             (SEAL_TAG, &sealed),
         ];
         self.group.finish(Some(""), Some(LOG_SOURCE), &tags);
@@ -126,38 +161,68 @@ impl Assembler {
     }
 }
 
-/// Notes what became of a row, and takes its log back if the group is too large with it.
-fn place(verdict: Verdict, group: &mut LogGroupWriter, assembled: &mut Assembled) -> Uuid {
+/// Notes what became of a row, which is not `missing` then, and takes its log back if the group is
+/// too large with it.
+fn place(
+    verdict: Verdict,
+    bounds: &Bounds,
+    group: &mut LogGroupWriter,
+    missing: &mut HashMap<Uuid, Sought>,
+    assembled: &mut Assembled,
+) {
     let converted = match verdict {
         Verdict::Log(converted) => converted,
-        Verdict::Hold { row_id, created_at, reason, detail } => {
-            let finished_at = None;
-            assembled.holds.push(NewHold { row_id, created_at, finished_at, reason, detail });
-            return row_id;
+        Verdict::Hold { row_id, created_at, finished_at, reason, detail } => {
+            missing.remove(&row_id);
+            let look_again = bounds.look_again(reason, created_at, finished_at);
+            assembled.holds.push(NewHold {
+                row_id,
+                created_at,
+                finished_at,
+                reason,
+                detail,
+                look_again,
+            });
+            return;
         }
     };
-    let row_id = converted.row_id;
+    let sought = missing.remove(&converted.row_id);
     if group.bytes().len() <= GROUP_BYTES_MAX {
         assembled.rows.push(BatchRow {
-            id: row_id,
+            id: converted.row_id,
             created_at: converted.created_at,
             finished_at: converted.finished_at,
         });
         assembled.digest.add(converted.digest);
         assembled.not_json += converted.not_json;
-        return row_id;
+        return;
     }
     group.pop_log(converted.size);
     if converted.size > GROUP_BYTES_MAX {
+        let reason = HoldReason::TooLarge;
         assembled.holds.push(NewHold {
-            row_id,
+            row_id: converted.row_id,
             created_at: converted.created_at,
             finished_at: Some(converted.finished_at),
-            reason: HoldReason::TooLarge,
+            reason,
             detail: format!("its log has {} bytes, SLS takes 10 MB", converted.size),
+            look_again: reason.look_again(),
         });
     } else {
-        assembled.left_over.push(row_id);
+        assembled.left_over.extend(sought);
     }
-    row_id
+}
+
+/// A row that was looked at and is not there when it is read: it was deleted, or another replica was
+/// asked.
+pub fn missed(row: &Sought) -> NewHold {
+    let reason = HoldReason::Missing;
+    NewHold {
+        row_id: row.id,
+        created_at: row.created_at,
+        finished_at: row.finished_at,
+        reason,
+        detail: "it was not in the table when it was read".to_owned(),
+        look_again: reason.look_again(),
+    }
 }

@@ -4,9 +4,9 @@ use std::collections::{HashSet, VecDeque};
 
 use uuid::Uuid;
 
-use crate::dify::eligibility::hold_reason;
-use crate::ledger::intent::NewHold;
-use crate::record::hold::HoldReason;
+use crate::dify::eligibility::{Bounds, Facts, hold_reason};
+use crate::ledger::hold::NewHold;
+use crate::record::hold::{HoldReason, LookAgain};
 use crate::record::key::Key;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -19,8 +19,6 @@ pub struct BatchLimits {
     pub batch_bytes: u64,
     /// SLS refuses more logs in one request.
     pub batch_logs_max: u32,
-    /// A row whose text is larger is held without being read.
-    pub row_bytes_max: u64,
 }
 
 /// What becomes of a row, as far as its head tells.
@@ -29,7 +27,9 @@ pub enum Fate {
     /// Read it.
     Take { log_bytes_max: u64 },
     /// Pass it over.
-    Hold(HoldReason, String),
+    Hold { reason: HoldReason, detail: String, look_again: LookAgain },
+    /// Pass it over, and only count it: it is too old for its logstore.
+    Expired,
     /// A live batch or an open hold has it.
     Already,
     /// It is in the book of holds, but not in the table any more.
@@ -46,14 +46,24 @@ pub struct Candidate {
     pub fate: Fate,
 }
 
+/// A row that is to be read.
+#[derive(Debug, Clone, Copy)]
+pub struct Sought {
+    pub id: Uuid,
+    pub created_at: Timestamp,
+    /// `None`: not finished, or not known.
+    pub finished_at: Option<Timestamp>,
+}
+
 /// The rows of the next step.
 #[derive(Debug, Clone, Default)]
 pub struct Cut {
-    /// Rows to read.
-    pub take: Vec<Uuid>,
+    pub take: Vec<Sought>,
     /// No more bytes than that come of them, unless they change.
     pub take_bytes: u64,
     pub holds: Vec<NewHold>,
+    /// Rows that are too old for their logstore.
+    pub expired: u64,
     pub already: Vec<Uuid>,
     pub gone: Vec<Uuid>,
     /// The last row's key; `None` if there is no row.
@@ -61,51 +71,19 @@ pub struct Cut {
 }
 
 /// What a row's head tells of its fate.
-pub fn fate(
-    table: Table,
-    head: &Head,
-    known: &HashSet<Uuid>,
-    settled_before: Timestamp,
-    kept_since: Option<Timestamp>,
-    limits: &BatchLimits,
-) -> Fate {
+pub fn fate(table: Table, head: &Head, known: &HashSet<Uuid>, bounds: &Bounds) -> Fate {
     if known.contains(&head.row_id) {
         return Fate::Already;
     }
-    let verdict =
-        hold_reason(table, &head.status, head.created_at, head.finished_at, settled_before);
-    if let Some((reason, detail)) = verdict {
-        return Fate::Hold(reason, detail);
-    }
-    if let (Some(since), Some(finished_at)) = (kept_since, head.finished_at)
-        && finished_at < since
-    {
-        let detail = format!("it finished at {finished_at}, logs are kept since {since}");
-        return Fate::Hold(HoldReason::Expired, detail);
-    }
-    if head.offloaded {
-        let detail = "its full payload lies in object storage".to_owned();
-        return Fate::Hold(HoldReason::Offloaded, detail);
-    }
-    if head.text_bytes > limits.row_bytes_max {
-        let detail = format!("its text has {} bytes", head.text_bytes);
-        return Fate::Hold(HoldReason::TooLarge, detail);
-    }
-    Fate::Take { log_bytes_max: head.log_bytes_max() }
-}
-
-/// The fate of a row that would be taken, where another writer may have stored what has finished
-/// since `live_since`.
-pub fn unless_live(fate: Fate, head: &Head, live_since: Option<Timestamp>) -> Fate {
-    match (&fate, live_since, head.finished_at) {
-        (Fate::Take { .. }, Some(since), Some(finished_at)) if finished_at >= since => {
-            let detail = format!(
-                "it finished at {finished_at}; rows that have finished since {since} may have been \
-                 stored by another writer"
-            );
-            Fate::Hold(HoldReason::LiveUnclear, detail)
+    let Head { created_at, finished_at, text_bytes, .. } = *head;
+    let is_offloaded = head.offloaded;
+    let facts = Facts { status: &head.status, created_at, finished_at, text_bytes, is_offloaded };
+    match hold_reason(table, &facts, bounds) {
+        Some((reason, detail)) => {
+            let look_again = bounds.look_again(reason, created_at, finished_at);
+            Fate::Hold { reason, detail, look_again }
         }
-        _ => fate,
+        None => Fate::Take { log_bytes_max: head.log_bytes_max() },
     }
 }
 
@@ -141,10 +119,16 @@ pub fn cut(pending: &mut VecDeque<Candidate>, limits: &BatchLimits, rows_max: u6
         cut.position = Some(candidate.key);
         let Candidate { row_id, created_at, finished_at, .. } = candidate;
         match candidate.fate {
-            Fate::Take { .. } => cut.take.push(row_id),
-            Fate::Hold(reason, detail) => {
-                cut.holds.push(NewHold { row_id, created_at, finished_at, reason, detail });
-            }
+            Fate::Take { .. } => cut.take.push(Sought { id: row_id, created_at, finished_at }),
+            Fate::Hold { reason, detail, look_again } => cut.holds.push(NewHold {
+                row_id,
+                created_at,
+                finished_at,
+                reason,
+                detail,
+                look_again,
+            }),
+            Fate::Expired => cut.expired += 1,
             Fate::Already => cut.already.push(row_id),
             Fate::Gone => cut.gone.push(row_id),
         }
@@ -157,8 +141,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const LIMITS: BatchLimits =
-        BatchLimits { batch_bytes: 100, batch_logs_max: 4, row_bytes_max: 1000 };
+    const LIMITS: BatchLimits = BatchLimits { batch_bytes: 100, batch_logs_max: 4 };
 
     fn candidates(fates: &[Fate]) -> VecDeque<Candidate> {
         let candidate = |(index, fate): (usize, &Fate)| Candidate {
@@ -174,7 +157,12 @@ mod tests {
     fn any_fate() -> impl Strategy<Value = Fate> {
         prop_oneof![
             4 => (1u64..150).prop_map(|log_bytes_max| Fate::Take { log_bytes_max }),
-            1 => Just(Fate::Hold(HoldReason::Running, String::new())),
+            1 => Just(Fate::Hold {
+                reason: HoldReason::Running,
+                detail: String::new(),
+                look_again: LookAgain::EveryRun,
+            }),
+            1 => Just(Fate::Expired),
             1 => Just(Fate::Already),
             1 => Just(Fate::Gone),
         ]
@@ -191,6 +179,7 @@ mod tests {
                 let enough = is_enough(&pending, &LIMITS, rows_max);
                 let cut = cut(&mut pending, &LIMITS, rows_max);
                 rows += cut.take.len() + cut.holds.len() + cut.already.len() + cut.gone.len();
+                rows += cut.expired as usize;
                 prop_assert!(cut.take.len() as u64 <= rows_max.min(4));
                 prop_assert!(cut.take_bytes <= 100 || cut.take.len() == 1);
                 prop_assert!(cut.position > last, "the position moves");
@@ -202,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fate_follows_the_rules_in_their_order() {
+    fn a_head_is_judged_unless_the_row_is_known() {
         let head = Head {
             key: Key::START,
             row_id: Uuid::from_u128(1),
@@ -212,39 +201,24 @@ mod tests {
             text_bytes: 10,
             offloaded: false,
         };
-        let (none, now) = (HashSet::new(), Timestamp::from_unix_s(100));
-        let kept_since = Some(Timestamp::from_unix_s(10));
+        let bounds = Bounds { row_bytes_max: 10, ..Bounds::NONE };
         let reason = |head: &Head, known: &HashSet<Uuid>| match fate(
             Table::NodeExecutions,
             head,
             known,
-            now,
-            kept_since,
-            &LIMITS,
+            &bounds,
         ) {
-            Fate::Hold(reason, _) => reason.name(),
+            Fate::Hold { reason, .. } => reason.name(),
             Fate::Take { .. } => "take",
             Fate::Already => "already",
-            Fate::Gone => "gone",
+            Fate::Expired | Fate::Gone => "another",
         };
+        let none = HashSet::new();
         assert_eq!(reason(&head, &none), "take");
-        assert_eq!(reason(&head, &HashSet::from([head.row_id])), "already");
-        let large = Head { text_bytes: 1001, ..head.clone() };
+        let large = Head { text_bytes: 11, ..head.clone() };
         assert_eq!(reason(&large, &none), "too large");
-        let offloaded = Head { offloaded: true, ..large };
+        let offloaded = Head { offloaded: true, ..head };
         assert_eq!(reason(&offloaded, &none), "offloaded");
-        let expired = Head { finished_at: Some(Timestamp::from_unix_s(9)), ..offloaded.clone() };
-        assert_eq!(reason(&expired, &none), "expired");
-        for (since, wanted) in [(10, "live?"), (11, "take")] {
-            let fate = fate(Table::NodeExecutions, &head, &none, now, kept_since, &LIMITS);
-            let fate = unless_live(fate, &head, Some(Timestamp::from_unix_s(since)));
-            let reason = match &fate {
-                Fate::Hold(reason, _) => reason.name(),
-                _ => "take",
-            };
-            assert_eq!(reason, wanted);
-        }
-        let running = Head { status: b"running".to_vec(), ..expired };
-        assert_eq!(reason(&running, &none), "running");
+        assert_eq!(reason(&offloaded, &HashSet::from([offloaded.row_id])), "already");
     }
 }

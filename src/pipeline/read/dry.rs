@@ -14,10 +14,11 @@ use crate::dify::conversion::Conversion;
 use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::watch::Watch;
-use crate::pipeline::read::assemble::Assembler;
+use crate::pipeline::read::assemble::{Assembler, BatchName};
 use crate::pipeline::read::range_scan::{RangeScan, ScanSettings};
 use crate::pipeline::read::range_size::range_step;
 use crate::pipeline::shutdown::Shutdown;
+use crate::record::hold::HoldReason;
 use crate::record::key::{Key, KeyOrder};
 use crate::record::seal::Seal;
 use crate::source::scope::{Scope, Span};
@@ -28,7 +29,6 @@ pub struct Estimate {
     pub seen: u64,
     pub live: u64,
     pub held: BTreeMap<String, u64>,
-    pub gone: u64,
     pub batches: u64,
     pub raw_bytes: u64,
     pub body_bytes: u64,
@@ -42,7 +42,6 @@ impl Estimate {
         for (reason, rows) in &other.held {
             *self.held.entry(reason.clone()).or_default() += rows;
         }
-        self.gone += other.gone;
         self.batches += other.batches;
         self.raw_bytes += other.raw_bytes;
         self.body_bytes += other.body_bytes;
@@ -109,9 +108,10 @@ impl DryRun {
         let mut estimate = Estimate::default();
         let watch = Arc::new(Watch::new(&self.progress));
         let mut scan = RangeScan::of_span(self.scan.clone(), scope.clone(), span, watch);
-        let mut assembler = Assembler::new(self.conversion.clone())?;
+        let mut assembler = Assembler::new(self.conversion.clone(), self.scan.shape.clone())?;
         // Nobody will read it.
         let seal = Seal::new(Uuid::nil(), [0; 32]);
+        let name = BatchName { seal, batch_id: Uuid::nil(), sending: 1 };
         let logs_max = u64::from(self.scan.limits.batch_logs_max);
         while !shutdown.is_asked() {
             let mut taken = self.rows.take(logs_max);
@@ -124,19 +124,16 @@ impl DryRun {
             let _memory = self.memory.take(cut.take_bytes).await;
             let mut holds = cut.holds;
             let mut rest = cut.take;
-            let seen = (rest.len() + holds.len() + cut.gone.len()) as u64;
+            let seen = (rest.len() + holds.len()) as u64 + cut.expired;
             estimate.seen += seen;
             self.progress.seen.fetch_add(seen, Ordering::Relaxed);
-            estimate.gone += cut.gone.len() as u64;
             while !rest.is_empty() {
-                let settled_before = self.scan.settled_before;
-                let mut assembled =
-                    assembler.fill(&self.scan.source, &rest, settled_before, 0).await?;
+                let ScanSettings { source, bounds, .. } = &self.scan;
+                let mut assembled = assembler.fill(source, &rest, bounds, 0).await?;
                 rest = std::mem::take(&mut assembled.left_over);
                 holds.append(&mut assembled.holds);
-                estimate.gone += assembled.gone.len() as u64;
                 if !assembled.rows.is_empty() {
-                    let packed = assembler.pack(&seal, Uuid::nil(), &assembled);
+                    let packed = assembler.pack(name, &assembled);
                     estimate.batches += 1;
                     estimate.live += assembled.rows.len() as u64;
                     estimate.raw_bytes += packed.raw_size as u64;
@@ -145,8 +142,12 @@ impl DryRun {
                     estimate.not_json += u64::from(assembled.not_json);
                 }
             }
-            for hold in holds {
-                *estimate.held.entry(hold.reason.name().to_owned()).or_default() += 1;
+            for reason in holds.iter().map(|hold| hold.reason) {
+                *estimate.held.entry(reason.name().to_owned()).or_default() += 1;
+            }
+            if cut.expired > 0 {
+                let expired = HoldReason::Expired.name().to_owned();
+                *estimate.held.entry(expired).or_default() += cut.expired;
             }
         }
         Ok(estimate)

@@ -9,17 +9,18 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
+use crate::dify::eligibility::Bounds;
 use crate::ledger::intent::{NewBatch, Step};
 use crate::ledger::range::Lease;
 use crate::pipeline::guard::budget::{MemoryBudget, TakenMemory, TakenRows};
 use crate::pipeline::progress::watch::Watch;
-use crate::pipeline::read::assemble::{Assembled, Assembler, Packed};
+use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed};
 use crate::pipeline::read::scanner::{Rows, Scanned, ScannedWork};
 use crate::pipeline::send::age::LogSpan;
 use crate::record::seal::Seal;
-use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
 use crate::source::Source;
+use crate::source::catalog::Shape;
 
 /// What is ready to be uploaded.
 pub struct Prepared {
@@ -30,10 +31,8 @@ pub struct Prepared {
 
 pub enum ReadyWork {
     Step(Box<ReadyStep>),
-    /// The range is read to its end. `rows_counted`: rows in it by one count.
-    End {
-        rows_counted: Option<u64>,
-    },
+    /// The range is read to its end.
+    End,
 }
 
 /// A step for the ledger, and for SLS if there is a batch in it.
@@ -62,8 +61,8 @@ pub struct PreparerParts {
     pub seal: Seal,
     pub conversion_id: i64,
     pub conversion: Conversion,
-    /// Rows that finished later are held.
-    pub settled_before: Timestamp,
+    pub shape: Shape,
+    pub bounds: Bounds,
     /// Knows SLS's clock.
     pub client: Client,
     pub memory: MemoryBudget,
@@ -79,7 +78,7 @@ pub struct Preparer {
 impl Preparer {
     /// Fails when the conversion's columns are not those of a Dify table.
     pub fn new(parts: PreparerParts, watch: Arc<Watch>) -> anyhow::Result<Self> {
-        let assembler = Assembler::new(parts.conversion.clone())?;
+        let assembler = Assembler::new(parts.conversion.clone(), parts.shape.clone())?;
         Ok(Self { parts, watch, assembler })
     }
 
@@ -98,9 +97,8 @@ impl Preparer {
             };
             let Some(Scanned { lease, next }) = next else { break };
             match next {
-                ScannedWork::End { rows_counted } => {
-                    let work = ReadyWork::End { rows_counted };
-                    if sender.send(Prepared { lease, work }).await.is_err() {
+                ScannedWork::End => {
+                    if sender.send(Prepared { lease, work: ReadyWork::End }).await.is_err() {
                         break;
                     }
                 }
@@ -114,7 +112,7 @@ impl Preparer {
                             ready.with_context(|| format!("read range {range_id} of {table}"))?;
                         let work = ReadyWork::Step(Box::new(ready));
                         permit.send(Prepared { lease: lease.clone(), work });
-                        if rows.row_ids.is_empty() {
+                        if rows.take.is_empty() {
                             break;
                         }
                     }
@@ -132,20 +130,19 @@ impl Preparer {
     ) -> anyhow::Result<ReadyStep> {
         let ingest_time = u32::try_from(self.parts.client.now()).unwrap_or(u32::MAX);
         let mut assembled = Assembled::default();
-        let row_ids = std::mem::take(&mut rows.row_ids);
-        if !row_ids.is_empty() {
-            let PreparerParts { source, settled_before, .. } = &self.parts;
-            assembled = self.assembler.fill(source, &row_ids, *settled_before, ingest_time).await?;
+        let take = std::mem::take(&mut rows.take);
+        if !take.is_empty() {
+            let PreparerParts { source, bounds, .. } = &self.parts;
+            assembled = self.assembler.fill(source, &take, bounds, ingest_time).await?;
         }
         // Rows that grew since they were looked at are left over.
-        rows.row_ids = std::mem::take(&mut assembled.left_over);
+        rows.take = std::mem::take(&mut assembled.left_over);
         let table = rows.step.table;
         let mut step = std::mem::replace(&mut rows.step, Step::of(table));
-        let left_over = rows.taken.split_off(rows.row_ids.len() as u64);
+        let left_over = rows.taken.split_off(rows.take.len() as u64);
         let taken = std::mem::replace(&mut rows.taken, left_over);
         step.holds.append(&mut assembled.holds);
-        step.gone.append(&mut assembled.gone);
-        if !rows.row_ids.is_empty() {
+        if !rows.take.is_empty() {
             rows.step.position = step.position.take();
         }
         let ready_batch = match assembled.rows.is_empty() {
@@ -160,7 +157,8 @@ impl Preparer {
     async fn pack(&mut self, assembled: Assembled, ingest_time: u32) -> anyhow::Result<ReadyBatch> {
         let PreparerParts { seal, conversion, conversion_id, .. } = &self.parts;
         let id = Uuid::now_v7();
-        let raw_size = self.assembler.finish(seal, id, &assembled);
+        let name = BatchName { seal: *seal, batch_id: id, sending: 1 };
+        let raw_size = self.assembler.finish(name, &assembled);
         let packed = self.assembler.compress().await?;
         let span = LogSpan::of(&assembled.rows, conversion.log_time, ingest_time);
         let Assembled { rows, digest, not_json, .. } = assembled;

@@ -1,16 +1,20 @@
 //! Looks ahead: the next rows of a range, page by page, until a batch can be cut.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::dify::eligibility::Bounds;
 use crate::ledger::Ledger;
+use crate::ledger::hold::{HeldRow, HoldsSpan};
 use crate::ledger::range::{Lease, RangeKind};
 use crate::pipeline::progress::watch::Watch;
+use crate::pipeline::read::assemble::missed;
 use crate::pipeline::read::batching::{
-    BatchLimits, Candidate, Cut, Fate, cut, fate, is_enough, unless_live,
+    BatchLimits, Candidate, Cut, Fate, Sought, cut, fate, is_enough,
 };
+use crate::record::hold::{HoldReason, LookAgain};
 use crate::record::key::{Key, KeyOrder};
 use crate::record::timestamp::Timestamp;
 use crate::source::Source;
@@ -28,7 +32,7 @@ const PENDING_ROWS_MAX: usize = 2 * PAGE_ROWS as usize;
 /// most, each of which may cost a random page or two.
 const WALK_ENTRIES_MAX: u32 = 4 * PAGE_ROWS;
 
-/// Where a range's rows come from, and by what they are judged.
+/// Where a range's rows come from, and by which rules their fate is decided.
 #[derive(Clone)]
 pub struct ScanSettings {
     pub source: Source,
@@ -36,14 +40,9 @@ pub struct ScanSettings {
     pub ledger: Option<Ledger>,
     pub shape: Shape,
     pub limits: BatchLimits,
-    /// Rows that finished later are held.
-    pub settled_before: Timestamp,
-    /// Held rows that are running and were created earlier are not looked at again.
-    pub abandoned_before: Timestamp,
-    /// Rows that finished earlier are held `expired`; `None`: none is too old.
-    pub kept_since: Option<Timestamp>,
-    /// Rows that have finished since are held `live?`; `None`: nobody else has stored them.
-    pub live_since: Option<Timestamp>,
+    pub bounds: Bounds,
+    /// A held row that has been missing for longer is gone.
+    pub missed_before: Timestamp,
 }
 
 /// The rows of one range, in order.
@@ -60,7 +59,7 @@ pub struct RangeScan {
 /// How the rows are found.
 enum Rows {
     Keys { scope: Scope, upto: Option<Key> },
-    Holds { pass_id: i64, ledger: Ledger },
+    Holds { look_again: LookAgain, upto: Option<Key>, ledger: Ledger },
 }
 
 impl RangeScan {
@@ -72,8 +71,8 @@ impl RangeScan {
         watch: Arc<Watch>,
     ) -> Self {
         let rows = match (lease.kind, &settings.ledger) {
-            (RangeKind::Holds, Some(ledger)) => {
-                Rows::Holds { pass_id: lease.pass_id, ledger: ledger.clone() }
+            (RangeKind::Holds(look_again), Some(ledger)) => {
+                Rows::Holds { look_again, upto: lease.upto, ledger: ledger.clone() }
             }
             _ => Rows::Keys { scope, upto: lease.upto },
         };
@@ -125,10 +124,13 @@ impl RangeScan {
                     (Some(last), _) => self.after = last.key,
                     (None, _) => {}
                 }
-                self.classify(heads, true).await?
+                let mut page = self.classify(heads, true).await?;
+                page.iter_mut().for_each(count_expired);
+                page
             }
-            Rows::Holds { pass_id, ledger } => {
-                let page = self.fetch_holds(*pass_id, ledger).await?;
+            Rows::Holds { look_again, upto, ledger } => {
+                let span = HoldsSpan { look_again: *look_again, after: self.after, upto: *upto };
+                let page = self.fetch_holds(&span, ledger).await?;
                 self.is_exhausted = page.len() < PAGE_ROWS as usize;
                 if let Some(last) = page.last() {
                     self.after = last.key;
@@ -140,45 +142,89 @@ impl RangeScan {
         Ok(())
     }
 
-    async fn fetch_holds(&self, pass_id: i64, ledger: &Ledger) -> anyhow::Result<Vec<Candidate>> {
-        let ScanSettings { source, shape, abandoned_before, .. } = &self.settings;
-        let held = ledger.next_holds(pass_id, self.after.id, *abandoned_before, PAGE_ROWS);
+    async fn fetch_holds(
+        &self,
+        span: &HoldsSpan,
+        ledger: &Ledger,
+    ) -> anyhow::Result<Vec<Candidate>> {
+        let ScanSettings { source, shape, missed_before, .. } = &self.settings;
+        let held = ledger.next_holds(shape.table, span, PAGE_ROWS);
         let held = self.watch.ledger(held).await?;
-        let ids: Vec<Uuid> = held.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<Uuid> = held.iter().map(|row| row.row_id).collect();
         let heads = source.page_of(shape, &ids).await?;
-        let found: HashSet<Uuid> = heads.iter().map(|head| head.row_id).collect();
-        let mut page = self.classify(heads, false).await?;
-        let gone = held.into_iter().filter(|(id, _)| !found.contains(id));
-        page.extend(gone.map(|(row_id, created_at)| Candidate {
-            key: Key::walk(row_id),
-            row_id,
-            created_at,
-            finished_at: None,
-            fate: Fate::Gone,
-        }));
-        page.sort_unstable_by_key(|candidate| candidate.key);
-        Ok(page)
+        let found = self.classify(heads, false).await?;
+        let mut found: HashMap<Uuid, Candidate> =
+            found.into_iter().map(|candidate| (candidate.row_id, candidate)).collect();
+        let page = held.iter().map(|row| match found.remove(&row.row_id) {
+            Some(candidate) => Candidate { key: row.key, ..candidate },
+            None => missing(row, *missed_before),
+        });
+        Ok(page.collect())
     }
 
     /// Decides the rows' fates. Held rows count as known, unless it is them that are tried again.
     async fn classify(&self, heads: Vec<Head>, know_held: bool) -> anyhow::Result<Vec<Candidate>> {
-        let ScanSettings { ledger, shape, limits, settled_before, kept_since, .. } = &self.settings;
+        let ScanSettings { ledger, shape, bounds, .. } = &self.settings;
         let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
         let known = match ledger {
             Some(ledger) => self.watch.ledger(ledger.known(shape.table, &rows, know_held)).await?,
             None => HashSet::new(),
         };
-        let fate = |head: &Head| {
-            let fate = fate(shape.table, head, &known, *settled_before, *kept_since, limits);
-            unless_live(fate, head, self.settings.live_since)
-        };
         let candidate = |head: Head| Candidate {
-            fate: fate(&head),
+            fate: fate(shape.table, &head, &known, bounds),
             key: head.key,
             row_id: head.row_id,
             created_at: head.created_at,
             finished_at: head.finished_at,
         };
         Ok(heads.into_iter().map(candidate).collect())
+    }
+}
+
+/// A row that is read in the order of a key can be found there again, so that it need not be held
+/// by its id for being too old: there may be millions of them.
+fn count_expired(candidate: &mut Candidate) {
+    if let Fate::Hold { reason: HoldReason::Expired, .. } = candidate.fate {
+        candidate.fate = Fate::Expired;
+    }
+}
+
+/// A held row that is not in the table. Another replica may have it, or it may come back: it is gone
+/// only when it was missed long before.
+fn missing(row: &HeldRow, missed_before: Timestamp) -> Candidate {
+    let HeldRow { key, row_id, created_at, finished_at, reason } = *row;
+    let fate = if reason == HoldReason::Missing && key.at < missed_before {
+        Fate::Gone
+    } else {
+        let hold = missed(&Sought { id: row_id, created_at, finished_at });
+        Fate::Hold { reason: hold.reason, detail: hold.detail, look_again: hold.look_again }
+    };
+    Candidate { key, row_id, created_at, finished_at, fate }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_row_is_gone_only_when_it_was_missed_long_before() {
+        let at = Timestamp::from_unix_s;
+        let row = |reason, held_s| HeldRow {
+            key: Key::time(at(held_s), Uuid::nil()),
+            row_id: Uuid::nil(),
+            created_at: at(0),
+            finished_at: None,
+            reason,
+        };
+        for (reason, held_s, is_gone) in [
+            (HoldReason::Running, 1, false),
+            (HoldReason::Missing, 100, false),
+            (HoldReason::Missing, 99, true),
+        ] {
+            let fate = missing(&row(reason, held_s), at(100)).fate;
+            assert_eq!(matches!(fate, Fate::Gone), is_gone, "{reason:?} {held_s}");
+            let is_missing = matches!(fate, Fate::Hold { reason: HoldReason::Missing, .. });
+            assert_eq!(is_missing, !is_gone, "{reason:?} {held_s}");
+        }
     }
 }

@@ -6,21 +6,21 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::{Mutex, mpsc};
-use uuid::Uuid;
 
 use crate::ledger::Ledger;
-use crate::ledger::intent::Step;
+use crate::ledger::hold::HoldsToTry;
+use crate::ledger::intent::{Expired, Step};
 use crate::ledger::process::Process;
 use crate::ledger::range::{Lease, RangeKind, Work};
 use crate::pipeline::guard::budget::{RowBudget, TakenRows};
 use crate::pipeline::guard::health_gate::HealthGate;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::watch::Watch;
+use crate::pipeline::read::batching::Sought;
 use crate::pipeline::read::range_scan::{RangeScan, ScanSettings};
 use crate::pipeline::read::range_size::{next_range_rows, range_step};
 use crate::pipeline::shutdown::Shutdown;
-use crate::record::key::KeyOrder;
-use crate::source::scope::{Scope, Span};
+use crate::source::scope::Scope;
 
 /// How long a worker without work waits before it asks again.
 const IDLE: Duration = Duration::from_millis(100);
@@ -34,17 +34,15 @@ pub struct Scanned {
 
 pub enum ScannedWork {
     Rows(Box<Rows>),
-    /// Nothing: it is read to its end. `rows_counted`: rows in it by one count.
-    End {
-        rows_counted: Option<u64>,
-    },
+    /// Nothing: it is read to its end.
+    End,
 }
 
 /// Rows that are to be read.
 pub struct Rows {
     /// With the rows that are passed over.
     pub step: Step,
-    pub row_ids: Vec<Uuid>,
+    pub take: Vec<Sought>,
     /// No more bytes than that come of them, unless they change.
     pub bytes: u64,
     /// To be spent when they are in the ledger.
@@ -55,15 +53,7 @@ pub struct Rows {
 struct Range {
     /// It stands behind the last row that was looked at.
     lease: Lease,
-    scope: Scope,
     scan: RangeScan,
-}
-
-/// Whether the rows of a range are counted once more when it is done: the check of the reading.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recount {
-    Yes,
-    No,
 }
 
 /// What the scanners of one pass work with.
@@ -78,12 +68,11 @@ pub struct ScannerParts {
     /// About how many rows a range has at most.
     pub range_rows: u32,
     pub workers: u32,
-    pub recount: Recount,
     pub rows: RowBudget,
     pub health: Arc<HealthGate>,
     pub progress: Arc<Progress>,
-    /// Whether only the pass's holds are to be tried, not its key space.
-    pub only_holds: bool,
+    /// Which held rows are tried again when the pass's key space is cut.
+    pub holds: HoldsToTry,
     /// Held by who looks for a range: two that cut at once would cut the same one.
     pub cutting: Arc<Mutex<()>>,
 }
@@ -121,7 +110,7 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// `owned` is told of every range that is claimed.
+    /// `owned` learns of every range that is claimed.
     pub fn new(
         parts: ScannerParts,
         owned: OwnedRanges,
@@ -166,7 +155,7 @@ impl Scanner {
             ScannedWork::Rows(rows) => {
                 range.lease.position = rows.step.position.unwrap_or(lease.position)
             }
-            ScannedWork::End { .. } => *current = None,
+            ScannedWork::End => *current = None,
         }
         Ok(Some(Scanned { lease, next }))
     }
@@ -183,10 +172,15 @@ impl Scanner {
             match self.watch.work(work).await? {
                 Work::Range(lease) => return Ok(Some(lease)),
                 Work::Done => return Ok(None),
-                _ if self.parts.only_holds => return Ok(None),
+                // One worker asks for all that wait.
                 Work::Wait => {
-                    drop(cutting);
                     self.shutdown.or(tokio::time::sleep(IDLE)).await;
+                    drop(cutting);
+                }
+                Work::CutHolds => {
+                    let cut = ledger.cut_holds(scope.table, *pass_id, process, &self.parts.holds);
+                    let cut = self.watch.ledger(cut);
+                    self.watch.work(cut).await?;
                 }
                 Work::Cut(order, after) => {
                     let scope = Scope { order, ..scope.clone() };
@@ -208,16 +202,14 @@ impl Scanner {
     }
 
     fn begin(&self, lease: Lease) -> Range {
-        let order = match lease.kind {
-            RangeKind::Keys(order) => order,
-            RangeKind::Holds => KeyOrder::Walk,
-        };
         self.owned.add(&lease);
         let ScannerParts { scan, scope, .. } = &self.parts;
-        let scope = Scope { order, ..scope.clone() };
-        let scan =
-            RangeScan::of_lease(scan.clone(), &lease, scope.clone(), Arc::clone(&self.watch));
-        Range { lease, scope, scan }
+        let scope = match lease.kind {
+            RangeKind::Keys(order) => Scope { order, ..scope.clone() },
+            RangeKind::Holds(_) => scope.clone(),
+        };
+        let scan = RangeScan::of_lease(scan.clone(), &lease, scope, Arc::clone(&self.watch));
+        Range { lease, scan }
     }
 
     async fn plan(&self, range: &mut Range) -> anyhow::Result<Option<ScannedWork>> {
@@ -227,34 +219,18 @@ impl Scanner {
             return Ok(None);
         }
         let Some(cut) = range.scan.next(taken.rows()).await? else {
-            return Ok(Some(ScannedWork::End { rows_counted: self.count(range).await }));
+            return Ok(Some(ScannedWork::End));
         };
         taken.keep(cut.take.len() as u64);
         let step = Step {
             holds: cut.holds,
+            expired: Expired { rows: cut.expired, finished_before: scan.bounds.kept_since },
             already: cut.already,
             gone: cut.gone,
             position: cut.position,
             ..Step::of(scope.table)
         };
-        let (row_ids, bytes) = (cut.take, cut.take_bytes);
-        Ok(Some(ScannedWork::Rows(Box::new(Rows { step, row_ids, bytes, taken }))))
-    }
-
-    /// Counts the rows of a range once more, as a check.
-    async fn count(&self, range: &Range) -> Option<u64> {
-        let Range { lease, scope, .. } = range;
-        if self.parts.recount == Recount::No || lease.kind == RangeKind::Holds {
-            return None;
-        }
-        let span = Span { after: lease.after, upto: lease.upto };
-        match self.parts.scan.source.count(scope, &span).await {
-            Ok(rows) => Some(rows),
-            // Only a check: that it cannot be made must not keep the range from being done.
-            Err(error) => {
-                tracing::warn!("range {} is not counted again: {error:#}", lease.range_id);
-                None
-            }
-        }
+        let (take, bytes) = (cut.take, cut.take_bytes);
+        Ok(Some(ScannedWork::Rows(Box::new(Rows { step, take, bytes, taken }))))
     }
 }

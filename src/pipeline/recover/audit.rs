@@ -411,6 +411,7 @@ fn as_find(ledger_id: Uuid, found: FoundBatch) -> Find {
     Find {
         ledger_id,
         tagged: found.tagged,
+        conversion: found.conversion,
         sum: found.sum,
         raw_bytes: found.raw_bytes,
         rows: found.rows.iter().map(|row| (row.id, row.created_at, row.finished_at)).collect(),

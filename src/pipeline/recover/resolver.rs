@@ -15,6 +15,7 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
+use crate::dify::eligibility::Bounds;
 use crate::error_text::error_text;
 use crate::ledger::Ledger;
 use crate::ledger::in_doubt::{InDoubtBatch, Seen, Sent};
@@ -24,6 +25,7 @@ use crate::pipeline::guard::pace::Pace;
 use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::assemble::Assembler;
+use crate::pipeline::read::batching::BatchLimits;
 use crate::pipeline::recover::rules::{
     ArrivalDeadline, Guarantees, Presence, arrival_deadline, is_due, is_repeatable, presence,
 };
@@ -32,23 +34,23 @@ use crate::pipeline::send::lane_keeper::{LaneKeeper, is_at_home};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::verify::tail_reader::TailReader;
 use crate::record::table::Table;
-use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
 use crate::source::Source;
+use crate::source::catalog::Shape;
 
 /// How often open batches are looked at.
 const ROUND_EVERY: Duration = Duration::from_millis(500);
 
-/// So many batches are settled at a time: their row ids are in memory.
+/// So many batches are resolved at a time: their row ids are in memory.
 const OPEN_MAX: usize = 64;
 
 /// After so many errors the cause is not in the batches.
 const FAILED_MAX: u64 = 10;
 
-/// At the end of a run, batches that can be settled so soon are waited for.
+/// At the end of a run, batches that can be resolved so soon are waited for.
 const WAIT_AT_END_S: i64 = 200;
 
-/// What a settler works with.
+/// What a resolver works with.
 pub struct ResolverParts {
     pub source: Source,
     pub ledger: Ledger,
@@ -64,13 +66,15 @@ pub struct ResolverParts {
     /// Makes the batches that take the place of others.
     pub conversion_id: i64,
     pub conversion: Conversion,
-    /// Rows that finished later are held.
-    pub settled_before: Timestamp,
+    pub shape: Shape,
+    pub limits: BatchLimits,
+    /// By what rows are judged that are read anew.
+    pub bounds: Bounds,
     /// Number of the settler's lane among those of the workers.
     pub nth: usize,
 }
 
-/// What a settler did.
+/// What a resolver did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resolved {
     /// Found in SLS.
@@ -87,7 +91,7 @@ pub struct Resolved {
     pub refused_rows: u64,
     /// Batches of which SLS holds a part, or something else.
     pub differ: u64,
-    /// Could not be settled for an error that was told.
+    /// Could not be resolved, for an error that was logged.
     pub failed: u64,
     /// Still open.
     pub open: u64,
@@ -104,7 +108,7 @@ enum Resend {
     SameNumber,
 }
 
-/// Settles the open batches of one table.
+/// Resolves the batches in doubt of one table.
 pub struct Resolver {
     parts: ResolverParts,
     assembler: Assembler,
@@ -126,7 +130,7 @@ impl Resolver {
         let ResolverParts { client, ledger, process, table, nth, .. } = &parts;
         let lane = LaneKeeper::new(client, ledger, process, table.logstore(), *nth);
         Ok(Self {
-            assembler: Assembler::new(parts.conversion.clone())?,
+            assembler: Assembler::new(parts.conversion.clone(), parts.shape.clone())?,
             lane,
             parts,
             shutdown,
@@ -149,6 +153,10 @@ impl Resolver {
 
     /// Settles what can be settled soon; tells what came of it all.
     pub async fn finish(&mut self) -> anyhow::Result<Resolved> {
+        // The other half of what seems to differ may be there by now.
+        if !self.differing.is_empty() {
+            self.parts.tail_reader.catch_up(&self.shutdown).await?;
+        }
         while !self.shutdown.is_asked() {
             let ended = self.round().await?;
             let soon = self.parts.client.now() + WAIT_AT_END_S;
@@ -169,7 +177,7 @@ impl Resolver {
         Ok(self.resolved)
     }
 
-    /// Looks at all open batches once; gives how many of them were ended.
+    /// Looks at all batches in doubt once; gives how many of them were ended.
     async fn round(&mut self) -> anyhow::Result<u32> {
         let ResolverParts { ledger, process, table, client, guarantees, .. } = &self.parts;
         let (guarantees, now) = (*guarantees, client.now());

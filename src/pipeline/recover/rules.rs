@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sent ─► unknown ─► can it still be stored? ── yes ─► wait (or, where numbers are proven to be
-//!                            │                          kept, the same number once more)
+//!                            │                          refused, the same number once more)
 //!                            no, since `over_at`
 //!                            ▼
 //!         `visible_s` later, and read to the end of every shard after that: is it there?
@@ -165,6 +165,7 @@ mod tests {
     use crate::ledger::in_doubt::{AttemptReport, Sent};
     use crate::record::digest::Digest;
     use crate::record::table::Table;
+    use crate::record::timestamp::Timestamp;
 
     const SIGNED_AT: i64 = 1_790_000_000;
     const UNSEEN: Seen = Seen {
@@ -182,11 +183,13 @@ mod tests {
             range_id: 1,
             table: Table::Runs,
             row_ids: vec![Uuid::nil()],
+            created_first: Timestamp::from_unix_s(0),
             wanted: Sum { rows: 1, groups: 1, digest: Digest::of_log(1, &mut []) },
             raw_bytes: 10,
             conversion_id: 1,
             conversion: serde_json::Value::Null,
             ingest_time: 0,
+            sendings: 1,
             sent: Some(Sent {
                 lane_id: 1,
                 hash_key: String::new(),

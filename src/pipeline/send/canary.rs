@@ -2,7 +2,7 @@
 //! that age go out.
 //!
 //! ```text
-//! admit ──► intent ──► deliver ──► proved: pull from the batch's cursors ──► search by its tag
+//! admit ──► intent ──► send ─────► proved: pull from the batch's cursors ──► search by its tag
 //!   ▲                                                                              │
 //!   └────────────── whoever waits decides anew ◄── how old logs may be, in the ledger
 //! ```
@@ -168,7 +168,7 @@ impl Canaries {
     }
 
     /// Looks what became of a batch that was sent with this clearance: proves a canary, and gives up
-    /// what SLS will not keep. Hands the delivery on.
+    /// what SLS will not keep. Hands the outcome on.
     pub async fn after(
         &self,
         clearance: Clearance<'_>,

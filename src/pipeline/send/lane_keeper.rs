@@ -16,7 +16,7 @@ use crate::pipeline::shutdown::Shutdown;
 use crate::sls::client::Client;
 use crate::sls::pull::Shard;
 
-/// A cursor in front of a batch may be older than need be: settling then reads a bit more.
+/// A cursor in front of a batch may be older than need be: recovery then reads a bit more.
 const CURSORS_LIFE: Duration = Duration::from_secs(10);
 
 /// How often a worker that waits for a hash key asks again.

@@ -1,4 +1,4 @@
-//! Sends one batch until its fate is known, or gives it up to be settled.
+//! Sends one batch until its fate is known, or gives it up: the resolver takes it over.
 
 use std::ops::ControlFlow;
 
@@ -42,7 +42,7 @@ pub struct IntendedBatch<'a> {
 /// What became of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SendOutcome {
-    /// SLS has stored it; the ledger is to be told.
+    /// SLS has stored it; the ledger does not know yet.
     Stored(String),
     /// The tail reader has found it in SLS, and the ledger knows.
     Found,
@@ -60,7 +60,7 @@ pub struct OutOfRange {
     pub all_refused: bool,
 }
 
-/// What a delivery works with.
+/// What a sender works with.
 #[derive(Clone, Copy)]
 pub struct Sender<'a> {
     pub client: &'a Client,
@@ -151,7 +151,7 @@ impl Sender<'_> {
                 },
                 Reaction::GiveUp(flow) => return self.give_up(intended, &report, flow).await,
                 Reaction::Fail if failure.is_out_of_range() => {
-                    // Else whoever settles would send it once more, and be refused again.
+                    // Else the resolver would send it once more, and be refused again.
                     if !report.all_refused {
                         self.give_up(intended, &report, ControlFlow::Break(())).await?;
                     }

@@ -18,6 +18,7 @@ use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::read::preparer::{Prepared, ReadyBatch, ReadyStep, ReadyWork};
+use crate::pipeline::read::recount::Recount;
 use crate::pipeline::recover::rules::Guarantees;
 use crate::pipeline::send::canary::{Canaries, Clearance, Sent};
 use crate::pipeline::send::lane_keeper::LaneKeeper;
@@ -31,7 +32,7 @@ use crate::sls::client::Client;
 pub enum Progressed {
     /// It is done.
     Done,
-    /// Its range is done.
+    /// Its range is done, or given back to be read again.
     RangeDone,
     /// Asked to stop, or SLS does not answer; its range stays open.
     Halted,
@@ -49,6 +50,8 @@ pub struct UploaderParts {
     pub pace: Arc<Pace>,
     /// `None`: nothing is checked, canaries neither.
     pub canaries: Option<Arc<Canaries>>,
+    /// Counts each range when it is done; `None`: nothing is checked.
+    pub recount: Option<Recount>,
     pub progress: Arc<Progress>,
 }
 
@@ -58,7 +61,7 @@ pub struct Uploader {
     shutdown: Shutdown,
     watch: Arc<Watch>,
     lane: LaneKeeper,
-    /// What SLS has stored and the ledger is not told yet: it goes with the next step, which saves
+    /// What SLS has stored, unknown to the ledger yet: it goes with the next step, which saves
     /// a transaction a batch. Lost with a crash, it is found out again.
     stored: Vec<Acknowledgement>,
 }
@@ -83,13 +86,42 @@ impl Uploader {
         let Prepared { mut lease, work } = prepared;
         match work {
             ReadyWork::Step(ready) => self.step(&mut lease, *ready).await,
-            ReadyWork::End { rows_counted } => {
-                let end = self.parts.ledger.finish_range(&lease, rows_counted, &self.stored);
-                self.watch.ledger(end).await?;
-                self.stored.clear();
+            ReadyWork::End => {
+                self.end(&lease).await?;
                 Ok(Progressed::RangeDone)
             }
         }
+    }
+
+    /// Ends a range whose rows are all in the ledger, if it has no more than these.
+    async fn end(&mut self, lease: &Lease) -> anyhow::Result<()> {
+        let UploaderParts { ledger, recount, table, .. } = &self.parts;
+        let rows_counted = match recount {
+            Some(recount) => recount.rows(lease).await,
+            None => None,
+        };
+        let end = ledger.finish_range(lease, rows_counted, &self.stored);
+        let end = self.watch.ledger(end).await?;
+        self.stored.clear();
+        let (id, rows) = (lease.range_id, rows_counted.unwrap_or(end.rows_read));
+        let (more, fewer) =
+            (rows.saturating_sub(end.rows_read), end.rows_read.saturating_sub(rows));
+        match (end.is_done, more, fewer) {
+            (false, ..) => tracing::warn!(
+                "{table}: Postgres counts {more} rows more in range {id} than were read: it is read \
+                 again"
+            ),
+            (true, 0, 0) => {}
+            (true, 0, fewer) => tracing::info!(
+                "{table}: Postgres counts {fewer} rows fewer than were read in range {id}: they were \
+                 deleted meanwhile"
+            ),
+            (true, more, _) => tracing::error!(
+                "{table}: Postgres still counts {more} rows more in range {id} than were read; the \
+                 next run reads it again"
+            ),
+        }
+        Ok(())
     }
 
     async fn step(&mut self, lease: &mut Lease, ready: ReadyStep) -> anyhow::Result<Progressed> {
@@ -119,6 +151,8 @@ impl Uploader {
             owner: parts.process.id,
             lane_id: slot.lane_id,
             number: slot.number,
+            // The group was packed as such.
+            nth: 1,
             signed_at,
             cursors: slot.cursors.clone(),
         });
@@ -185,8 +219,8 @@ impl Uploader {
         taken.spend();
         progress.held.fetch_add(step.holds.len() as u64, Ordering::Relaxed);
         // The rows of a hold were counted as seen by the pass that held them.
-        if lease.kind != RangeKind::Holds {
-            progress.seen.fetch_add(step.rows_seen() as u64, Ordering::Relaxed);
+        if !matches!(lease.kind, RangeKind::Holds(_)) {
+            progress.seen.fetch_add(step.rows_seen(), Ordering::Relaxed);
         }
         Ok(())
     }

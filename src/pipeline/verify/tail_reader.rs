@@ -39,7 +39,7 @@ pub struct TailReader {
 }
 
 impl TailReader {
-    /// Begins to follow: whatever is written from now on will be read. Must come before the first
+    /// Begins to read: whatever is written from now on will be read. Must come before the first
     /// intent for the logstore.
     pub async fn begin(client: &Client, ledger: &Ledger, table: Table) -> anyhow::Result<Self> {
         let logstore = table.logstore();

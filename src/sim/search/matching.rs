@@ -11,8 +11,8 @@ use crate::sim::answer::{Code, Refusal};
 use crate::sim::search::query::{Number, Query, Value};
 use crate::wire::log_group::{LogGroupView, LogView};
 
-/// What cuts SLS's own fields into words, and fields whose index names no delimiters (aliyun,
-/// configure indexes: the default delimiters).
+/// What cuts fields into words whose index names no delimiters (aliyun, configure indexes: the
+/// default delimiters).
 const DELIMITERS_DEFAULT: &str = ", '\";=()[]{}?@&<>/:\n\t\r";
 
 /// How much of a value search sees (aliyun, limits of query and analysis: 512 KB).
@@ -82,6 +82,8 @@ fn field(key: &str, value: &Value, index: &Json) -> Result<Field, Refusal> {
     }
     let delimiters: Vec<char> = match config["token"].as_array() {
         Some(tokens) => tokens.iter().filter_map(Json::as_str).flat_map(str::chars).collect(),
+        // SLS's own fields are one word (aliyun, reserved fields).
+        None if config.is_null() => Vec::new(),
         None => DELIMITERS_DEFAULT.chars().collect(),
     };
     let case_sensitive = config["caseSensitive"].as_bool().unwrap_or(false);
@@ -152,11 +154,12 @@ impl Field {
         }
     }
 
-    /// Whether `judge` takes a word of `text`, in the case that counts.
-    fn any_word(&self, text: &str, judge: impl Fn(&str) -> bool) -> bool {
+    /// Whether a word of `text` is `wanted`, in the case that counts.
+    fn any_word(&self, text: &str, wanted: impl Fn(&str) -> bool) -> bool {
         let mut words = text.split(self.delimiters.as_slice()).filter(|word| !word.is_empty());
-        words
-            .any(|word| if self.case_sensitive { judge(word) } else { judge(&word.to_lowercase()) })
+        words.any(
+            |word| if self.case_sensitive { wanted(word) } else { wanted(&word.to_lowercase()) },
+        )
     }
 }
 
@@ -219,6 +222,10 @@ mod tests {
             ("__topic__: nope", false),
             ("__tag__:__batch__: \"7/8\"", true),
             ("__tag__:__batch__: \"7/9\"", false),
+            ("__tag__:__batch__: 7", false),
+            ("__tag__:__batch__: \"8/7\"", false),
+            ("__tag__:__batch__: 7*", true),
+            ("__source__: DIFY", true),
             ("__tag__:other: x", false),
             ("not id: cd", false),
             ("not id: zz and tokens: 12", true),

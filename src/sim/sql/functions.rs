@@ -7,7 +7,7 @@ use rusqlite::functions::{Aggregate, Context, FunctionFlags};
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, Error, Result};
 
-use crate::sim::sql::timestamp::SqlTime;
+use crate::sim::sql_time::SqlTime;
 
 /// Adds all of them to `conn`; times without a zone are in `session`.
 pub fn register(conn: &Connection, session: &TimeZone) -> Result<()> {
@@ -104,7 +104,7 @@ impl Aggregate<HashSet<Vec<u8>>, i64> for CountDistinct {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sim::sql::timestamp::zone;
+    use crate::sim::sql_time::zone;
 
     fn shown(session: &str, expression: &str) -> String {
         let conn = Connection::open_in_memory().unwrap();

@@ -5,8 +5,12 @@
 //! - NULLs come last in every order, so `NULLS LAST` is added to each term of each `ORDER BY`.
 //! - A statement without `FROM` reads the logstore, so `FROM log` is added.
 //! - `LIMIT n OFFSET m` is none of SLS's words; without a limit there are 100 rows.
+//! - Names that SQLite reserves are put in quotes.
+//! - Columns beside GROUP BY and aggregates are refused ([`grouping`]).
 
-use crate::sim::answer::{Code, Refusal};
+use crate::sim::answer::Refusal;
+use crate::sim::sql::grouping;
+use crate::sim::sql::token::{Kind, Token, line_and_column, syntax, tokenise};
 use crate::sim::switch::LimitOffset;
 
 /// Rows without a LIMIT (aliyun, LIMIT clause).
@@ -34,51 +38,19 @@ impl Statement {
     pub fn place(&self, offset: usize) -> (usize, usize) {
         let before = self.added.iter().filter(|(at, _)| *at < offset);
         let offset = offset.saturating_sub(before.map(|(_, length)| length).sum());
-        let head = self.original.as_bytes();
-        let head = &head[..offset.min(head.len())];
-        let line_start = head.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        let lines = head.iter().filter(|byte| **byte == b'\n').count();
-        (lines + 1, head.len() - line_start + 1)
+        line_and_column(&self.original, offset)
+    }
+
+    /// Whether the name at byte `offset` of [`Self::sql`] has its quotes from us.
+    pub fn has_quoted(&self, offset: usize) -> bool {
+        self.sql[offset..].starts_with('"') && self.added.contains(&(offset, 1))
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Word,
-    Number,
-    /// A text or a name in quotes.
-    Quoted,
-    Symbol(u8),
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Token<'a> {
-    kind: Kind,
-    text: &'a str,
-    /// Where it begins.
-    at: usize,
-    /// How many parentheses are open around it.
-    depth: usize,
-}
-
-impl Token<'_> {
-    fn is(&self, word: &str) -> bool {
-        self.kind == Kind::Word && self.text.eq_ignore_ascii_case(word)
-    }
-
-    fn is_any(&self, words: &[&str]) -> bool {
-        words.iter().any(|word| self.is(word))
-    }
-
-    fn end(&self) -> usize {
-        self.at + self.text.len()
-    }
-}
-
-/// Judges `text` and rewrites it. Only a single SELECT is taken.
+/// Checks `text` and rewrites it. Only a single SELECT is taken.
 pub fn rewrite(text: &str, limit_offset: LimitOffset) -> Result<Statement, Refusal> {
     let mut tokens = tokenise(text)?;
-    if tokens.last().is_some_and(|token| token.kind == Kind::Symbol(b';')) {
+    if tokens.last().is_some_and(|token| token.is_symbol(b';')) {
         tokens.pop();
     }
     let first = tokens.first().ok_or_else(|| syntax(text, 0, "the statement is empty"))?;
@@ -86,7 +58,7 @@ pub fn rewrite(text: &str, limit_offset: LimitOffset) -> Result<Statement, Refus
         let message = format!("mismatched input '{}' expecting {{'SELECT', 'WITH'}}", first.text);
         return Err(syntax(text, first.at, &message));
     }
-    if let Some(token) = tokens.iter().find(|token| token.kind == Kind::Symbol(b';')) {
+    if let Some(token) = tokens.iter().find(|token| token.is_symbol(b';')) {
         return Err(syntax(text, token.at, "mismatched input ';' expecting <EOF>"));
     }
     if limit_offset == LimitOffset::Refuse
@@ -95,8 +67,11 @@ pub fn rewrite(text: &str, limit_offset: LimitOffset) -> Result<Statement, Refus
         let message = "mismatched input 'OFFSET' expecting <EOF>, please use limit x,y";
         return Err(syntax(text, tokens[at + 2].at, message));
     }
+    grouping::check(text, &tokens)?;
     let rows_max = rows_max(text, &tokens)?;
     let mut additions: Vec<(usize, &str)> = Vec::new();
+    let names = tokens.iter().filter(|token| token.kind == Kind::Name);
+    additions.extend(names.flat_map(|name| [(name.at, "\""), (name.end(), "\"")]));
     additions.extend(missing_from(&tokens).map(|at| (at, " FROM log")));
     additions.extend(ends_of_order_terms(&tokens).into_iter().map(|at| (at, " NULLS LAST")));
     additions.sort_by_key(|(at, _)| *at);
@@ -139,7 +114,7 @@ fn rows_max(text: &str, tokens: &[Token<'_>]) -> Result<usize, Refusal> {
         number.ok_or_else(|| syntax(text, place, "mismatched input after LIMIT"))
     };
     let first = number(at + 1)?;
-    let is_page = tokens.get(at + 2).is_some_and(|token| token.kind == Kind::Symbol(b','));
+    let is_page = tokens.get(at + 2).is_some_and(|token| token.is_symbol(b','));
     let (offset, rows) = if is_page { (first, number(at + 3)?) } else { (0, first) };
     if is_page && rows > PAGE_ROWS_MAX {
         let message = format!("limit {offset},{rows}: a page has at most {PAGE_ROWS_MAX} rows");
@@ -161,11 +136,14 @@ fn ends_of_order_terms(tokens: &[Token<'_>]) -> Vec<usize> {
         }
         let depth = pair[0].depth;
         let (mut says, mut last) = (false, None);
-        for token in &tokens[index + 2..] {
+        for (at, token) in tokens.iter().enumerate().skip(index + 2) {
             let closes = token.depth < depth;
+            // Behind a dot or an operator it is a column.
+            let is_behind_term = last.is_some()
+                && !matches!(tokens[at - 1].kind, Kind::Symbol(symbol) if symbol != b')');
             let ends_clause =
-                closes || (token.depth == depth && last.is_some() && ends_order(token));
-            let ends_term = token.depth == depth && token.kind == Kind::Symbol(b',');
+                closes || (token.depth == depth && is_behind_term && ends_order(token));
+            let ends_term = token.depth == depth && token.is_symbol(b',');
             if ends_clause || ends_term {
                 ends.extend(last.take().filter(|_| !says));
                 says = false;
@@ -174,7 +152,10 @@ fn ends_of_order_terms(tokens: &[Token<'_>]) -> Vec<usize> {
                 }
                 continue;
             }
-            says |= token.depth == depth && token.is("nulls");
+            let next = tokens.get(at + 1);
+            says |= token.depth == depth
+                && token.is("nulls")
+                && next.is_some_and(|next| next.is_any(&["first", "last"]));
             last = Some(token.end());
         }
         ends.extend(last.filter(|_| !says));
@@ -185,71 +166,6 @@ fn ends_of_order_terms(tokens: &[Token<'_>]) -> Vec<usize> {
 /// What can follow the terms of an ORDER BY.
 fn ends_order(token: &Token<'_>) -> bool {
     token.is_any(&["limit", "rows", "range", "groups", "union", "intersect", "except"])
-}
-
-/// A closing parenthesis has the depth of what is around the pair.
-fn tokenise(text: &str) -> Result<Vec<Token<'_>>, Refusal> {
-    let bytes = text.as_bytes();
-    let mut tokens = Vec::new();
-    let (mut at, mut depth) = (0, 0usize);
-    while at < bytes.len() {
-        let byte = bytes[at];
-        let rest = &bytes[at..];
-        let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
-        let word_length = || rest.iter().position(|byte| !is_word(byte)).unwrap_or(rest.len());
-        let (kind, length) = match byte {
-            _ if byte.is_ascii_whitespace() => {
-                at += 1;
-                continue;
-            }
-            b'-' if rest.starts_with(b"--") => {
-                at += rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len());
-                continue;
-            }
-            b'\'' | b'"' => {
-                let length =
-                    quoted_length(rest).ok_or_else(|| syntax(text, at, "unclosed string quote"))?;
-                (Kind::Quoted, length)
-            }
-            b'0'..=b'9' => (Kind::Number, word_length()),
-            _ if is_word(&byte) => (Kind::Word, word_length()),
-            _ => (Kind::Symbol(byte), 1),
-        };
-        if byte == b')' {
-            let error = || syntax(text, at, "extraneous input ')'");
-            depth = depth.checked_sub(1).ok_or_else(error)?;
-        }
-        tokens.push(Token { kind, text: &text[at..at + length], at, depth });
-        if byte == b'(' {
-            depth += 1;
-        }
-        at += length;
-    }
-    Ok(tokens)
-}
-
-/// How long a text in quotes is, with them; a doubled quote stands for itself.
-fn quoted_length(bytes: &[u8]) -> Option<usize> {
-    let quote = bytes[0];
-    let mut at = 1;
-    loop {
-        at += bytes.get(at..)?.iter().position(|byte| *byte == quote)? + 1;
-        if bytes.get(at) != Some(&quote) {
-            return Some(at);
-        }
-        at += 1;
-    }
-}
-
-/// SLS's words for a statement that cannot be read (aliyun, FAQ on query and analysis errors).
-fn syntax(text: &str, at: usize, message: &str) -> Refusal {
-    let (original, added) = (text.to_owned(), Vec::new());
-    let (line, column) = Statement { sql: String::new(), rows_max: 0, original, added }.place(at);
-    let message = format!(
-        "ErrorType:SyntaxError.ErrorPosition,line:{line},column:{column}.\
-         ErrorMessage:line {line}:{column}: {message}"
-    );
-    Refusal::new(Code::ParameterInvalid, message)
 }
 
 #[cfg(test)]
@@ -295,6 +211,15 @@ mod tests {
                  NULLS LAST) t",
             ),
             ("select ' order by ' from log", "select ' order by ' from log"),
+            (
+                "select a from log order by t.rows desc, nulls, f(range) limit 1",
+                "select a from log order by t.rows desc NULLS LAST, nulls NULLS LAST, \
+                 f(range) NULLS LAST limit 1",
+            ),
+            (
+                "select index, limit from log order by index limit 1",
+                "select \"index\", \"limit\" from log order by \"index\" NULLS LAST limit 1",
+            ),
         ] {
             assert_eq!(sql(text), wanted);
         }

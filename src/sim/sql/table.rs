@@ -1,6 +1,6 @@
 //! A logstore as a table of SQLite, with the columns that its index makes.
 //!
-//! The table grows with the logstore and is made anew when the index changes. It holds every log
+//! The table grows with the logstore and is made anew when the index changes or logs were edited. It holds every log
 //! that the index knows; which of them a statement sees is decided for each statement, by their
 //! places.
 
@@ -12,8 +12,8 @@ use rusqlite::types::Value;
 use rusqlite::{Connection, Result, Statement};
 use serde_json::Value as Json;
 
-use crate::sim::search::found::Place;
 use crate::sim::store::logstore::Index;
+use crate::sim::store::place::Place;
 use crate::sim::store::shard::Shard;
 use crate::sim::switch::EmptyText;
 use crate::wire::log_group::{LogGroupView, LogView};
@@ -25,6 +25,8 @@ const TEXT_BYTES_DEFAULT: u64 = 2048;
 pub struct Table {
     conn: Connection,
     index: Arc<Index>,
+    /// As many edits of the logstore are in it.
+    edits: u64,
     columns: Vec<Column>,
     text_bytes_max: usize,
     /// How many groups of each shard are in it.
@@ -56,8 +58,8 @@ enum Origin {
 }
 
 impl Table {
-    /// An empty table for the logs that `index` knows.
-    pub fn new(index: Arc<Index>) -> Result<Self> {
+    /// An empty table for the logs that `index` knows, of a logstore with so many edits.
+    pub fn new(index: Arc<Index>, edits: u64) -> Result<Self> {
         let conn = Connection::open_in_memory()?;
         // A name in double quotes is never a text, as with Presto.
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
@@ -78,12 +80,12 @@ impl Table {
         let text_bytes = index.json["max_text_len"].as_u64().filter(|bytes| *bytes > 0);
         let text_bytes_max = text_bytes.unwrap_or(TEXT_BYTES_DEFAULT);
         let text_bytes_max = usize::try_from(text_bytes_max).unwrap_or(usize::MAX);
-        Ok(Self { conn, index, columns, text_bytes_max, loaded: Vec::new() })
+        Ok(Self { conn, index, edits, columns, text_bytes_max, loaded: Vec::new() })
     }
 
-    /// Whether it was made for `index`.
-    pub fn is_of(&self, index: &Arc<Index>) -> bool {
-        Arc::ptr_eq(&self.index, index)
+    /// Whether it was made for `index`, and no log in it was edited since.
+    pub fn is_of(&self, index: &Arc<Index>, edits: u64) -> bool {
+        Arc::ptr_eq(&self.index, index) && self.edits == edits
     }
 
     pub fn conn(&self) -> &Connection {
@@ -124,7 +126,7 @@ impl Table {
         group: &LogGroupView<'_>,
         log: &LogView<'_>,
     ) -> Result<()> {
-        insert.raw_bind_parameter(1, row_id(place))?;
+        insert.raw_bind_parameter(1, place.number())?;
         for (number, column) in self.columns.iter().enumerate() {
             insert.raw_bind_parameter(number + 2, self.value(column, group, log))?;
         }
@@ -156,7 +158,7 @@ impl Table {
         transaction.execute("DELETE FROM temp.__visible", [])?;
         let mut insert = transaction.prepare("INSERT INTO temp.__visible VALUES (?)")?;
         for place in places {
-            insert.execute([row_id(*place)])?;
+            insert.execute([place.number()])?;
         }
         drop(insert);
         let columns: Vec<_> = self
@@ -268,15 +270,6 @@ fn follow(json: &[u8], path: &[String]) -> Option<String> {
         Json::String(text) => Some(text.clone()),
         value => Some(value.to_string()),
     }
-}
-
-/// A place as one number; in this order rows come where nobody orders them.
-///
-/// A body of 10 MB has less than 2^24 logs; 2^28 groups do not fit into memory.
-fn row_id(place: Place) -> i64 {
-    let (group, log) = (place.group as i64, place.log as i64);
-    assert!(group < 1 << 28 && log < 1 << 24, "a row id has room for {place:?}");
-    i64::from(place.shard) << 52 | group << 24 | log
 }
 
 fn quoted(name: &str) -> String {

@@ -1,17 +1,19 @@
 //! A logstore: its settings, its index and its shards.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
-use crate::sim::search::state::QueryState;
+use crate::sim::store::deleted::Deleted;
+use crate::sim::store::name::is_name;
 use crate::sim::store::quota::ProjectQuota;
 use crate::sim::store::shard::{Scene, Shard, View, Write};
-use crate::sim::store::{is_name, lock};
+use crate::sim::sync::{lock, read, write};
 
 /// The most shards that CreateLogstore makes through the API (aliyun, resource limits).
 const SHARDS_MAX: u64 = 100;
@@ -26,7 +28,9 @@ const TTL_DAYS_DEFAULT: i64 = 30;
 
 pub struct Logstore {
     name: String,
-    created: Moment,
+    created_s: i64,
+    /// When it was made, in steady time.
+    made_at: Instant,
     settings: Mutex<Settings>,
     index: Mutex<IndexState>,
     /// By id. Splitting and merging add to it; nothing is ever taken away.
@@ -35,12 +39,30 @@ pub struct Logstore {
     project_quota: Arc<ProjectQuota>,
     /// Which shard takes the next group that has no hash key.
     turn: AtomicUsize,
-    pub queries: QueryState,
+    pub deleted: Mutex<Deleted>,
+    expired: Mutex<Expired>,
+    /// How often stored groups were tampered with.
+    edits: AtomicU64,
 }
 
 struct Settings {
     json: Map<String, Value>,
     modified_s: i64,
+}
+
+/// What is gone as if the TTL were over for it, in Unix seconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Expired {
+    /// Logs received earlier can neither be pulled nor found.
+    pub received_before_s: i64,
+    /// Logs whose own time is earlier cannot be found.
+    pub log_time_before_s: i64,
+}
+
+impl Default for Expired {
+    fn default() -> Self {
+        Self { received_before_s: i64::MIN, log_time_before_s: i64::MIN }
+    }
 }
 
 /// An index as it was given.
@@ -76,7 +98,7 @@ impl Logstore {
         mut json: Map<String, Value>,
         shards_default: u32,
         project_quota: Arc<ProjectQuota>,
-        moment: Moment,
+        scene: Scene<'_>,
     ) -> Result<Self, Refusal> {
         let invalid = |what: &str| Refusal::new(Code::LogStoreInfoInvalid, what.to_owned());
         let name = json.get("logstoreName").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -93,15 +115,19 @@ impl Logstore {
                 .ok_or_else(|| invalid("shardCount must be 1 to 100"))?,
         };
         json.insert("shardCount".to_owned(), json!(shards));
+        let shards = Shard::divide(shards, scene.moment).into_iter().map(Arc::new).collect();
         Ok(Self {
             name,
-            created: moment,
-            settings: Mutex::new(Settings { json, modified_s: moment.unix_s() }),
+            created_s: scene.create_time_s(),
+            made_at: scene.moment.steady,
+            settings: Mutex::new(Settings { json, modified_s: scene.create_time_s() }),
             index: Mutex::default(),
-            shards: RwLock::new(Shard::divide(shards, moment).into_iter().map(Arc::new).collect()),
+            shards: RwLock::new(shards),
             project_quota,
             turn: AtomicUsize::new(0),
-            queries: QueryState::default(),
+            deleted: Mutex::default(),
+            expired: Mutex::default(),
+            edits: AtomicU64::new(0),
         })
     }
 
@@ -126,7 +152,7 @@ impl Logstore {
         for (key, value) in settings.json.iter().filter(|(key, _)| *key != "shardCount") {
             description[key] = value.clone();
         }
-        description["createTime"] = json!(self.created.unix_s());
+        description["createTime"] = json!(self.created_s);
         description["lastModifyTime"] = json!(settings.modified_s);
         description
     }
@@ -138,9 +164,17 @@ impl Logstore {
         }
         check_ttl(&json)?;
         let mut settings = lock(&self.settings);
+        if json.get("enableModify").is_some_and(|modify| *modify != is_modifiable(&settings.json)) {
+            return Err(Refusal::new(Code::LogStoreInfoInvalid, "enableModify cannot be changed"));
+        }
         settings.json.extend(json.into_iter().filter(|(key, _)| key != "shardCount"));
         settings.modified_s = now_s;
         Ok(())
+    }
+
+    /// Whether its logs can be deleted one by one; they have row ids then.
+    pub fn is_modifiable(&self) -> bool {
+        is_modifiable(&lock(&self.settings).json)
     }
 
     /// Makes the index. Only what is written from now on can be searched.
@@ -176,19 +210,59 @@ impl Logstore {
         lock(&self.index).index.take().map(drop).ok_or_else(no_index)
     }
 
-    /// What can be pulled now: what was received within the TTL. (Search goes by the logs' times.)
+    /// What is there now: what was received within the TTL.
     pub fn view(&self, moment: Moment) -> View {
+        let oldest_s = self.ttl_begin_s(moment).max(lock(&self.expired).received_before_s);
+        View { moment, oldest_s }
+    }
+
+    /// Logs whose own time is before this are not found. (The TTL of queries goes by the logs' times,
+    /// that of PullLogs by their receipt.)
+    pub fn oldest_log_s(&self, moment: Moment) -> i64 {
+        self.ttl_begin_s(moment).max(lock(&self.expired).log_time_before_s)
+    }
+
+    fn ttl_begin_s(&self, moment: Moment) -> i64 {
         let ttl_days = lock(&self.settings).json.get("ttl").and_then(Value::as_i64);
-        let oldest_s = match ttl_days.unwrap_or(TTL_DAYS_DEFAULT) {
+        match ttl_days.unwrap_or(TTL_DAYS_DEFAULT) {
             TTL_DAYS_FOR_EVER => i64::MIN,
             days => moment.unix_s() - days * 86_400,
-        };
-        View { moment, oldest_s }
+        }
+    }
+
+    /// Lets `expired` be gone, with what was gone before.
+    pub fn expire(&self, expired: Expired) {
+        let mut all = lock(&self.expired);
+        all.received_before_s = all.received_before_s.max(expired.received_before_s);
+        all.log_time_before_s = all.log_time_before_s.max(expired.log_time_before_s);
+    }
+
+    /// Differs from what it was whenever stored groups were tampered with since.
+    pub fn edits(&self) -> u64 {
+        self.edits.load(Ordering::SeqCst)
+    }
+
+    /// Puts `raw` in the place of group `group` of shard `shard`, which must be there; `None`: it is
+    /// lost.
+    pub fn replace(&self, shard: u32, group: usize, raw: Option<Bytes>) {
+        self.shards()[shard as usize].replace(group, raw);
+        self.edits.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Appends `raw` to shard `shard`, or to the first that is written if that is read-only.
+    pub fn insert(&self, shard: u32, raw: Bytes, moment: Moment) {
+        let indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
+        let shards = read(&self.shards);
+        let mut writable = shards.iter().filter(|shard| shard.is_writable());
+        let same = writable.clone().find(|other| other.id == shard);
+        let shard =
+            same.or_else(|| writable.next()).expect("a split leaves shards that are written");
+        shard.insert(raw, indexed_by, moment);
     }
 
     /// All shards by id, those that are only read included.
     pub fn shards(&self) -> Vec<Arc<Shard>> {
-        self.shards.read().unwrap_or_else(PoisonError::into_inner).clone()
+        read(&self.shards).clone()
     }
 
     pub fn shard(&self, id: &str) -> Result<Arc<Shard>, Refusal> {
@@ -202,7 +276,7 @@ impl Logstore {
         key: Option<u128>,
         scene: Scene<'_>,
     ) -> Result<Vec<Arc<Shard>>, Refusal> {
-        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = write(&self.shards);
         let parent = Arc::clone(find(&shards, id)?);
         let next_id = next_id(&shards)?;
         let children = parent.split(next_id, key, scene)?.map(Arc::new);
@@ -212,7 +286,7 @@ impl Logstore {
 
     /// Merges shard `id` with the one whose keys follow. Gives the new one and both parents.
     pub fn merge_shards(&self, id: &str, scene: Scene<'_>) -> Result<Vec<Arc<Shard>>, Refusal> {
-        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        let mut shards = write(&self.shards);
         let left = Arc::clone(find(&shards, id)?);
         let next = shards.iter().find(|shard| shard.is_writable() && left.is_before(shard));
         let Some(right) = next.filter(|_| left.is_writable()).cloned() else {
@@ -224,21 +298,21 @@ impl Logstore {
         Ok(vec![merged, left, right])
     }
 
-    /// Appends `write` where `target` says, and gives the shard's id; the write's number and index
+    /// Appends `groups` where `target` says, and gives the shard's id; their number and index
     /// are set here.
     pub fn append(
         &self,
         target: Target,
-        mut write: Write,
+        mut groups: Write,
         scene: Scene<'_>,
     ) -> Result<u32, Refusal> {
-        let age = scene.moment.steady.saturating_duration_since(self.created.steady);
+        let age = scene.moment.steady.saturating_duration_since(self.made_at);
         if age < Duration::from_millis(scene.switches.new_logstore_wait_ms) {
             return Err(no_logstore(&self.name));
         }
-        write.indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
+        groups.indexed_by = lock(&self.index).index.as_ref().map(|index| index.generation);
         // Held to the end, so that no shard is split between choosing it and writing to it.
-        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        let shards = read(&self.shards);
         let mut writable = shards.iter().filter(|shard| shard.is_writable());
         let shard = match target {
             Target::Balanced => {
@@ -248,14 +322,14 @@ impl Logstore {
             }
             Target::Shard(id) => writable.find(|shard| shard.id == id),
             Target::Key { key, sequence } => {
-                write.sequence = sequence.map(|number| (key, number));
+                groups.sequence = sequence.map(|number| (key, number));
                 writable.find(|shard| shard.owns(key))
             }
         };
         let Some(shard) = shard else {
             return Err(Refusal::new(Code::LogStoreWithoutShard, "no shard can be written"));
         };
-        shard.append(write, &self.project_quota, scene)?;
+        shard.append(groups, &self.project_quota, scene)?;
         Ok(shard.id)
     }
 }
@@ -280,6 +354,10 @@ pub fn no_logstore(name: &str) -> Refusal {
     Refusal::new(Code::LogStoreNotExist, format!("logstore {name} does not exist"))
 }
 
+fn is_modifiable(json: &Map<String, Value>) -> bool {
+    json.get("enableModify").and_then(Value::as_bool).unwrap_or(false)
+}
+
 fn check_ttl(json: &Map<String, Value>) -> Result<(), Refusal> {
     let range = 1..=TTL_DAYS_FOR_EVER;
     let good = |ttl: &Value| ttl.as_i64().is_some_and(|days| range.contains(&days));
@@ -292,6 +370,9 @@ fn check_ttl(json: &Map<String, Value>) -> Result<(), Refusal> {
 fn check_index(json: &Value) -> Result<(), Refusal> {
     let is_object_or_missing = |name: &str| json.get(name).is_none_or(Value::is_object);
     let has_part = json.get("line").is_some() || json.get("keys").is_some();
+    if json["keys"].get("__rowid__").is_some() {
+        return Err(Refusal::new(Code::IndexInfoInvalid, "__rowid__ is a reserved name"));
+    }
     if json.is_object() && has_part && is_object_or_missing("line") && is_object_or_missing("keys")
     {
         return Ok(());
@@ -311,22 +392,25 @@ mod tests {
     use super::*;
     use crate::sim::store::shard::From;
     use crate::sim::switch::Switches;
-    use bytes::Bytes;
 
     fn map(json: Value) -> Map<String, Value> {
         let Value::Object(map) = json else { panic!("not an object") };
         map
     }
 
+    fn scene(switches: &Switches) -> Scene<'_> {
+        Scene { moment: Moment::at(1), switches }
+    }
+
     fn logstore(shards: u32) -> Logstore {
         let quota = Arc::default();
         let json = map(json!({"logstoreName": "runs"}));
-        Logstore::new(json, shards, quota, Moment::at(1)).unwrap()
+        Logstore::new(json, shards, quota, scene(&Switches::default())).unwrap()
     }
 
     fn append(logstore: &Logstore, target: Target, switches: &Switches) -> Result<u32, Refusal> {
         let write = Write { groups: vec![Bytes::new()], ..Write::default() };
-        logstore.append(target, write, Scene { moment: Moment::at(1), switches })
+        logstore.append(target, write, scene(switches))
     }
 
     fn groups(logstore: &Logstore) -> Vec<i64> {
@@ -351,6 +435,7 @@ mod tests {
 
     #[test]
     fn bad_settings_are_refused_and_good_ones_kept() {
+        let switches = Switches::default();
         for json in [
             json!({}),
             json!({"logstoreName": "Runs"}),
@@ -359,8 +444,9 @@ mod tests {
             json!({"logstoreName": "runs", "shardCount": 0}),
             json!({"logstoreName": "runs", "shardCount": 101}),
         ] {
-            let refusal =
-                Logstore::new(map(json.clone()), 2, Arc::default(), Moment::at(1)).err().unwrap();
+            let refusal = Logstore::new(map(json.clone()), 2, Arc::default(), scene(&switches))
+                .err()
+                .unwrap();
             assert_eq!(refusal.code, "LogStoreInfoInvalid", "{json}");
         }
         let logstore = logstore(2);
@@ -371,7 +457,10 @@ mod tests {
         assert_eq!(description["shardCount"], 2);
         assert_eq!(description["createTime"], 1);
         assert_eq!(description["lastModifyTime"], 5);
-        assert!(logstore.update(map(json!({"logstoreName": "other"})), 5).is_err());
+        for json in [json!({"logstoreName": "other"}), json!({"enableModify": true})] {
+            assert!(logstore.update(map(json), 5).is_err());
+        }
+        assert!(logstore.update(map(json!({"enableModify": false})), 5).is_ok());
     }
 
     #[test]
@@ -385,10 +474,10 @@ mod tests {
             code(logstore.update_index(json!({"keys": {}}))).unwrap(),
             "IndexConfigNotExist"
         );
-        assert_eq!(
-            code(logstore.create_index(json!({"keys": []}), moment)).unwrap(),
-            "IndexInfoInvalid"
-        );
+        for keys in [json!([]), json!({"__rowid__": {"type": "text"}})] {
+            let made = logstore.create_index(json!({"keys": keys}), moment);
+            assert_eq!(code(made).unwrap(), "IndexInfoInvalid", "{keys}");
+        }
         assert_eq!(code(logstore.create_index(json!({"keys": {}}), moment)), None);
         assert_eq!(
             code(logstore.create_index(json!({"keys": {}}), moment)).unwrap(),

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
-use crate::sim::store::lock;
 use crate::sim::switch::Switches;
+use crate::sim::sync::lock;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);

@@ -18,16 +18,18 @@ use serde_json::{Value, json};
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::clock::Moment;
-use crate::sim::store::lock;
 use crate::sim::store::quota::{ProjectQuota, ShardQuota};
 use crate::sim::store::sequence::Sequences;
 use crate::sim::switch::{NumberRecorded, Seqid, Switches};
+use crate::sim::sync::lock;
 
-/// A log group as it was sent.
+/// A log group as it was sent, unless it was tampered with.
 #[derive(Debug, Clone)]
 pub struct Group {
     /// The LogGroup message, byte for byte.
     pub raw: Bytes,
+    /// Only its cursor is left: nobody is given it any more.
+    pub is_lost: bool,
     pub received_s: i64,
     /// Which of the logstore's indexes was there when it was written.
     pub indexed_by: Option<u32>,
@@ -52,6 +54,13 @@ pub struct Write {
 pub struct Scene<'a> {
     pub moment: Moment,
     pub switches: &'a Switches,
+}
+
+impl Scene<'_> {
+    /// The time that a project or logstore made or changed now says of itself, in Unix seconds.
+    pub fn create_time_s(self) -> i64 {
+        self.moment.unix_s().saturating_add(self.switches.create_time_offset_s)
+    }
 }
 
 /// When a shard is looked at, and how far back.
@@ -212,6 +221,8 @@ impl Shard {
         }
         let lag = Duration::from_millis(switches.receive_lag_ms);
         let between = Duration::from_millis(switches.split_groups_ms.unwrap_or(0));
+        let lag_max = switches.split_groups_lag_max_ms.map(Duration::from_millis);
+        let latest_shown_at = lag_max.map(|lag_max| scene.moment.steady + lag + lag_max);
         let mut shown_at = scene.moment.steady + lag;
         let mut received_s = scene.moment.unix_s();
         if let Some(latest) = state.groups.last() {
@@ -221,8 +232,9 @@ impl Shard {
         }
         for raw in write.groups {
             let indexed_by = write.indexed_by;
-            state.groups.push(Group { raw, received_s, indexed_by, shown_at });
-            shown_at += between;
+            state.groups.push(Group { raw, is_lost: false, received_s, indexed_by, shown_at });
+            let next = shown_at + between;
+            shown_at = latest_shown_at.map_or(next, |latest| next.min(latest)).max(shown_at);
         }
         Ok(())
     }
@@ -273,22 +285,46 @@ impl Shard {
         };
         let mut bytes = 0;
         let mut groups = Vec::new();
-        for group in state.groups[start..end].iter().take(count) {
-            if bytes + group.raw.len() > switches.pull_bytes_max && !groups.is_empty() {
+        let mut next = start;
+        for group in &state.groups[start..end] {
+            let is_full = groups.len() == count
+                || (bytes + group.raw.len() > switches.pull_bytes_max && !groups.is_empty());
+            if is_full {
                 break;
             }
+            next += 1;
             bytes += group.raw.len();
-            groups.push(group.raw.clone());
+            groups.extend((!group.is_lost).then(|| group.raw.clone()));
         }
         state.quota.given(bytes as u64);
-        let next = cursor + groups.len() as i64;
-        Ok(Pulled { groups, next })
+        Ok(Pulled { groups, next: self.first + next as i64 })
     }
 
     /// The group number `index` and its cursor, shown or not yet.
     pub fn group(&self, index: usize) -> Option<(i64, Group)> {
         let state = lock(&self.state);
         state.groups.get(index).map(|group| (self.first + index as i64, group.clone()))
+    }
+
+    /// Puts `raw` in the place of group number `index`, which must be there; `None`: it is lost.
+    pub fn replace(&self, index: usize, raw: Option<Bytes>) {
+        let group = &mut lock(&self.state).groups[index];
+        group.is_lost = raw.is_none();
+        group.raw = raw.unwrap_or_default();
+    }
+
+    /// Appends `raw` as if it had been written now, without quotas, numbers and lags.
+    pub fn insert(&self, raw: Bytes, indexed_by: Option<u32>, moment: Moment) {
+        let mut state = lock(&self.state);
+        let latest = state.groups.last().map(|latest| (latest.received_s, latest.shown_at));
+        let (received_s, shown_at) = latest.unwrap_or((i64::MIN, moment.steady));
+        state.groups.push(Group {
+            raw,
+            is_lost: false,
+            received_s: received_s.max(moment.unix_s()),
+            indexed_by,
+            shown_at: shown_at.max(moment.steady),
+        });
     }
 
     fn index(&self, seen: &Range<usize>, cursor: i64) -> Result<usize, Refusal> {

@@ -103,7 +103,7 @@ async fn a_request_is_stored_after_its_error() {
 
 /// The signature is as old as it may be on arrival, and older when the request is stored.
 #[tokio::test]
-async fn the_age_of_a_request_stored_late_is_judged_as_a_switch_says() {
+async fn the_age_of_a_request_stored_late_is_checked_as_a_switch_says() {
     for checks in [false, true] {
         let sim = Sim::with_logstore(SignatureVersion::V1).await;
         sim.switch(json!({"late_store_checks_age": checks})).await;
@@ -159,7 +159,7 @@ async fn a_held_request_can_end_without_an_answer() {
 
 /// A delay may outlast the signature: its age counts when the request is processed.
 #[tokio::test]
-async fn a_delayed_request_is_judged_when_it_is_processed() {
+async fn a_delayed_request_is_checked_when_it_is_processed() {
     let sim = Arc::new(Sim::with_logstore(SignatureVersion::V4).await);
     sim.order(json!({"kind": "put", "action": "hold"})).await;
     let client = tokio::spawn({

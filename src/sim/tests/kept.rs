@@ -5,11 +5,17 @@ use super::*;
 const ROUTE: &str = "/logstores/runs/shards/route?key=ffffffffffffffffffffffffffffffff&seqid=";
 
 /// Everything a client can see of what is stored.
-async fn seen(sim: &Sim) -> (Value, Value, Value, String) {
+async fn seen(sim: &Sim) -> (Value, Value, Value, Value, String) {
     let shards = sim.get("/logstores/runs/shards").await.json();
     let logs = sim.control("GET", "/logs/dify/runs", "").await;
     let settings = sim.get("/logstores/runs").await.json();
-    (shards, settings, sim.get("/logstores/runs/index").await.json(), logs)
+    (
+        sim.get("/").await.json(),
+        shards,
+        settings,
+        sim.get("/logstores/runs/index").await.json(),
+        logs,
+    )
 }
 
 #[tokio::test]
@@ -21,6 +27,8 @@ async fn everything_acknowledged_is_there_after_another_start() {
     };
     let before = {
         let sim = start().await;
+        // Else everything is made within a second.
+        sim.switch(json!({"create_time_offset_s": -5000})).await;
         sim.make_logstore().await;
         sim.switch(json!({"split_groups_ms": 1, "shard_writes_per_s": 1})).await;
         // Without a hash key, and some refused by the quota: the turns are not the groups.

@@ -76,6 +76,33 @@ async fn things_are_set_up_and_looked_at() {
     assert_eq!(sim.get("/nothing").await.error(), (404, "UnsupportedOperation".to_owned()));
 }
 
+#[tokio::test]
+async fn what_is_made_again_says_when() {
+    let sim = Sim::with_logstore(SignatureVersion::V4).await;
+    let times = async || {
+        let (logstore, project) = (sim.get("/logstores/runs").await, sim.get("/").await);
+        let (logstore, project) = (logstore.json(), project.json());
+        let project = project["createTime"].as_str().unwrap().parse::<i64>().unwrap();
+        let time = |name: &str| logstore[name].as_i64().unwrap();
+        (time("createTime"), time("lastModifyTime"), project)
+    };
+    let (first, modified, project) = times().await;
+    assert!((first - Moment::now(0).unix_s()).abs() <= 5, "{first}");
+    assert_eq!((first, first - project < 5), (modified, true));
+    let settings = json!({"logstoreName": "runs", "ttl": 7}).to_string();
+    sim.switch(json!({"create_time_offset_s": 100})).await;
+    assert_eq!(sim.send("PUT", "/logstores/runs", &[], settings.as_bytes()).await.status, 200);
+    let (same, modified, _) = times().await;
+    assert_eq!((same, modified >= first + 100), (first, true));
+    assert_eq!(sim.send("DELETE", "/logstores/runs", &[], b"").await.status, 200);
+    assert_eq!(sim.send("POST", "/logstores", &[], settings.as_bytes()).await.status, 200);
+    let (again, modified, same) = times().await;
+    assert_eq!((again >= first + 100, modified, same), (true, again, project));
+    assert_eq!(sim.send("DELETE", "/", &[], b"").await.status, 200);
+    sim.make_logstore().await;
+    assert!(times().await.2 >= project + 100);
+}
+
 /// What the Rust and Python SDKs send through HTTP_PROXY.
 #[tokio::test]
 async fn a_target_in_absolute_form_is_served() {

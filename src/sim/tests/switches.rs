@@ -193,6 +193,40 @@ async fn shards_are_split_and_merged_and_parents_stay_readable() {
 }
 
 #[tokio::test]
+async fn sixty_four_shards_are_listed_written_and_split() {
+    let sim = Sim::with_logstore(SignatureVersion::V4).await;
+    let many = json!({"logstoreName": "many", "ttl": 30, "shardCount": 64}).to_string();
+    assert_eq!(sim.send("POST", "/logstores", &[], many.as_bytes()).await.status, 200);
+    let list = async || sim.get("/logstores/many/shards").await.json().as_array().unwrap().clone();
+    let shards = list().await;
+    assert_eq!(shards.len(), 64);
+    for (id, pair) in shards.windows(2).enumerate() {
+        assert_eq!((&pair[0]["shardID"], &pair[1]["shardID"]), (&json!(id), &json!(id + 1)));
+        assert_eq!(pair[0]["exclusiveEndKey"], pair[1]["inclusiveBeginKey"]);
+    }
+    for shard in &shards {
+        let key = shard["inclusiveBeginKey"].as_str().unwrap();
+        let route = format!("/logstores/many/shards/route?key={key}&seqid=1");
+        assert_eq!(sim.put(&route, &group(1, &[])).await.status, 200);
+        let target = format!("/logstores/many/shards/{}?action=split", shard["shardID"]);
+        assert_eq!(sim.send("POST", &target, &[], b"").await.status, 200);
+        // The child that owns the key knows its number.
+        assert_eq!(sim.put(&route, &group(1, &[])).await.error().1, "InvalidSequenceId");
+    }
+    let shards = list().await;
+    let with = |status: &str| shards.iter().filter(|shard| shard["status"] == status).count();
+    assert_eq!((with("readonly"), with("readwrite")), (64, 128));
+    let mut answers = Vec::new();
+    for id in 64..97 {
+        let target = format!("/logstores/many/shards/{id}?action=split");
+        answers.push(sim.send("POST", &target, &[], b"").await);
+    }
+    let last = answers.pop().unwrap();
+    assert!(answers.iter().all(|got| got.status == 200), "up to 256");
+    assert_eq!(last.error(), (400, "ProjectQuotaExceed".to_owned()));
+}
+
+#[tokio::test]
 async fn a_logstore_made_again_is_empty_and_knows_no_number_and_no_cursor() {
     let sim = Sim::with_logstore(SignatureVersion::V4).await;
     assert_eq!([sim.numbered(1).await, sim.numbered(1).await], ["", "InvalidSequenceId"]);

@@ -3,11 +3,10 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-use crate::harness::cluster::{Cluster, Owner, PASSWORD, USER};
+use crate::harness::cluster::{Cluster, Owner, PASSWORD, USER, binary};
 use crate::harness::poll;
 
 /// A running PgBouncer. Dropped, it is stopped and its files are deleted; by the same means as a
@@ -50,7 +49,7 @@ impl Bouncer {
         fs::write(&settings, text).unwrap();
         [&directory, &users, &settings].into_iter().for_each(|path| owner.give(path));
         let mut guard = owner.command("sh");
-        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(program()).arg(&settings);
+        guard.args(["-c", GUARD, "guard"]).arg(&directory).arg(binary("pgbouncer")).arg(&settings);
         guard.current_dir(&directory).process_group(0);
         let guard = guard.stdin(Stdio::piped()).spawn().unwrap();
         let bouncer = Self { guard, port };
@@ -68,10 +67,4 @@ impl Drop for Bouncer {
         // Closes the pipe first.
         let _ = self.guard.wait();
     }
-}
-
-/// Debian has it where only root's PATH leads.
-fn program() -> &'static str {
-    let debian = "/usr/sbin/pgbouncer";
-    if Path::new(debian).exists() { debian } else { "pgbouncer" }
 }

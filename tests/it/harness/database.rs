@@ -1,17 +1,21 @@
 //! A database of a test's own, with Dify's tables in the shape of any of its versions.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::harness::cluster::{Cluster, PASSWORD, USER, binary};
+use sqlx::{Connection as _, PgConnection};
+
+use crate::harness::cluster::{Cluster, PASSWORD, USER};
 use crate::harness::poll;
+use crate::harness::session::{self, Sessions};
 
 /// A new database, dropped with its value.
 pub(crate) struct Database {
     cluster: Arc<Cluster>,
+    sessions: Sessions,
     pub(crate) name: String,
 }
 
@@ -19,6 +23,18 @@ impl Database {
     /// An empty database in the shared cluster.
     pub(crate) fn fresh() -> Self {
         Self::fresh_in(&Cluster::shared())
+    }
+
+    /// A database in the shared cluster with the tables of a version of Dify, as [`Self::shape`]
+    /// makes them. They are made once and copied, which is faster.
+    pub(crate) fn of_shape(shape: &str) -> Self {
+        static MADE: Mutex<BTreeMap<String, Arc<Database>>> = Mutex::new(BTreeMap::new());
+        let made = {
+            let mut all = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+            let made = all.entry(shape.to_owned());
+            made.or_insert_with(|| Arc::new(Self::fresh().shape(shape))).clone()
+        };
+        made.copy()
     }
 
     /// An empty database in `cluster`.
@@ -34,16 +50,15 @@ impl Database {
 
     /// A copy of this one, with everything in it; nobody may be connected to this one.
     pub(crate) fn copy(&self) -> Self {
+        self.sessions.close();
         Self::made_in(&self.cluster, &format!("TEMPLATE {}", self.name))
     }
 
     fn made_in(cluster: &Arc<Cluster>, options: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(1);
         let name = format!("dify_{}", COUNT.fetch_add(1, Ordering::Relaxed));
-        let database = Self { cluster: cluster.clone(), name };
-        let create = format!("CREATE DATABASE {} {options}", database.name);
-        psql_in(cluster.port, "postgres", &create).unwrap();
-        database
+        cluster.sessions.run(&format!("CREATE DATABASE {name} {options}")).unwrap();
+        Self { cluster: cluster.clone(), sessions: Sessions::new(cluster.port, &name), name }
     }
 
     /// Makes the tables as a version of Dify has them; `shape` is a file of tests/data/ddl without
@@ -77,50 +92,58 @@ impl Database {
     /// between `|`, NULL as nothing.
     #[track_caller]
     pub(crate) fn psql(&self, sql: &str) -> String {
-        self.try_psql(sql).unwrap_or_else(|error| panic!("{error}in: {sql:.2000}"))
+        self.try_psql(sql).unwrap_or_else(|error| panic!("{error}\nin: {sql:.2000}"))
     }
 
-    /// As [`Self::psql`]; an error is what psql wrote about it.
+    /// As [`Self::psql`]; an error is what Postgres said.
     pub(crate) fn try_psql(&self, sql: &str) -> Result<String, String> {
-        psql_in(self.cluster.port, &self.name, sql)
+        self.sessions.run(sql)
     }
 }
 
 /// An advisory lock of Postgres, held until it is dropped.
-pub(crate) struct HeldLock<'a> {
-    database: &'a Database,
-    key: i64,
-    session: Child,
+pub(crate) struct HeldLock {
+    session: Option<PgConnection>,
 }
 
-impl Drop for HeldLock<'_> {
+impl Drop for HeldLock {
     fn drop(&mut self) {
-        // A server that sleeps does not see that its client has gone.
-        let end = format!("SELECT pg_terminate_backend(pid) {}", granted(self.key));
-        if let Err(error) = self.database.try_psql(&end) {
-            eprintln!("{error}");
-        }
-        let _ = self.session.wait();
+        let session = self.session.take();
+        session::wait(async move {
+            if let Some(mut session) = session {
+                // The end of the session would come a moment later.
+                let freed = sqlx::query("SELECT pg_advisory_unlock_all()").execute(&mut session);
+                if let Err(error) = freed.await {
+                    eprintln!("free an advisory lock: {error}");
+                }
+                let _ = session.close().await;
+            }
+        });
     }
-}
-
-fn granted(key: i64) -> String {
-    format!("FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = {key}")
 }
 
 impl Database {
     /// Takes an advisory lock in a session of its own.
     #[track_caller]
-    pub(crate) fn hold_lock(&self, key: i64) -> HeldLock<'_> {
-        let sql = format!("SELECT pg_advisory_lock({key}), pg_sleep(600)");
-        let session = psql_command(self.cluster.port, &self.name, &sql)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let held = HeldLock { database: self, key, session };
-        self.wait_until(&format!("SELECT count(*) {}", granted(key)), "1");
-        held
+    pub(crate) fn hold_lock(&self, key: i64) -> HeldLock {
+        let mut session = self.sessions.open();
+        let session = session::wait(async move {
+            let lock = sqlx::query("SELECT pg_advisory_lock($1)").bind(key);
+            lock.execute(&mut session).await.map(|_| session)
+        });
+        HeldLock { session: Some(session.unwrap()) }
+    }
+
+    /// Locks a row in a session of its own, as Dify does while it works on it.
+    #[track_caller]
+    pub(crate) fn hold_row(&self, table: &str, id: &str) -> HeldLock {
+        let sql = format!("BEGIN; SELECT id FROM {table} WHERE id = '{id}' FOR UPDATE");
+        let mut session = self.sessions.open();
+        let session = session::wait(async move {
+            let lock = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+            lock.execute(&mut session).await.map(|_| session)
+        });
+        HeldLock { session: Some(session.unwrap()) }
     }
 
     /// Waits until a session waits for an advisory lock.
@@ -141,35 +164,18 @@ impl Database {
 impl Drop for Database {
     fn drop(&mut self) {
         let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
-        if let Err(error) = psql_in(self.cluster.port, "postgres", &drop) {
-            eprintln!("{error}");
+        if let Err(error) = self.cluster.sessions.run(&drop) {
+            eprintln!("{drop}: {error}");
         }
-    }
-}
-
-fn psql_command(port: u16, database: &str, sql: &str) -> Command {
-    let mut command = Command::new(binary("psql"));
-    command
-        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1"])
-        .args(["-p", &port.to_string(), "-U", USER, "-d", database, "-c", sql])
-        .env("PGPASSWORD", PASSWORD)
-        .env("PGOPTIONS", "--client-min-messages=warning");
-    command
-}
-
-fn psql_in(port: u16, database: &str, sql: &str) -> Result<String, String> {
-    let output = psql_command(port, database, sql)
-        .output()
-        .map_err(|error| format!("start psql: {error}"))?;
-    match output.status.success() {
-        true => Ok(String::from_utf8(output.stdout).unwrap().trim_end_matches('\n').to_owned()),
-        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::harness::cluster::binary;
 
     const TABLES: &str = "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'";
 

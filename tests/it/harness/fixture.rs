@@ -28,7 +28,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// A database of that shape, empty, and a local SLS on which `init` was run.
     pub(crate) fn new(shape: &str) -> Self {
-        Self::of(Database::fresh().shape(shape))
+        Self::of(Database::of_shape(shape))
     }
 
     /// That database, which has Dify's tables, and a local SLS on which `init` was run.

@@ -105,6 +105,13 @@ impl Simulator {
         self.post("/_sim/release", &serde_json::json!({}));
     }
 
+    /// Damages what `logstore` of [`PROJECT`] has stored, by a change of `/_sim/tamper`.
+    #[track_caller]
+    pub(crate) fn tamper(&self, logstore: &str, change: &serde_json::Value) {
+        let order = serde_json::json!({"project": PROJECT, "logstore": logstore, "change": change});
+        self.post("/_sim/tamper", &order);
+    }
+
     /// Waits until so many requests are `held`, stored `late`, or orders `waiting`.
     #[track_caller]
     pub(crate) fn wait_until(&self, name: &str, wanted: u64) {

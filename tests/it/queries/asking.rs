@@ -6,7 +6,8 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use dify_sls_backfill::demo::{self, HistorySettings};
+use dify_sls_backfill::demo;
+use dify_sls_backfill::demo::settings::HistorySettings;
 use dify_sls_backfill::secret::Secret;
 use dify_sls_backfill::wire::sign::{Credentials, SignatureVersion, SignedParts, percent, sign};
 use serde_json::{Value, json};
@@ -80,7 +81,7 @@ impl Migrated {
     }
 
     fn new() -> Self {
-        let database = Database::fresh().shape("dify-1.12");
+        let database = Database::of_shape("dify-1.12");
         let settings = HistorySettings { node_rows: 4_000, ..HistorySettings::default() };
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {

@@ -227,3 +227,47 @@ fn statement_14_finds_the_newest_of_each_node_execution() {
     ));
     same_rows(&dify.sls(NODES, "*", &ordered), &newest);
 }
+
+/// `LogstoreWorkflowNodeExecutionRepository.get_by_workflow_execution` with the order that Dify's
+/// run details ask for: the fields' names as they are, unquoted.
+#[test]
+fn statement_14_orders_the_nodes_of_a_run_by_an_unquoted_index() {
+    let dify = Migrated::shared();
+    let whose = some_run(&dify);
+    let [tenant, app, run] = &whose;
+    let of_run = format!("workflow_run_id='{run}' AND tenant_id='{tenant}' AND app_id='{app}'");
+    for (order, twin) in [
+        (
+            "index ASC, created_at ASC",
+            "\"index\", created_at COLLATE \"C\", node_execution_id COLLATE \"C\"",
+        ),
+        (
+            "index DESC, created_at DESC",
+            "\"index\" DESC, created_at COLLATE \"C\" DESC, node_execution_id COLLATE \"C\"",
+        ),
+    ] {
+        let sql = format!(
+            "
+            SELECT * FROM (
+                SELECT *, ROW_NUMBER() OVER (PARTITION BY node_execution_id ORDER BY log_version DESC) AS rn
+                FROM workflow_node_execution
+                WHERE {of_run}
+                  AND __time__ > 0
+            ) t
+            WHERE rn = 1
+             ORDER BY {order}"
+        );
+        let newest = dify.twin(&format!(
+            "SELECT * FROM (SELECT DISTINCT ON (node_execution_id) {FIELDS} FROM node_log \
+             WHERE {of_run} ORDER BY node_execution_id, ended DESC, status = 'retry') t \
+             ORDER BY {twin}"
+        ));
+        assert!(newest.len() > 10, "{}", newest.len());
+        let in_order = |rows: &[Row]| -> Vec<(String, String)> {
+            rows.iter().map(|row| (row["index"].clone(), row["created_at"].clone())).collect()
+        };
+        let sls = dify.sls(NODES, "*", &sql);
+        assert_eq!(in_order(&sls), in_order(&newest));
+        same_set(sls, newest);
+    }
+}

@@ -2,103 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use dify_sls_backfill::wire::log_group::LogGroupWriter;
 use serde_json::{Value, json};
 
 use crate::harness::poll;
-use crate::harness::simulator::{PROJECT, Simulator};
-use crate::queries::asking::{Asking, Row, now_s};
-
-const STORE: &str = "workflow_execution";
-
-/// A local SLS with one logstore of one shard.
-struct Small {
-    sls: Simulator,
-}
-
-impl Small {
-    /// With an index of texts `id` and `text`, and a number `n`.
-    fn new(switches: &[&str]) -> Self {
-        let small = Self::without_index(switches, json!({}));
-        small.index(json!({}));
-        small
-    }
-
-    fn without_index(switches: &[&str], settings: Value) -> Self {
-        let arguments: Vec<_> = switches.iter().flat_map(|switch| ["--switch", *switch]).collect();
-        let small = Self { sls: Simulator::start_with(&arguments) };
-        small.admin("POST", "/", json!({"projectName": PROJECT, "description": ""}));
-        let mut logstore = json!({"logstoreName": STORE, "ttl": 3650, "shardCount": 1});
-        logstore.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
-        small.admin("POST", "/logstores", logstore);
-        small
-    }
-
-    fn index(&self, more: Value) {
-        let key = |kind: &str| json!({"type": kind, "doc_value": true, "token": [" "]});
-        let mut index = json!({"keys": {"id": key("text"), "text": key("text"), "n": key("long")}});
-        index.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        self.admin("POST", &format!("/logstores/{STORE}/index"), index);
-    }
-
-    fn admin(&self, method: &str, path: &str, body: Value) {
-        let answer = self.asking().send(method, path, &[], &body.to_string());
-        assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);
-    }
-
-    fn asking(&self) -> Asking<'_> {
-        Asking(&self.sls)
-    }
-
-    fn switch(&self, change: Value) {
-        self.sls.switch(&change);
-    }
-
-    /// Puts one log, at Unix time `time`.
-    fn put(&self, time: i64, fields: &[(&str, &str)]) {
-        let mut writer = LogGroupWriter::default();
-        writer.begin_log(u32::try_from(time).unwrap(), 0);
-        for (key, value) in fields {
-            writer.field(key, value.as_bytes());
-        }
-        writer.end_log();
-        writer.finish(Some(""), Some("dify"), &[("__batch__", "7")]);
-        let path = format!("/logstores/{STORE}/shards/lb");
-        let headers = [("Content-Type", "application/x-protobuf")];
-        let answer = self.asking().send_bytes("POST", &path, &[], &headers, writer.bytes());
-        assert_eq!(answer.status, 200, "{}", answer.body);
-    }
-
-    /// Logs `a`, `b`, … of the last minutes with n = 1, 2, …
-    fn put_some(&self, count: u8) {
-        for n in 1..=count {
-            let id = char::from(b'a' + n - 1).to_string();
-            self.put(now_s() - 60 * i64::from(n), &[("id", &id), ("n", &n.to_string())]);
-        }
-    }
-
-    #[track_caller]
-    fn sql(&self, sql: &str) -> Vec<Row> {
-        self.asking().sql(STORE, &format!("* | {sql}"))
-    }
-
-    /// The first column of each row.
-    #[track_caller]
-    fn column(&self, sql: &str) -> Vec<String> {
-        self.sql(sql).into_iter().map(|row| row.into_values().next().unwrap()).collect()
-    }
-
-    #[track_caller]
-    fn refused(&self, query: &str) -> String {
-        self.asking().get_logs_v3(STORE, json!({"query": query})).refused()
-    }
-
-    /// The ids that a search finds, the oldest first.
-    #[track_caller]
-    fn found(&self, query: &str) -> Vec<String> {
-        self.asking().search(STORE, query).into_iter().map(|row| row["id"].clone()).collect()
-    }
-}
+use crate::queries::asking::{Row, now_s};
+use crate::queries::small::{STORE, Small};
 
 #[test]
 fn sql_sees_the_beginning_of_a_text_and_search_all_of_it() {
@@ -264,6 +172,63 @@ fn soft_delete_hides_logs_from_queries_and_not_from_pulls() {
     let answer = small.asking().send("POST", &path, &[], &again.to_string());
     assert_eq!(answer.status, 404);
     assert_eq!(small.column("SELECT id"), ["a"]);
+}
+
+fn row_ids(small: &Small, query: &str) -> Vec<(String, String)> {
+    let found = small.asking().search(STORE, query);
+    found.iter().map(|row| (row["id"].clone(), row["__rowid__"].clone())).collect()
+}
+
+fn delete(small: &Small, body: &Value) -> (u16, String, u64) {
+    let path = format!("/logstores/{STORE}/deletelogs");
+    let answer = small.asking().send("POST", &path, &[], &body.to_string());
+    let affected = answer.header("x-log-affectedrows").to_owned();
+    (answer.status, affected, answer.body["affectedRows"].as_u64().unwrap_or(u64::MAX))
+}
+
+#[test]
+fn a_log_is_deleted_by_its_row_id_where_logs_can_be_modified() {
+    let small = Small::without_index(&[], json!({"enableModify": true}));
+    small.index(json!({}));
+    let time = now_s() - 60;
+    for id in ["a", "b", "b", "c"] {
+        small.put(time, &[("id", id)]);
+    }
+    let rows = row_ids(&small, "id: b");
+    assert_eq!((rows.len(), rows[0].1 == rows[1].1), (2, false));
+    let of = |row_id: &str| json!({"from": time, "to": time + 1, "rowId": row_id});
+    let elsewhen = json!({"from": time + 1, "to": time + 9, "rowId": rows[1].1});
+    assert_eq!(delete(&small, &elsewhen), (200, "0".to_owned(), 0));
+    assert_eq!(delete(&small, &of(&rows[1].1)), (200, "1".to_owned(), 1));
+    assert_eq!(delete(&small, &of(&rows[1].1)), (200, "0".to_owned(), 0), "it is gone");
+    assert_eq!(row_ids(&small, "id: b"), rows[..1]);
+    assert_eq!(small.column("SELECT id ORDER BY id"), ["a", "b", "c"]);
+    // With both, the row id counts.
+    let mut both = of(&row_ids(&small, "id: a")[0].1);
+    both["query"] = json!("id: c");
+    assert_eq!(delete(&small, &both), (200, "1".to_owned(), 1));
+    assert_eq!(small.found("*"), ["b", "c"]);
+    for body in [
+        json!({"from": time, "to": time + 1}),
+        json!({"from": time, "to": time, "rowId": rows[0].1}),
+        json!({"from": time, "rowId": rows[0].1}),
+        json!({"from": time, "to": time + 1, "rowId": "?"}),
+        json!({"from": time, "to": time + 1, "query": "* | SELECT 1"}),
+    ] {
+        assert_eq!(delete(&small, &body).0, 400, "{body}");
+    }
+    assert_eq!(small.found("*"), ["b", "c"]);
+    let (stored, settings) = (small.sls.logs(STORE), json!({"enableModify": false}));
+    assert_eq!(stored.len(), 4, "what is pulled does not change");
+    let answer =
+        small.asking().send("PUT", &format!("/logstores/{STORE}"), &[], &settings.to_string());
+    assert_eq!(answer.status, 400, "once and for all");
+
+    let plain = Small::new(&[]);
+    plain.put_some(1);
+    assert!(!plain.asking().search(STORE, "*")[0].contains_key("__rowid__"));
+    let body = json!({"from": 0, "to": now_s(), "rowId": "0|0|0"});
+    assert_eq!(delete(&plain, &body).0, 400);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use uuid::Uuid;
 
 use crate::dify::conversion::{Conversion, LogTime, RULES};
-use crate::dify::converter::{Converted, Converter, Verdict};
+use crate::dify::converter::{Converted, Converter, ReadRow, Verdict};
+use crate::dify::eligibility::Bounds;
 use crate::record::digest::Digest;
 use crate::record::hold::HoldReason;
 use crate::record::table::{Column, ColumnKind, Table};
@@ -55,7 +56,8 @@ impl OwnedRow {
 
     pub(crate) fn convert(&self, conversion: &Conversion, group: &mut LogGroupWriter) -> Verdict {
         let cells: Vec<_> = self.cells.iter().map(Option::as_deref).collect();
-        Converter::new(conversion).unwrap().convert(&cells, time(SETTLED), INGEST, group)
+        let row = ReadRow { cells: &cells, is_offloaded: false };
+        Converter::new(conversion).unwrap().convert(row, &settled(), INGEST, group)
     }
 
     /// The verdict and the log's fields, read from the group's bytes.
@@ -99,7 +101,12 @@ impl OwnedRow {
 }
 
 /// Everything in the vectors finished before.
-pub(crate) const SETTLED: &str = "2027-01-01 00:00:00";
+const SETTLED: &str = "2027-01-01 00:00:00";
+
+/// Rows that finished before [`SETTLED`] may go.
+pub(crate) fn settled() -> Bounds {
+    Bounds { settled_before: time(SETTLED), ..Bounds::NONE }
+}
 pub(crate) const INGEST: u32 = 1_800_000_000;
 pub(crate) const ID: &str = "0199ab00-0000-7000-8000-00000000beef";
 

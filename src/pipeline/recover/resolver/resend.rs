@@ -1,21 +1,26 @@
 //! How an open batch ends: sent again, halved, held, or replaced by what its rows are now.
 
-use anyhow::Context as _;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
+
+use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
+use crate::dify::eligibility::Bounds;
+use crate::ledger::hold::NewHold;
 use crate::ledger::in_doubt::{InDoubtBatch, Reason, Replacement};
-use crate::ledger::intent::{NewBatch, NewHold, Sending};
+use crate::ledger::intent::{NewBatch, Sending};
 use crate::pipeline::progress::watch::Watch;
-use crate::pipeline::read::assemble::{Assembled, Assembler, Packed};
+use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed, missed};
+use crate::pipeline::read::batching::{Candidate, Cut, Sought, cut, fate};
 use crate::pipeline::recover::resolver::{Resend, Resolver, ResolverParts};
 use crate::pipeline::recover::rules::is_suspect;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::lane_keeper::{LaneSlot, is_at_home};
 use crate::pipeline::send::sender::{IntendedBatch, SendOutcome, Sender};
 use crate::record::hold::HoldReason;
-use crate::record::timestamp::Timestamp;
+use crate::source::page::Head;
 
 /// When SLS refuses so many rows one by one, something is wrong with all of them.
 const REFUSED_ROWS_MAX: u64 = 100;
@@ -36,8 +41,8 @@ impl Resolver {
             (Resend::Anew, _, 2..) if is_suspect(&batch) => {
                 let (first, second) = batch.row_ids.split_at(batch.row_ids.len() / 2);
                 let mut replacement = Replacement::default();
-                self.make_anew(first, &mut replacement).await?;
-                self.make_anew(second, &mut replacement).await?;
+                self.make_anew(&batch, first, &mut replacement).await?;
+                self.make_anew(&batch, second, &mut replacement).await?;
                 let is_split = self.replace(&batch, Reason::Split, &replacement).await?;
                 self.resolved.halved += u64::from(is_split);
                 Ok(())
@@ -48,7 +53,7 @@ impl Resolver {
 
     async fn hold_refused(&mut self, batch: &InDoubtBatch, detail: String) -> anyhow::Result<()> {
         let mut replacement = Replacement::default();
-        self.make_anew(&batch.row_ids, &mut replacement).await?;
+        self.make_anew(batch, &batch.row_ids, &mut replacement).await?;
         let rows = replacement.batches.drain(..).flat_map(|batch| batch.rows);
         let refused: Vec<_> = rows
             .map(|row| NewHold {
@@ -57,6 +62,7 @@ impl Resolver {
                 finished_at: Some(row.finished_at),
                 reason: HoldReason::Refused,
                 detail: detail.clone(),
+                look_again: HoldReason::Refused.look_again(),
             })
             .collect();
         self.resolved.refused_rows += refused.len() as u64;
@@ -73,7 +79,7 @@ impl Resolver {
 
     /// Sends a batch once more, if its rows are what they were.
     async fn send_again(&mut self, batch: InDoubtBatch, resend: Resend) -> anyhow::Result<()> {
-        let Some(packed) = self.pack_again(&batch).await? else {
+        let Some(packed) = self.pack_again(&batch, resend).await? else {
             if resend == Resend::SameNumber {
                 tracing::info!(
                     "batch {}: its rows have changed in Postgres since it was sent; it is waited \
@@ -84,7 +90,7 @@ impl Resolver {
                 return Ok(());
             }
             let mut replacement = Replacement::default();
-            self.make_anew(&batch.row_ids, &mut replacement).await?;
+            self.make_anew(&batch, &batch.row_ids, &mut replacement).await?;
             let is_abandoned = self.replace(&batch, Reason::Abandoned, &replacement).await?;
             self.resolved.abandoned += u64::from(is_abandoned);
             return Ok(());
@@ -146,7 +152,11 @@ impl Resolver {
     }
 
     /// The batch as it was, or `None` if its rows have changed.
-    async fn pack_again(&mut self, batch: &InDoubtBatch) -> anyhow::Result<Option<Packed>> {
+    async fn pack_again(
+        &mut self,
+        batch: &InDoubtBatch,
+        resend: Resend,
+    ) -> anyhow::Result<Option<Packed>> {
         let mut own;
         let assembler = if batch.conversion_id == self.parts.conversion_id {
             &mut self.assembler
@@ -156,16 +166,18 @@ impl Resolver {
             if !conversion.can_be_repeated(&self.parts.conversion) {
                 return Ok(None);
             }
-            own = Assembler::new(conversion)?;
+            own = Assembler::new(conversion, self.parts.shape.clone())?;
             &mut own
         };
-        // These rows were settled when the intent was made.
-        let (source, settled_before) = (&self.parts.source, Timestamp::INFINITY);
-        let assembled =
-            assembler.fill(source, &batch.row_ids, settled_before, batch.ingest_time).await?;
+        // These rows were judged when the intent was made; whether they are the same is seen below.
+        let rows: Vec<_> = batch.row_ids.iter().map(|id| sought(*id, batch)).collect();
+        let source = &self.parts.source;
+        let assembled = assembler.fill(source, &rows, &Bounds::NONE, batch.ingest_time).await?;
         let is_same =
             assembled.digest == batch.wanted.digest && assembled.rows.len() == batch.row_ids.len();
-        Ok(is_same.then(|| assembler.pack(&self.parts.ledger.seal, batch.id, &assembled)))
+        let sending = sending_of(batch, resend);
+        let name = BatchName { seal: self.parts.ledger.seal, batch_id: batch.id, sending };
+        Ok(is_same.then(|| assembler.pack(name, &assembled)))
     }
 
     /// Tells the ledger that a number is about to be repeated. It keeps its date, so no request of
@@ -209,6 +221,7 @@ impl Resolver {
             owner: process.id,
             lane_id: slot.lane_id,
             number: slot.number,
+            nth: sending_of(batch, Resend::Anew),
             signed_at,
             cursors: slot.cursors.clone(),
         };
@@ -226,27 +239,54 @@ impl Resolver {
         self.open.insert(batch.id, batch);
     }
 
-    /// Makes batches and holds of rows as they are now.
+    /// Makes batches and holds of rows of `old` as they are now.
     async fn make_anew(
         &mut self,
+        old: &InDoubtBatch,
         row_ids: &[Uuid],
         replacement: &mut Replacement,
     ) -> anyhow::Result<()> {
-        let ResolverParts { source, ledger, client, settled_before, conversion_id, .. } =
-            &self.parts;
+        let ResolverParts { source, shape, bounds, limits, .. } = &self.parts;
+        // Their sizes first: what has grown over the limits is not read.
+        let heads = source.page_of(shape, row_ids).await?;
+        let found: HashSet<Uuid> = heads.iter().map(|head| head.row_id).collect();
+        let missing = row_ids.iter().filter(|id| !found.contains(id));
+        replacement.holds.extend(missing.map(|id| missed(&sought(*id, old))));
+        let candidate = |head: Head| {
+            let fate = fate(shape.table, &head, &HashSet::new(), bounds);
+            let Head { key, row_id, created_at, finished_at, .. } = head;
+            Candidate { key, row_id, created_at, finished_at, fate }
+        };
+        let (mut pending, limits) = (heads.into_iter().map(candidate).collect(), limits.clone());
+        loop {
+            let Cut { take, mut holds, position, .. } = cut(&mut pending, &limits, u64::MAX);
+            replacement.holds.append(&mut holds);
+            self.make_batches(take, replacement).await?;
+            if position.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes batches of rows that are fit, as far as their heads tell.
+    async fn make_batches(
+        &mut self,
+        mut rest: Vec<Sought>,
+        replacement: &mut Replacement,
+    ) -> anyhow::Result<()> {
+        let ResolverParts { source, ledger, client, bounds, conversion_id, .. } = &self.parts;
         let ingest_time = u32::try_from(client.now()).unwrap_or(u32::MAX);
-        let mut rest = row_ids.to_vec();
         while !rest.is_empty() {
-            let mut assembled =
-                self.assembler.fill(source, &rest, *settled_before, ingest_time).await?;
+            let mut assembled = self.assembler.fill(source, &rest, bounds, ingest_time).await?;
             rest = std::mem::take(&mut assembled.left_over);
             replacement.holds.append(&mut assembled.holds);
-            replacement.gone.append(&mut assembled.gone);
             if assembled.rows.is_empty() {
                 continue;
             }
             let id = Uuid::now_v7();
-            let raw_bytes = self.assembler.pack(&ledger.seal, id, &assembled).raw_size as u64;
+            // It will be sent from what is read then; only its size is asked for.
+            let name = BatchName { seal: ledger.seal, batch_id: id, sending: 1 };
+            let raw_bytes = self.assembler.finish(name, &assembled) as u64;
             let Assembled { rows, digest, not_json, .. } = assembled;
             replacement.batches.push(NewBatch {
                 id,
@@ -271,4 +311,17 @@ impl Resolver {
         let ResolverParts { ledger, process, .. } = &self.parts;
         ledger.replace(process, batch, reason, replacement).await
     }
+}
+
+/// Which sending of the batch it will be: another number is another one.
+fn sending_of(batch: &InDoubtBatch, resend: Resend) -> u32 {
+    match resend {
+        Resend::Anew => batch.sendings + 1,
+        Resend::SameNumber => batch.sendings,
+    }
+}
+
+/// A row of a batch; when it was created is not in the ledger, but when the first of them was.
+fn sought(id: Uuid, batch: &InDoubtBatch) -> Sought {
+    Sought { id, created_at: batch.created_first, finished_at: None }
 }

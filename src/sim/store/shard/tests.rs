@@ -165,6 +165,32 @@ fn the_parts_of_a_group_are_shown_one_after_the_other() {
     assert_eq!([0, 299, 300].map(|steady_ms| bench.shown(steady_ms)), [1, 1, 3]);
 }
 
+/// Twenty groups of two logs in a second, each half 100 ms behind the one before.
+fn shown_of_twenty(lag_max_ms: Option<u64>, at_ms: &[u64]) -> Vec<i64> {
+    let bench = Bench::new(Switches {
+        split_groups_ms: Some(100),
+        split_groups_lag_max_ms: lag_max_ms,
+        ..Switches::default()
+    });
+    for number in 0..20 {
+        let write = Write { groups: vec!["a".into(), "b".into()], ..Write::default() };
+        bench.write(write, 0, number * 50).unwrap();
+    }
+    at_ms.iter().map(|at_ms| bench.shown(*at_ms)).collect()
+}
+
+#[test]
+fn the_lag_of_split_groups_grows_unless_it_has_a_bound() {
+    // The last are sent at 950 ms. Without a bound the first half of one stands beside the second
+    // half of the one before, each 100 ms further.
+    assert_eq!(shown_of_twenty(None, &[0, 950, 1999, 2000]), [1, 19, 39, 40]);
+    // Nothing is later than 300 ms behind its sending, so the last are shown at 1,250 ms.
+    let shown = shown_of_twenty(Some(300), &[0, 100, 950, 1249, 1250]);
+    assert_eq!((shown[0], shown[1], shown[4]), (1, 3, 40));
+    assert!(shown[2] >= 26 && shown[3] < 40, "{shown:?}");
+    assert_eq!(shown_of_twenty(Some(0), &[0, 949, 950]), [2, 38, 40]);
+}
+
 #[test]
 fn children_know_the_numbers_of_their_parents_unless_they_forget() {
     for forgets in [false, true] {

@@ -1,4 +1,4 @@
-//! Judges a LogGroup as SLS does, and makes of it what is stored.
+//! What SLS takes of a LogGroup: refused, cut, split or as it is.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -20,8 +20,10 @@ const TIME_NS_MAX: u32 = 999_999_999;
 /// The largest value that `big_values` lets pass (aliyun, PutLogs: not over 1 MB advised).
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Judges a LogGroup as SLS does; gives the groups to store and how many logs they have.
-pub fn judge(raw: Bytes, scene: Scene<'_>) -> Result<(Vec<Bytes>, usize), Refusal> {
+/// Gives the groups to store of a LogGroup, and how many logs they have.
+///
+/// Fails with SLS's code for what it does not take.
+pub fn admit(raw: Bytes, scene: Scene<'_>) -> Result<(Vec<Bytes>, usize), Refusal> {
     let switches = scene.switches;
     let now_s = scene.moment.unix_s();
     let group = check_group(&raw, switches)?;
@@ -144,7 +146,10 @@ mod tests {
     const NOW_S: i64 = 1_800_000_000;
 
     /// What is stored of a group with logs of these times and one value each.
-    fn judged(logs: &[(i64, &str)], switches: &Switches) -> Result<Vec<proto::LogGroup>, Refusal> {
+    fn admitted(
+        logs: &[(i64, &str)],
+        switches: &Switches,
+    ) -> Result<Vec<proto::LogGroup>, Refusal> {
         let mut writer = LogGroupWriter::default();
         for (time_s, value) in logs {
             writer.begin_log(u32::try_from(*time_s).unwrap(), 0);
@@ -153,7 +158,7 @@ mod tests {
         }
         writer.finish(Some("topic"), Some("source"), &[("tag", "1")]);
         let raw = Bytes::copy_from_slice(writer.bytes());
-        let (groups, _) = judge(raw, Scene { moment: Moment::at(NOW_S), switches })?;
+        let (groups, _) = admit(raw, Scene { moment: Moment::at(NOW_S), switches })?;
         Ok(groups.iter().map(|raw| proto::LogGroup::decode(raw.as_ref()).unwrap()).collect())
     }
 
@@ -167,15 +172,15 @@ mod tests {
         let (old, new) = (NOW_S - LOG_AGE_S_MAX, NOW_S + LOG_AHEAD_S_MAX);
         let logs = [(old - 1, "x"), (old, "x"), (new, "x"), (new + 1, "x")];
         let with = |log_time| Switches { log_time, ..Switches::default() };
-        let accepted = judged(&logs, &with(LogTime::Accept)).unwrap();
+        let accepted = admitted(&logs, &with(LogTime::Accept)).unwrap();
         assert_eq!(times(&accepted), [[old - 1, old, new, new + 1]]);
-        let refusal = judged(&logs, &with(LogTime::Refuse)).unwrap_err();
+        let refusal = admitted(&logs, &with(LogTime::Refuse)).unwrap_err();
         assert_eq!(refusal.message, TIME_OUT_OF_RANGE);
-        assert!(judged(&logs[1..3], &with(LogTime::Refuse)).is_ok());
-        let dropped = judged(&logs, &with(LogTime::Drop)).unwrap();
+        assert!(admitted(&logs[1..3], &with(LogTime::Refuse)).is_ok());
+        let dropped = admitted(&logs, &with(LogTime::Drop)).unwrap();
         assert_eq!(times(&dropped), [[old, new]]);
         assert_eq!(dropped[0].log_tags.len(), 1);
-        assert!(judged(&logs[..1], &with(LogTime::Drop)).unwrap().is_empty());
+        assert!(admitted(&logs[..1], &with(LogTime::Drop)).unwrap().is_empty());
     }
 
     #[test]
@@ -183,24 +188,24 @@ mod tests {
         let big = format!("{}é", "x".repeat(VALUE_BYTES_MAX - 1));
         let value = |big_values| {
             let switches = Switches { big_values, ..Switches::default() };
-            let groups = judged(&[(NOW_S, &big)], &switches);
+            let groups = admitted(&[(NOW_S, &big)], &switches);
             groups.map(|groups| groups[0].logs[0].contents[0].value.len())
         };
         assert_eq!(value(BigValues::Store), Ok(VALUE_BYTES_MAX + 1));
         assert_eq!(value(BigValues::Truncate), Ok(VALUE_BYTES_MAX - 1), "whole characters");
         assert_eq!(value(BigValues::Refuse).unwrap_err().code, "PostBodyInvalid");
         let switches = Switches { big_values: BigValues::Refuse, ..Switches::default() };
-        assert!(judged(&[(NOW_S, &big[..VALUE_BYTES_MAX - 1])], &switches).is_ok());
+        assert!(admitted(&[(NOW_S, &big[..VALUE_BYTES_MAX - 1])], &switches).is_ok());
     }
 
     #[test]
     fn a_group_is_split_into_halves_with_the_same_tags() {
         let switches = Switches { split_groups_ms: Some(0), ..Switches::default() };
-        let groups = judged(&[(1, "a"), (2, "b"), (3, "c")], &switches).unwrap();
+        let groups = admitted(&[(1, "a"), (2, "b"), (3, "c")], &switches).unwrap();
         assert_eq!(times(&groups), [vec![1], vec![2, 3]]);
         assert_eq!(groups[0].log_tags, groups[1].log_tags);
         assert_eq!(groups[1].source.as_deref(), Some("source"));
-        assert_eq!(judged(&[(1, "a")], &switches).unwrap().len(), 1);
+        assert_eq!(admitted(&[(1, "a")], &switches).unwrap().len(), 1);
     }
 
     #[test]

@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 
 use crate::sim::answer::{Answer, Code, Refusal};
 use crate::sim::http::Request;
-use crate::sim::store::lock;
+use crate::sim::sync::lock;
 
 /// The most that a logstore has (aliyun, CreateConsumerGroup).
 const GROUPS_MAX: usize = 30;
 
 /// The groups of a project, by name: a name is unique in the project (aliyun, CreateConsumerGroup).
 #[derive(Default)]
-pub struct Groups {
+pub struct ConsumerGroups {
     groups: Mutex<BTreeMap<String, Group>>,
 }
 
@@ -24,7 +24,7 @@ struct Group {
     order: bool,
 }
 
-impl Groups {
+impl ConsumerGroups {
     /// CreateConsumerGroup.
     pub fn create(&self, logstore: &str, request: &Request) -> Result<Answer, Refusal> {
         let invalid = || {
@@ -85,7 +85,7 @@ mod tests {
         answer.err().map(|refusal| refusal.code)
     }
 
-    fn create(groups: &Groups, logstore: &str, name: &str) -> Option<String> {
+    fn create(groups: &ConsumerGroups, logstore: &str, name: &str) -> Option<String> {
         let body = json!({"consumerGroup": name, "timeout": 300, "order": false}).to_string();
         let mut request = Request::for_test("/", &[], b"");
         request.body = body.into();
@@ -94,7 +94,7 @@ mod tests {
 
     #[test]
     fn a_name_is_made_once_in_a_project_and_listed_by_logstore() {
-        let groups = Groups::default();
+        let groups = ConsumerGroups::default();
         assert_eq!(create(&groups, "a", "one"), None);
         for logstore in ["a", "b"] {
             let code = create(&groups, logstore, "one");
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_logstore_has_thirty_at_most() {
-        let groups = Groups::default();
+        let groups = ConsumerGroups::default();
         for number in 0..GROUPS_MAX {
             assert_eq!(create(&groups, "a", &format!("group-{number}")), None);
         }

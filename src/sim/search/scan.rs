@@ -1,42 +1,33 @@
 //! Which logs a query finds: the one place that decides what search, SQL and histograms see.
 //!
 //! A log is seen if it was written after the index was made, is not older than the logstore's TTL
-//! (by its own time), is indexed by now, was not deleted, and matches.
+//! (neither by its own time nor by its receipt), is indexed by now, was not deleted, and matches.
 
 use std::time::Duration;
 
 use crate::sim::answer::{Code, Refusal};
 use crate::sim::search::matching::Matcher;
 use crate::sim::search::query;
-use crate::sim::store::lock;
 use crate::sim::store::logstore::Logstore;
+use crate::sim::store::place::Place;
 use crate::sim::store::shard::{Group, Scene};
+use crate::sim::sync::lock;
 use crate::wire::log_group::LogGroupView;
 
 /// Logs further behind their receive time are "historical": their index may take longer (aliyun,
 /// GetLogs: real-time data is within (-180 s, +900 s]).
 const RECENT_S: i64 = 180;
 
-/// Where a log is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    pub shard: u32,
-    /// The group's number in its shard.
-    pub group: usize,
-    /// The log's number in its group.
-    pub log: usize,
-}
-
 /// A log that was found: sorted, it is in the order of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Found {
+pub struct Hit {
     pub time_s: u32,
     pub place: Place,
 }
 
 /// What is looked for.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted<'a> {
+pub struct Filter<'a> {
     /// The first time, in Unix seconds.
     pub from: i64,
     /// The first time that is too late.
@@ -50,38 +41,39 @@ pub struct Wanted<'a> {
 /// All logs that are seen and match, by time.
 pub fn find(
     logstore: &Logstore,
-    wanted: Wanted<'_>,
+    filter: Filter<'_>,
     scene: Scene<'_>,
-) -> Result<Vec<Found>, Refusal> {
-    if wanted.from >= wanted.to {
+) -> Result<Vec<Hit>, Refusal> {
+    if filter.from >= filter.to {
         return Err(Refusal::new(Code::ParameterInvalid, "from must be before to"));
     }
     let index = logstore.index()?;
-    let matcher = Matcher::new(&query::parse(wanted.query)?, &index.json)?;
-    // The TTL counts from the log's own time here, from its receipt for PullLogs.
-    let from = wanted.from.max(logstore.view(scene.moment).oldest_s);
-    let deleted = lock(&logstore.queries.deleted);
+    let matcher = Matcher::new(&query::parse(filter.query)?, &index.json)?;
+    let oldest_received_s = logstore.view(scene.moment).oldest_s;
+    let from = filter.from.max(logstore.oldest_log_s(scene.moment));
+    let deleted = lock(&logstore.deleted);
     let mut all = Vec::new();
     for shard in logstore.shards() {
         let groups = (0..).map_while(|number| Some((number, shard.group(number)?.1)));
         for (group_number, stored) in groups {
-            if stored.indexed_by != Some(index.generation) {
+            if stored.indexed_by != Some(index.generation) || stored.received_s < oldest_received_s
+            {
                 continue;
             }
             let group = LogGroupView::parse(&stored.raw);
             let group = group.expect("PutLogs stores what it could parse");
-            if !wanted.topic.is_empty() && group.topic != Some(wanted.topic.as_bytes()) {
+            if !filter.topic.is_empty() && group.topic != Some(filter.topic.as_bytes()) {
                 continue;
             }
             for (log_number, log) in group.logs.iter().enumerate() {
                 let time_s = log.time.unwrap_or_default();
                 let place = Place { shard: shard.id, group: group_number, log: log_number };
-                if (from..wanted.to).contains(&i64::from(time_s))
+                if (from..filter.to).contains(&i64::from(time_s))
                     && is_indexed(&stored, time_s, scene)
                     && !deleted.hides(place)
                     && matcher.matches(&group, log)
                 {
-                    all.push(Found { time_s, place });
+                    all.push(Hit { time_s, place });
                 }
             }
         }

@@ -1,15 +1,17 @@
 //! Writes what happened as rows of Dify's tables.
 
+use std::sync::Arc;
+
 use rand::RngExt;
 use rand::rngs::StdRng;
 use uuid::Uuid;
 
-use crate::demo::Profile;
 use crate::demo::app::App;
 use crate::demo::copy_rows::CopyRows;
-use crate::demo::history::{Fate, History, Node, Origin};
+use crate::demo::event::{Fate, Node, Origin, Run};
 use crate::demo::node_kind::{Gaps, random_uuid};
-use crate::demo::text::pick;
+use crate::demo::settings::Profile;
+use crate::demo::text::{TextPool, pick};
 use crate::record::timestamp::Timestamp;
 
 pub(crate) const RUN_COLUMNS: &str = "id, tenant_id, app_id, workflow_id, type, triggered_from, \
@@ -22,30 +24,35 @@ pub(crate) const NODE_COLUMNS: &str = "id, tenant_id, app_id, workflow_id, trigg
     process_data, outputs, status, error, elapsed_time, execution_metadata, created_at, \
     created_by_role, created_by, finished_at, node_execution_id";
 
-impl History {
-    pub(crate) fn write_run(
-        &mut self,
-        rows: &mut CopyRows,
-        origin: &Origin<'_>,
-        fate: Fate,
-        nodes: &[Node<'_>],
-        started_us: i64,
-        ended_us: i64,
-    ) {
+/// Writes rows; how they look is drawn from the generator that is handed in.
+pub(crate) struct RowWriter {
+    profile: Profile,
+    pool: Arc<TextPool>,
+    /// Reused for every text column.
+    text: String,
+}
+
+impl RowWriter {
+    pub(crate) fn new(profile: Profile, pool: Arc<TextPool>) -> Self {
+        Self { profile, pool, text: String::new() }
+    }
+
+    pub(crate) fn write_run(&mut self, rows: &mut CopyRows, run: &Run<'_>, rng: &mut StdRng) {
+        let Run { origin, fate, nodes, started_us, ended_us } = *run;
         let app = origin.app;
-        let is_small = self.settings.profile == Profile::Bench;
+        let is_small = self.profile == Profile::Bench;
         let (status, error) = match fate {
             Fate::Succeeded => ("succeeded", ""),
             Fate::PartialSucceeded => ("partial-succeeded", ""),
-            Fate::Failed => ("failed", pick(ERRORS, &mut self.rng)),
+            Fate::Failed => ("failed", pick(ERRORS, rng)),
             Fate::Stopped => ("stopped", "Workflow execution aborted by user"),
             Fate::Abandoned => ("running", ""),
             Fate::Paused => ("paused", ""),
         };
         let is_over = !matches!(fate, Fate::Abandoned | Fate::Paused);
-        let has_end = is_over && !self.rng.random_ratio(1, 2_000);
+        let has_end = is_over && !rng.random_ratio(1, 2_000);
         let tokens: i64 = nodes.iter().map(|node| i64::from(node.tokens)).sum();
-        let bytes = if is_small { 100 } else { self.rng.random_range(200..3_000) };
+        let bytes = if is_small { 100 } else { rng.random_range(200..3_000) };
 
         rows.begin_row(20);
         rows.uuid(origin.run_id.expect("a run has an id"));
@@ -57,13 +64,13 @@ impl History {
         let is_draft = origin.run_triggered_from.ends_with("debugging");
         rows.text(if is_draft { "draft" } else { &app.version });
         rows.text_or_null(if is_small { "" } else { &app.graph });
-        self.json(rows, r#"{"query": "%p", "sys.files": [], "sys.user_id": "%u"}"#, bytes);
+        self.json(rows, r#"{"query": "%p", "sys.files": [], "sys.user_id": "%u"}"#, bytes, rng);
         rows.text(status);
         match fate {
             Fate::Succeeded | Fate::PartialSucceeded if app.kind == "chat" => {
-                self.json(rows, r#"{"answer": "%m", "files": []}"#, bytes);
+                self.json(rows, r#"{"answer": "%m", "files": []}"#, bytes, rng);
             }
-            Fate::Succeeded => self.json(rows, r#"{"result": "%m", "score": %d}"#, bytes),
+            Fate::Succeeded => self.json(rows, r#"{"result": "%m", "score": %d}"#, bytes, rng),
             Fate::PartialSucceeded => rows.text("{}"),
             _ => rows.null(),
         }
@@ -85,7 +92,13 @@ impl History {
         }
     }
 
-    pub(crate) fn write_node(&mut self, rows: &mut CopyRows, origin: &Origin<'_>, node: &Node<'_>) {
+    pub(crate) fn write_node(
+        &mut self,
+        rows: &mut CopyRows,
+        origin: &Origin<'_>,
+        node: &Node<'_>,
+        rng: &mut StdRng,
+    ) {
         let app = origin.app;
         let kind = node.step.kind;
         let has_failed = matches!(node.status, "failed" | "exception" | "retry");
@@ -104,12 +117,12 @@ impl History {
         rows.text(&node.step.node_id);
         rows.text(kind.name);
         rows.text(kind.title);
-        self.write_payload(rows, node);
+        self.write_payload(rows, node, rng);
         rows.text(node.status);
-        rows.text_or_null(if has_failed { pick(ERRORS, &mut self.rng) } else { "" });
+        rows.text_or_null(if has_failed { pick(ERRORS, rng) } else { "" });
         let elapsed_us = node.finished_us.map_or(0, |finished_us| finished_us - node.created_us);
         rows.double(elapsed_us as f64 / 1e6);
-        self.write_metadata(rows, node);
+        self.write_metadata(rows, node, rng);
         rows.timestamp(Some(Timestamp::from_unix_us(node.created_us)));
         rows.text(origin.role);
         rows.uuid(origin.user);
@@ -118,28 +131,27 @@ impl History {
             true => rows.null(),
             false => rows.text(&node.execution_id.to_string()),
         }
-        self.summary.node_executions += 1;
     }
 
     /// Inputs, process data and outputs. What did not end well has no outputs.
-    fn write_payload(&mut self, rows: &mut CopyRows, node: &Node<'_>) {
-        let row_bytes = row_bytes(self.settings.profile, &mut self.rng);
+    fn write_payload(&mut self, rows: &mut CopyRows, node: &Node<'_>, rng: &mut StdRng) {
+        let row_bytes = row_bytes(self.profile, rng);
         let has_outputs = matches!(node.status, "succeeded" | "exception");
         for (position, column) in node.step.kind.columns.iter().enumerate() {
             self.text.clear();
             if position < 2 || has_outputs {
-                let mut gaps = Gaps { pool: &self.pool, rng: &mut self.rng, tokens: node.tokens };
+                let mut gaps = Gaps { pool: &self.pool, rng, tokens: node.tokens };
                 column.write(&mut self.text, row_bytes, &mut gaps);
             }
             // Before 1.9 Dify wrote NULL for nothing, since then `{}` as well.
-            match self.text.is_empty() && self.rng.random_ratio(1, 2) {
+            match self.text.is_empty() && rng.random_ratio(1, 2) {
                 true => rows.text("{}"),
                 false => rows.text_or_null(&self.text),
             }
         }
     }
 
-    fn write_metadata(&mut self, rows: &mut CopyRows, node: &Node<'_>) {
+    fn write_metadata(&mut self, rows: &mut CopyRows, node: &Node<'_>, rng: &mut StdRng) {
         self.text.clear();
         self.text.push('{');
         if let Some((container, round)) = node.inside {
@@ -153,19 +165,19 @@ impl History {
         if node.status == "succeeded" && !node.step.kind.metadata.is_empty() {
             let separator = if self.text.len() > 1 { ", " } else { "" };
             self.text.push_str(separator);
-            let mut gaps = Gaps { pool: &self.pool, rng: &mut self.rng, tokens: node.tokens };
+            let mut gaps = Gaps { pool: &self.pool, rng, tokens: node.tokens };
             gaps.write(node.step.kind.metadata, &mut self.text, 0);
         }
         self.text.push('}');
-        match self.text.len() == 2 && self.rng.random_ratio(1, 2) {
+        match self.text.len() == 2 && rng.random_ratio(1, 2) {
             true => rows.null(),
             false => rows.text(&self.text),
         }
     }
 
-    fn json(&mut self, rows: &mut CopyRows, template: &str, text_bytes: usize) {
+    fn json(&mut self, rows: &mut CopyRows, template: &str, text_bytes: usize, rng: &mut StdRng) {
         self.text.clear();
-        let mut gaps = Gaps { pool: &self.pool, rng: &mut self.rng, tokens: 0 };
+        let mut gaps = Gaps { pool: &self.pool, rng, tokens: 0 };
         gaps.write(template, &mut self.text, text_bytes);
         rows.text(&self.text);
     }
@@ -177,9 +189,10 @@ impl History {
         app: &App,
         run_id: Uuid,
         paused_us: i64,
+        rng: &mut StdRng,
     ) {
         rows.begin_row(6);
-        rows.uuid(random_uuid(&mut self.rng));
+        rows.uuid(random_uuid(rng));
         rows.uuid(app.workflow_id);
         rows.uuid(run_id);
         rows.text(&format!("workflow-state-{run_id}.json"));
