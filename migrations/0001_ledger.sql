@@ -352,7 +352,7 @@ COMMENT ON COLUMN sls_backfill.hold.batch_id IS 'The batch that took the row.';
 COMMENT ON COLUMN sls_backfill.hold.tries IS 'How often the row was looked at.';
 COMMENT ON COLUMN sls_backfill.hold.look_again IS 'Who looks at it again: every run; a run whose turn it is, the longest held first; a run that finds that the logstore keeps logs of its age; or only one that is asked to.';
 COMMENT ON COLUMN sls_backfill.hold.first_held_at IS 'When it was first held.';
-COMMENT ON COLUMN sls_backfill.hold.last_held_at IS 'When it was last held; of a missing row, when it was first missed.';
+COMMENT ON COLUMN sls_backfill.hold.last_held_at IS 'When it was last held; of a missing row, when it was first missed; of a lost one, when the run began that sends it again.';
 
 CREATE TABLE sls_backfill.read_position (
   logstore   text NOT NULL,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
 use crate::ledger::generation::TTL_DAYS_FOR_EVER;
+use crate::ledger::process::Process;
 use crate::ledger::purge::RowMarks;
 use crate::ledger::sighting::disprove;
 use crate::pg::{self, Tx};
@@ -82,9 +83,15 @@ impl Ledger {
     }
 
     /// Lets the rows of lost batches of `table` be sent again: the batches are given up, and their
-    /// rows are held `lost`, which the next holds range tries. Rows whose pass is not known are held
-    /// by `pass_id`. A batch of which something was seen since stays lost: an audit must look again.
-    pub async fn resend_lost(&self, table: Table, pass_id: i64) -> anyhow::Result<Reheld> {
+    /// rows are held `lost`, as if since just before `process` began, so that it tries them. Rows
+    /// whose pass is not known are held by `pass_id`. A batch of which something was seen since stays
+    /// lost: an audit must look again.
+    pub async fn resend_lost(
+        &self,
+        table: Table,
+        pass_id: i64,
+        process: &Process,
+    ) -> anyhow::Result<Reheld> {
         let mut reheld = Reheld::default();
         loop {
             let context = || format!("hold the rows of lost batches of {table}");
@@ -101,7 +108,7 @@ impl Ledger {
             .await
             .with_context(context)?;
             let Some(batch) = batch else { return Ok(reheld) };
-            let rows = give_up(&mut tx, batch.try_get("id")?, pass_id).await;
+            let rows = give_up(&mut tx, batch.try_get("id")?, pass_id, process).await;
             reheld.rows += rows.with_context(context)?;
             tx.commit().await.with_context(context)?;
             reheld.batches += 1;
@@ -127,7 +134,12 @@ async fn forget_unseen(tx: &mut Tx, audit: i64, ids: &[Uuid], now_s: i64) -> any
 
 /// Gives a lost batch up and holds those of its rows that are still in Postgres, as far as one knows;
 /// gives how many of them were not held before.
-async fn give_up(tx: &mut Tx, batch_id: Uuid, pass_id: i64) -> anyhow::Result<u64> {
+async fn give_up(
+    tx: &mut Tx,
+    batch_id: Uuid,
+    pass_id: i64,
+    process: &Process,
+) -> anyhow::Result<u64> {
     let row = pg::statement(
         "SELECT row_ids, purged, gone, changed FROM sls_backfill.batch_rows WHERE batch_id = $1",
     )
@@ -140,18 +152,22 @@ async fn give_up(tx: &mut Tx, batch_id: Uuid, pass_id: i64) -> anyhow::Result<u6
     let left = (0..row_ids.len()).filter(|place| !has_left(place)).map(|place| row_ids[place]);
     // A row that another live batch has is found to be there when its hold is tried.
     let held = pg::statement(
-        "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
+        "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at, \
+           last_held_at) \
          SELECT b.table_name, r.row_id, coalesce(b.pass_id, $2), $3, \
-         'its batch ' || b.id || ' is not in SLS any more', lower(b.created_span) \
-         FROM sls_backfill.batch b, unnest($4::uuid[]) AS r(row_id) \
-         WHERE b.id = $1 ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
+         'its batch ' || b.id || ' is not in SLS any more', lower(b.created_span), \
+         p.started_at - interval '1 microsecond' \
+         FROM sls_backfill.batch b, unnest($4::uuid[]) AS r(row_id), sls_backfill.process p \
+         WHERE b.id = $1 AND p.id = $5 \
+         ON CONFLICT (table_name, row_id) DO UPDATE SET reason = excluded.reason, \
          detail = excluded.detail, state = 'open', batch_id = NULL, look_again = 'every run', \
-         last_held_at = clock_timestamp() WHERE hold.state <> 'open'",
+         last_held_at = excluded.last_held_at WHERE hold.state <> 'open'",
     )
     .bind(batch_id)
     .bind(pass_id)
     .bind(HoldReason::Lost.name())
     .bind(left.collect::<Vec<_>>())
+    .bind(process.id)
     .execute(&mut **tx)
     .await?
     .rows_affected();

@@ -161,7 +161,8 @@ impl Run<'_> {
         if !self.settings.resend_lost {
             return Ok(());
         }
-        let Reheld { batches, rows } = self.ledger.resend_lost(table, pass.id).await?;
+        let Reheld { batches, rows } =
+            self.ledger.resend_lost(table, pass.id, &self.process).await?;
         if batches > 0 {
             tracing::info!(
                 "{table}: {} rows of {} lost batches are sent again",

@@ -137,7 +137,7 @@ fn what_the_ttl_explains_is_not_lost() {
         .tool(SHORT)
         .run()
         .exits(0)
-        .tells("workflow_runs: pulled back and compared: 0 batches");
+        .tells("workflow_runs: read back and compared: 0 batches");
     outcome.prints("196 of an earlier logstore");
     assert_eq!(fixture.stored(RUNS), [""; 0]);
 }
