@@ -497,7 +497,7 @@ CREATE TABLE sls_backfill.verification_found (
 COMMENT ON TABLE  sls_backfill.verification_found IS 'What a verification has found of each batch, page by page; forgotten when the next one begins.';
 COMMENT ON COLUMN sls_backfill.verification_found.verification_id IS 'The verification.';
 COMMENT ON COLUMN sls_backfill.verification_found.batch_id IS 'The batch that the tag names; it may be one that the ledger lacks.';
-COMMENT ON COLUMN sls_backfill.verification_found.ledger_id IS 'The ledger that the tag names.';
+COMMENT ON COLUMN sls_backfill.verification_found.ledger_id IS 'The ledger that the tag names; all zeros: this one, but without its seal.';
 COMMENT ON COLUMN sls_backfill.verification_found.shard IS 'The shard.';
 COMMENT ON COLUMN sls_backfill.verification_found.first_cursor IS 'Where the page begins.';
 COMMENT ON COLUMN sls_backfill.verification_found.end_cursor IS 'Where it ends.';
@@ -528,7 +528,7 @@ COMMENT ON COLUMN sls_backfill.verification_finding.id IS 'Its number.';
 COMMENT ON COLUMN sls_backfill.verification_finding.verification_id IS 'The verification.';
 COMMENT ON COLUMN sls_backfill.verification_finding.kind IS 'About SLS: missing, doubled, changed, given_up, foreign, expired, lost; about Postgres: source_changed, source_gone, unaccounted, not_compared.';
 COMMENT ON COLUMN sls_backfill.verification_finding.batch_id IS 'The batch; NULL for unaccounted rows.';
-COMMENT ON COLUMN sls_backfill.verification_finding.ledger_id IS 'The ledger that the tag of a foreign batch names.';
+COMMENT ON COLUMN sls_backfill.verification_finding.ledger_id IS 'The ledger that the tag of a foreign batch names; all zeros: this one, but without its seal.';
 COMMENT ON COLUMN sls_backfill.verification_finding.rows IS 'Rows that should be there; of a finding about Postgres, the rows it is about.';
 COMMENT ON COLUMN sls_backfill.verification_finding.found IS 'Logs that are there.';
 COMMENT ON COLUMN sls_backfill.verification_finding.row_ids IS 'The rows it is about, where they are known, 16 bytes each.';

@@ -32,6 +32,7 @@ use crate::pipeline::verify::content::verdict::Verdict;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
+use crate::sls::tag_sums::NOT_SEALED;
 
 /// Findings read from the ledger at once.
 const PAGE_FINDINGS: u32 = 100;
@@ -214,7 +215,10 @@ impl Repair<'_> {
         };
         let tag = match self.ledger.searched_batch(batch_id).await? {
             Some(batch) => batch.tag,
-            None => format!("{}/{batch_id}", finding.ledger_id.unwrap_or(self.ledger.id)),
+            None => {
+                let ledger_id = finding.ledger_id.filter(|id| *id != NOT_SEALED);
+                format!("{}/{batch_id}", ledger_id.unwrap_or(self.ledger.id))
+            }
         };
         Ok(format!("{why}; found by: {}", copies::query(&tag, None)))
     }

@@ -9,7 +9,6 @@ use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
 use crate::ledger::generation::TTL_DAYS_FOR_EVER;
 use crate::ledger::process::Process;
-use crate::ledger::purge::RowMarks;
 use crate::ledger::sighting::disprove;
 use crate::pg::{self, Tx};
 use crate::record::hold::HoldReason;
@@ -132,24 +131,19 @@ async fn forget_unseen(tx: &mut Tx, audit: i64, ids: &[Uuid], now_s: i64) -> any
     Ok(())
 }
 
-/// Gives a lost batch up and holds those of its rows that are still in Postgres, as far as one knows;
-/// gives how many of them were not held before.
+/// Gives a lost batch up and holds its rows; gives how many of them were not held before. What has
+/// left Postgres meanwhile is found to be missing.
 async fn give_up(
     tx: &mut Tx,
     batch_id: Uuid,
     pass_id: i64,
     process: &Process,
 ) -> anyhow::Result<u64> {
-    let row = pg::statement(
-        "SELECT row_ids, purged, gone, changed FROM sls_backfill.batch_rows WHERE batch_id = $1",
-    )
-    .bind(batch_id)
-    .fetch_one(&mut **tx)
-    .await?;
+    let row = pg::statement("SELECT row_ids FROM sls_backfill.batch_rows WHERE batch_id = $1")
+        .bind(batch_id)
+        .fetch_one(&mut **tx)
+        .await?;
     let row_ids: Vec<Uuid> = ids(row.try_get("row_ids")?).collect();
-    let RowMarks { purged, gone, .. } = RowMarks::of(&row, row_ids.len())?;
-    let has_left = |place: &usize| purged.contains(*place) || gone.contains(*place);
-    let left = (0..row_ids.len()).filter(|place| !has_left(place)).map(|place| row_ids[place]);
     // A row that another live batch has is found to be there when its hold is tried.
     let held = pg::statement(
         "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at, \
@@ -166,7 +160,7 @@ async fn give_up(
     .bind(batch_id)
     .bind(pass_id)
     .bind(HoldReason::Lost.name())
-    .bind(left.collect::<Vec<_>>())
+    .bind(row_ids)
     .bind(process.id)
     .execute(&mut **tx)
     .await?

@@ -239,6 +239,15 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// Marks those of `ids` that SLS holds whole and once, by all that was found so far.
+    pub async fn prove_found(&self, ids: Vec<Uuid>) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        prove(&mut tx, ids).await.context("prove batches")?;
+        tx.commit().await.context("prove batches")
+    }
+}
+
 async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
     let shard = i32::try_from(page.shard)?;
     for (batch_id, found) in page.sums {

@@ -25,6 +25,8 @@ pub enum Standing {
     GivenUp,
     /// It was in SLS and is not any more; its rows were not sent again.
     Lost,
+    /// It was in a logstore that is gone, and its TTL was over by then.
+    Earlier,
 }
 
 /// A batch to be judged.
@@ -78,7 +80,9 @@ const TO_JUDGE: &str = "SELECT b.id, b.ledger_id, b.state, b.rows::int8 AS rows,
     coalesce(b.digest, decode(repeat('00', 32), 'hex')) AS digest, \
     b.digest IS NOT NULL AS has_digest, 1 AS groups, b.attempts, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
     extract(epoch FROM coalesce(b.stored_at, b.intended_at))::int8 AS received_by, \
-    b.stored_at <= to_timestamp($6::float8 / 1000000) AS is_noted FROM sls_backfill.batch b";
+    b.stored_at <= to_timestamp($6::float8 / 1000000) AS is_noted, \
+    b.generation < (SELECT max(g.number) FROM sls_backfill.generation g \
+      WHERE g.logstore = b.logstore) AS is_earlier FROM sls_backfill.batch b";
 
 /// Columns of [`BatchToCompare`].
 const TO_COMPARE: &str = "SELECT b.id, b.ledger_id, b.rows::int8 AS rows, \
@@ -230,6 +234,7 @@ impl Ledger {
                 "intent" => Standing::Open,
                 "split" | "abandoned" => Standing::GivenUp,
                 "lost" => Standing::Lost,
+                _ if row.try_get("is_earlier")? => Standing::Earlier,
                 _ => Standing::Stored,
             },
             is_noted: row.try_get::<Option<bool>, _>("is_noted")?.unwrap_or(false),

@@ -63,7 +63,7 @@ pub fn find(raw: &[u8], table: Table, seal: &Seal) -> anyhow::Result<FoundPage> 
         page.others_since = earliest(page.others_since, of_others(bytes));
         let named = match owner_of(bytes, seal)? {
             Some(Owner::Own(named) | Owner::Foreign(named)) => named,
-            Some(Owner::Unsealed) => {
+            Some(Owner::Unsealed(_)) => {
                 page.unsealed_groups += 1;
                 continue;
             }

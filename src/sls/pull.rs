@@ -183,7 +183,7 @@ pub fn sum_up(raw: &[u8], seal: &Seal) -> anyhow::Result<Sums> {
         sums.others_since = earliest(sums.others_since, of_others(bytes));
         let batch_id = match owner_of(bytes, seal)? {
             Some(Owner::Own(named)) => named.batch_id,
-            Some(Owner::Unsealed) => {
+            Some(Owner::Unsealed(_)) => {
                 sums.unsealed_groups += 1;
                 continue;
             }

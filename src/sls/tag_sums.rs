@@ -11,9 +11,13 @@ use crate::sls::pull::owner_of;
 use crate::sls::tags::Owner;
 use crate::wire::log_group::{LogGroupView, split_list};
 
+/// In a [`BatchName`]: the tag names the ledger that reads, and does not bear its seal.
+pub const NOT_SEALED: Uuid = Uuid::nil();
+
 /// What a tag names: the ledger that has sent a batch, and the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchName {
+    /// Or [`NOT_SEALED`].
     pub ledger_id: Uuid,
     pub batch_id: Uuid,
 }
@@ -22,7 +26,7 @@ pub struct BatchName {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TagSums {
     pub batches: BTreeMap<BatchName, Sum>,
-    /// Logs in groups without a readable tag, or with a forged one: Dify's own writer, or anybody.
+    /// Logs in groups without a readable tag: Dify's own writer, or anybody.
     pub untagged_logs: u64,
     /// Groups of others that cannot be read whole.
     pub odd_groups: u64,
@@ -52,11 +56,18 @@ pub fn sum_up_tags(raw: &[u8], seal: &Seal, hasher: &mut LogHasher) -> anyhow::R
                 continue;
             }
         };
-        let Some(Owner::Own(named) | Owner::Foreign(named)) = owner else {
-            sums.untagged_logs += group.logs.len() as u64;
-            continue;
+        let name = match owner {
+            Some(Owner::Own(named) | Owner::Foreign(named)) => {
+                BatchName { ledger_id: named.ledger_id, batch_id: named.batch_id }
+            }
+            Some(Owner::Unsealed(named)) => {
+                BatchName { ledger_id: NOT_SEALED, batch_id: named.batch_id }
+            }
+            Some(Owner::Nobody) | None => {
+                sums.untagged_logs += group.logs.len() as u64;
+                continue;
+            }
         };
-        let name = BatchName { ledger_id: named.ledger_id, batch_id: named.batch_id };
         let sum = sums.batches.entry(name).or_default();
         sum.groups += 1;
         for log in &group.logs {
@@ -112,7 +123,8 @@ mod tests {
         // A field of a kind that does not exist.
         add(&[0x0f]);
         let sums = sum_up_tags(&list, &own, &mut LogHasher::default()).unwrap();
-        assert_eq!((sums.groups, sums.untagged_logs, sums.tagged_logs()), (6, 4, 6));
+        assert_eq!((sums.groups, sums.untagged_logs, sums.tagged_logs()), (6, 2, 8));
+        assert_eq!(sums.batches[&BatchName { ledger_id: NOT_SEALED, batch_id: batch }].rows, 2);
         assert_eq!(sums.odd_groups, 1);
         for seal in [own, other] {
             let name = BatchName { ledger_id: seal.ledger_id, batch_id: batch };

@@ -46,7 +46,7 @@ pub enum Owner {
     /// The ledger's: it bears its seal.
     Own(Named),
     /// It names the ledger, and does not bear its seal: somebody else has written it.
-    Unsealed,
+    Unsealed(Named),
     /// Another ledger's, it says.
     Foreign(Named),
     /// It has no tag of any ledger.
@@ -65,7 +65,7 @@ pub fn owner(group: &LogGroupView<'_>, seal: &Seal) -> Owner {
     let is_sealed = named.told.is_some_and(|(rows, digest)| {
         group.tag(SEAL_TAG) == Some(seal.of(batch_id, rows.into(), digest).as_bytes())
     });
-    if is_sealed { Owner::Own(named) } else { Owner::Unsealed }
+    if is_sealed { Owner::Own(named) } else { Owner::Unsealed(named) }
 }
 
 /// Whether bytes that are no log group name the ledger all the same.
@@ -126,9 +126,9 @@ pub mod tests {
         let other_batch = format!("{ledger}/{ledger}");
         for changed in [(BATCH_TAG, other_batch.as_str()), (ROWS_TAG, "6"), (SEAL_TAG, "")] {
             let tags = all.map(|tag| if tag.0 == changed.0 { changed } else { tag });
-            assert_eq!(owner(&tags), Owner::Unsealed, "{changed:?}");
+            assert!(matches!(owner(&tags), Owner::Unsealed(_)), "{changed:?}");
         }
-        assert_eq!(owner(&all[..3]), Owner::Unsealed);
+        assert!(matches!(owner(&all[..3]), Owner::Unsealed(_)));
         let foreign = format!("{batch}/{ledger}");
         for (rows, is_told) in [("5", true), ("10000001", false), ("99999999999", false)] {
             let tags = [(BATCH_TAG, foreign.as_str()), (ROWS_TAG, rows), all[2]];

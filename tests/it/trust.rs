@@ -13,6 +13,7 @@ use crate::harness::fixture::Fixture;
 
 mod generations;
 mod live_writer;
+mod other_commands;
 mod tags;
 
 const AUDIT: &str = "audit --signature-life-s 3 --late-s 1 --visible-s 1";

@@ -261,7 +261,7 @@ impl Resolver {
             .with_context(|| format!("list the shards of {logstore}"))?;
         // The moment when the reading began, by the clock as SLS tells it now.
         let now = client.now() - i64::try_from(begun.elapsed().as_secs()).unwrap_or(0) - 1;
-        let mut missing = Vec::new();
+        let (mut missing, mut whole) = (Vec::new(), Vec::new());
         for id in due {
             let (Some(seen @ Seen { is_open: true, found, .. }), Some(batch)) =
                 (seen.get(&id), self.open.get(&id))
@@ -272,13 +272,18 @@ impl Resolver {
             let at_home = |sent: &Sent| is_at_home(&sent.hash_key, &sent.cursors, &shards);
             let proven = guarantees.proven && batch.sent.as_ref().is_some_and(at_home);
             let guarantees = Guarantees { proven, ..*guarantees };
-            if !is_due(arrival_deadline(batch, seen, guarantees, now), guarantees, now) {
+            let deadline = arrival_deadline(batch, seen, guarantees, now);
+            if !is_due(deadline, guarantees, now) {
+                if let ArrivalDeadline::At(at) = deadline {
+                    let at = at + guarantees.timings.look_after_s();
+                    let next_at = self.resolved.next_at.map_or(at, |next| next.min(at));
+                    self.resolved.next_at = Some(next_at);
+                }
                 continue;
             }
             match presence(&batch.wanted, found) {
                 Presence::Nothing => missing.push(id),
-                // The ledger has marked it, or is about to.
-                Presence::Whole => {}
+                Presence::Whole => whole.push(id),
                 Presence::Differs => {
                     tracing::error!(
                         "batch {id}: SLS holds {} rows under its name that are not the {} it was \
@@ -289,6 +294,10 @@ impl Resolver {
                     self.differing.insert(id);
                 }
             }
+        }
+        // Two processes that have found a half each at the same time have not marked it.
+        if !whole.is_empty() {
+            ledger.prove_found(whole).await?;
         }
         Ok(missing)
     }

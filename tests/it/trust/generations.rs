@@ -14,7 +14,7 @@ use crate::trust::{AUDIT, RUNS, account, batches};
 
 /// Deletes the logstore of the runs and makes it again, a second later at the earliest: SLS tells
 /// in seconds when a logstore was made.
-fn make_anew(fixture: &Fixture, ttl_days: u32) {
+pub(crate) fn make_anew(fixture: &Fixture, ttl_days: u32) {
     let made = creation(fixture);
     fixture.delete_logstore(RUNS);
     loop {

@@ -74,6 +74,25 @@ fn forged_tags_of_a_ledger_that_never_was_keep_no_row_from_being_sent() {
 }
 
 #[test]
+fn forged_logs_under_the_name_of_a_batch_are_told_and_its_rows_can_be_purged_all_the_same() {
+    let (fixture, _) = half_moved();
+    fixture.tool(SHORT).run().exits(0);
+    let sql = "SELECT l.id || '/' || b.id FROM sls_backfill.batch b, sls_backfill.ledger l \
+               WHERE table_name = 'workflow_runs' LIMIT 1";
+    let batch = fixture.database.psql(sql).trim().to_owned();
+    let logs = [(NOW_S, "00000000-0000-4000-8000-00000000beef")];
+    fixture.sls.put(RUNS, &group("dify-sls-backfill", &logs, &[("__batch__", &batch)]));
+    let verify = "verify --level content --tables workflow_runs --signature-life-s 3 --late-s 1 \
+                  --visible-s 1";
+    fixture.tool(verify).run().exits(4).tells("under this ledger's name");
+    let all = fixture.finished("workflow_runs").len();
+    fixture
+        .tool("purge --older-than 0h --tables workflow_runs --execute --yes")
+        .run()
+        .prints(&format!("workflow_runs: {all} rows deleted"));
+}
+
+#[test]
 fn ledgers_that_were_dropped_one_after_the_other_vouch_for_what_they_have_sent() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(200, 10);
