@@ -39,6 +39,8 @@ pub struct Account {
     pub raw_bytes: u64,
     /// Live batches.
     pub batches: u64,
+    /// Rows in two live batches, as an audit has found: SLS holds them twice.
+    pub doubled: u64,
     /// JSON columns whose text is not JSON.
     pub not_json: u64,
     /// Rows that a count of Postgres has found in ranges beyond those that were read there: no
@@ -98,6 +100,7 @@ impl Ledger {
              coalesce(sum(adopted_rows), 0)::int8 AS adopted, \
              coalesce(sum(rows) FILTER (WHERE state = 'intent'), 0)::int8 AS in_the_air, \
              coalesce(sum(raw_bytes) FILTER (WHERE kind = 'live'), 0)::int8 AS raw_bytes, \
+             coalesce(sum(doubled_rows) FILTER (WHERE kind = 'live'), 0)::int8 AS doubled, \
              coalesce(sum(not_json) FILTER (WHERE kind = 'live'), 0)::int8 AS not_json, \
              count(*) FILTER (WHERE kind = 'live') AS batches \
              FROM sls_backfill.batch b \
@@ -145,6 +148,7 @@ impl Ledger {
             earlier: number(&batches, "earlier")?,
             in_the_air: number(&batches, "in_the_air")?,
             raw_bytes: number(&batches, "raw_bytes")?,
+            doubled: number(&batches, "doubled")?,
             not_json: number(&batches, "not_json")?,
             batches: number(&batches, "batches")?,
             held,

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
 use crate::ledger::generation::TTL_DAYS_FOR_EVER;
+use crate::ledger::live_rows::release_rows;
 use crate::ledger::process::Process;
 use crate::ledger::sighting::disprove;
 use crate::pg::{self, Tx};
@@ -107,7 +108,7 @@ impl Ledger {
             .await
             .with_context(context)?;
             let Some(batch) = batch else { return Ok(reheld) };
-            let rows = give_up(&mut tx, batch.try_get("id")?, pass_id, process).await;
+            let rows = give_up(&mut tx, table, batch.try_get("id")?, pass_id, process).await;
             reheld.rows += rows.with_context(context)?;
             tx.commit().await.with_context(context)?;
             reheld.batches += 1;
@@ -135,6 +136,7 @@ async fn forget_unseen(tx: &mut Tx, audit: i64, ids: &[Uuid], now_s: i64) -> any
 /// left Postgres meanwhile is found to be missing.
 async fn give_up(
     tx: &mut Tx,
+    table: Table,
     batch_id: Uuid,
     pass_id: i64,
     process: &Process,
@@ -149,7 +151,7 @@ async fn give_up(
         "INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at, \
            last_held_at) \
          SELECT b.table_name, r.row_id, coalesce(b.pass_id, $2), $3, \
-         'its batch ' || b.id || ' is not in SLS any more', lower(b.created_span), \
+         'its batch ' || b.id || ' is not in SLS any more', b.created_first, \
          p.started_at - interval '1 microsecond' \
          FROM sls_backfill.batch b, unnest($4::uuid[]) AS r(row_id), sls_backfill.process p \
          WHERE b.id = $1 AND p.id = $5 \
@@ -165,6 +167,7 @@ async fn give_up(
     .execute(&mut **tx)
     .await?
     .rows_affected();
+    release_rows(tx, table, batch_id).await?;
     // The account stays true: the batch's rows leave it, and those that are held now come into it.
     pg::statement(
         "UPDATE sls_backfill.batch SET state = 'abandoned', \
