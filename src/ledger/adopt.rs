@@ -311,7 +311,8 @@ async fn count_anew(
         "INSERT INTO sls_backfill.sighting \
          (batch_id, logstore, shard, rows, digest, groups, first_cursor, last_cursor, audit, \
            generation) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8, $10) \
-         ON CONFLICT (batch_id, logstore, generation, shard) DO UPDATE SET rows = excluded.rows, digest = excluded.digest, groups = excluded.groups, \
+         ON CONFLICT (batch_id, logstore, generation, shard) \
+         DO UPDATE SET rows = excluded.rows, digest = excluded.digest, groups = excluded.groups, \
          first_cursor = CASE WHEN $9 THEN excluded.first_cursor ELSE sighting.first_cursor END, \
          last_cursor = excluded.last_cursor, audit = excluded.audit, seen_at = clock_timestamp()",
     )

@@ -275,8 +275,9 @@ async fn insert_proofs(
          SELECT p.batch_id, $1, p.shard, v.generation, p.first_cursor, p.end_cursor, p.rows, \
            to_timestamp(p.received_first), to_timestamp(p.received_last), \
            to_timestamp(p.seen_at_us / 1000000) \
-         FROM (SELECT generation FROM sls_backfill.verification WHERE id = $10) v, unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::int8[], $7::int8[], \
-           $8::int8[], $9::float8[]) AS p(batch_id, shard, first_cursor, end_cursor, rows, \
+         FROM (SELECT generation FROM sls_backfill.verification WHERE id = $10) v, \
+           unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::int8[], $7::int8[], \
+             $8::int8[], $9::float8[]) AS p(batch_id, shard, first_cursor, end_cursor, rows, \
            received_first, received_last, seen_at_us)",
     )
     .bind(verification.table.logstore())

@@ -88,7 +88,8 @@ async fn look_through(connection: &mut PgConnection) -> anyhow::Result<Inspectio
 async fn standing(tx: &mut Transaction<'_, Postgres>) -> anyhow::Result<Standing> {
     let own = identity(tx).await?;
     let row = pg::statement(
-        "SELECT id, project, endpoint, epoch, audited_groups, stopped_because, own_identity, source_identity, seqid_proven, \
+        "SELECT id, project, endpoint, epoch, audited_groups, stopped_because, own_identity, \
+         source_identity, seqid_proven, \
          seqid_of, to_char(seqid_probed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI \"UTC\"') \
            AS seqid_at, \
          (SELECT count(*) FROM sls_backfill.process \

@@ -269,7 +269,8 @@ async fn add_sightings(tx: &mut Tx, page: &Page<'_>) -> anyhow::Result<()> {
             "INSERT INTO sls_backfill.sighting \
              (batch_id, logstore, shard, rows, digest, groups, first_cursor, last_cursor, \
                generation) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8) \
-             ON CONFLICT (batch_id, logstore, generation, shard) DO UPDATE SET rows = excluded.rows, digest = excluded.digest, \
+             ON CONFLICT (batch_id, logstore, generation, shard) \
+             DO UPDATE SET rows = excluded.rows, digest = excluded.digest, \
              groups = excluded.groups, last_cursor = excluded.last_cursor, \
              seen_at = clock_timestamp()",
         )

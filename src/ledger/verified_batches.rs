@@ -78,7 +78,8 @@ const IN_SCOPE: &str = "b.table_name = $1 AND b.id > $2 \
 /// Columns of [`BatchToJudge`].
 const TO_JUDGE: &str = "SELECT b.id, b.ledger_id, b.state, b.rows::int8 AS rows, \
     coalesce(b.digest, decode(repeat('00', 32), 'hex')) AS digest, \
-    b.digest IS NOT NULL AS has_digest, 1 AS groups, b.attempts, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
+    b.digest IS NOT NULL AS has_digest, 1 AS groups, b.attempts, \
+    extract(epoch FROM b.signed_at)::int8 AS signed_at, \
     extract(epoch FROM coalesce(b.stored_at, b.intended_at))::int8 AS received_by, \
     b.stored_at <= to_timestamp($6::float8 / 1000000) AS is_noted, \
     b.generation < (SELECT max(g.number) FROM sls_backfill.generation g \
