@@ -1,5 +1,6 @@
 //! `run`: sends what is to be sent, continues where the last run stopped, and verifies.
 
+mod live_writer;
 mod passes;
 mod unkept;
 
@@ -61,6 +62,8 @@ struct Run<'a> {
     /// When this run has read for the first time what SLS had acknowledged before (Unix seconds,
     /// SLS's clock).
     behind_at: BTreeMap<Table, i64>,
+    /// Since when rows may have been stored by another writer when they finished.
+    live_since: BTreeMap<Table, Timestamp>,
     rows: RowBudget,
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
@@ -98,15 +101,16 @@ pub async fn run(
     let source = setup::source(&settings.postgres, 2 * settings.workers + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
-    setup::check_logstores(&client, &sls.project, &settings.tables).await?;
+    let logstores = setup::check_logstores(&client, &sls.project, &settings.tables).await?;
     // Two stages of each worker, the watch, the tail reader, the resolver and the heartbeat may
     // write at the same time.
     let connections = 2 * settings.workers + 4;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
-    ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
+    ledger.bind(&sls.project, &sls.endpoint.service).await.or_exit(Exit::Preflight)?;
     ledger.recognise(&source.identity().await?, settings.new_source).await?;
+    ledger.meet(&logstores).await?.stops().map_err(anyhow::Error::from)?;
     if let Some((found, hint)) = ledger.standbys().await?.warning() {
         tracing::warn!("the ledger's Postgres {found}\nhint: {hint}");
     }
@@ -132,7 +136,7 @@ pub async fn run(
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
     let guarantees = Guarantees { proven: false, timings: settings.timings };
-    let kept = retention::kept(settings, &client, &source, &shapes, now).await?;
+    let kept = retention::kept(settings, &logstores, &source, &shapes, now).await?;
     let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
     health.look(&source).await?;
     let watched = source.clone();
@@ -151,6 +155,7 @@ pub async fn run(
         now,
         kept,
         behind_at: BTreeMap::new(),
+        live_since: BTreeMap::new(),
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
         shutdown,
@@ -244,6 +249,7 @@ impl Run<'_> {
                 self.read_first(shape.table).await?;
             }
         }
+        self.check_live_writers().await?;
         self.guarantees.proven = self.is_seqid_proven().await?;
         self.all_tables(shapes).await
     }
@@ -317,7 +323,9 @@ impl Run<'_> {
 
     /// Says how the run ended.
     fn conclude(&self, total: &Outcome, accounts: &[(Table, Account)]) -> Exit {
-        let rows_doubled: u64 = accounts.iter().map(|(_, account)| account.doubled).sum();
+        let sum = |of: fn(&Account) -> u64| accounts.iter().map(|(_, account)| of(account)).sum();
+        let (rows_doubled, rows_lost): (u64, u64) =
+            (sum(|account| account.doubled), sum(|account| account.lost));
         if rows_doubled > 0 {
             tracing::error!(
                 "{} rows are in two batches, so SLS holds them twice; nothing was deleted\n\
@@ -325,11 +333,18 @@ impl Run<'_> {
                 count(rows_doubled)
             );
         }
+        if rows_lost > 0 {
+            tracing::error!(
+                "{} rows that were in SLS are not there any more, and are not sent again\n\
+                 hint: if they are to be sent again, say --resend-lost",
+                count(rows_lost)
+            );
+        }
         for (difference, batches) in &total.differences {
             let batches = count(*batches);
             tracing::error!("{batches} batches {}; {}", difference.what(), difference.way_on());
         }
-        if rows_doubled > 0 || !total.differences.is_empty() {
+        if rows_doubled + rows_lost > 0 || !total.differences.is_empty() {
             return Exit::Difference;
         }
         if !total.is_complete {

@@ -20,9 +20,32 @@ const DOUBTFUL: &str = "SELECT b.id FROM sls_backfill.batch b WHERE b.table_name
     AND b.adopted_by = $2 AND b.doubled_rows > 0";
 
 impl Ledger {
-    /// Draws the conclusions, for `table`, from all that audit number `audit` has read. Doing it
-    /// again changes nothing.
-    pub async fn conclude_audit(&self, audit: i64, table: Table) -> anyhow::Result<()> {
+    /// Draws the conclusions, for `table`, from all that audit number `audit` has read; `now_s` is
+    /// SLS's clock. Doing it again changes nothing.
+    pub async fn conclude_audit(&self, audit: i64, table: Table, now_s: i64) -> anyhow::Result<()> {
+        self.conclude_about_open(audit, table).await?;
+        self.lose_unseen(audit, table, now_s).await?;
+        self.forget_nameless(audit, table).await
+    }
+
+    /// What was seen under the name of a batch that the ledger lacks, and that the audit has not
+    /// adopted, is nothing of ours, or is gone.
+    async fn forget_nameless(&self, audit: i64, table: Table) -> anyhow::Result<()> {
+        let mut tx = self.begin().await?;
+        pg::statement(
+            "DELETE FROM sls_backfill.sighting s WHERE s.logstore = $1 AND s.audit <> $2 \
+             AND NOT EXISTS (SELECT FROM sls_backfill.batch b WHERE b.id = s.batch_id)",
+        )
+        .bind(table.logstore())
+        .bind(audit)
+        .execute(&mut *tx)
+        .await
+        .context("forget what was seen of no batch")?;
+        tx.commit().await.context("forget what was seen of no batch")
+    }
+
+    /// Intents, batches that were given up, and doubtful ones.
+    async fn conclude_about_open(&self, audit: i64, table: Table) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         // First: whatever shares rows with an intent that never arrived shares them with nothing.
         let detail = "its batch is not in SLS, and another one has rows of it";
@@ -35,6 +58,7 @@ impl Ledger {
         for batch_id in ids(&mut tx, GIVEN_UP, table, audit).await? {
             revive_if_alone(&mut tx, table, batch_id, Some(audit)).await?;
         }
+        find_again(&mut tx, table, audit).await.context("take lost batches back")?;
         tx.commit().await.context("draw the conclusions of the audit")
     }
 }
@@ -110,6 +134,21 @@ pub(in crate::ledger) async fn give_up(
     release_rows(tx, table, batch_id).await
 }
 
+/// A lost batch is there after all, or a part of it. Nobody has sent its rows again.
+async fn find_again(tx: &mut Tx, table: Table, audit: i64) -> anyhow::Result<()> {
+    pg::statement(
+        "UPDATE sls_backfill.batch b SET state = 'stored', generation = \
+           (SELECT max(g.number) FROM sls_backfill.generation g WHERE g.logstore = b.logstore) \
+         WHERE table_name = $1 AND state = 'lost' AND EXISTS \
+           (SELECT FROM sls_backfill.sighting s WHERE s.batch_id = b.id AND s.audit = $2)",
+    )
+    .bind(table.name())
+    .bind(audit)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// A batch that was given up is there after all: its rows are not to be sent again. If one of them was
 /// sent again in another batch, it stays given up, and unequal; gives whether it lives again.
 pub(in crate::ledger) async fn revive_if_alone(
@@ -145,8 +184,10 @@ async fn revive(tx: &mut Tx, batch_id: Uuid, audit: Option<i64>) -> anyhow::Resu
     .execute(&mut **tx)
     .await?;
     pg::statement(
-        "UPDATE sls_backfill.batch SET state = 'stored', stored_at = clock_timestamp(), \
-         adopted_by = coalesce($2, adopted_by), adopted_rows = rows - $3 WHERE id = $1",
+        "UPDATE sls_backfill.batch b SET state = 'stored', stored_at = clock_timestamp(), \
+         adopted_by = coalesce($2, adopted_by), generation = \
+           (SELECT max(g.number) FROM sls_backfill.generation g WHERE g.logstore = b.logstore), \
+         adopted_rows = adopted_rows + rows - $3 WHERE id = $1",
     )
     .bind(batch_id)
     .bind(audit)

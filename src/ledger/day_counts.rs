@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
+use crate::ledger::generation::current_sql;
 use crate::pg::{self, Tx};
 use crate::record::day::Day;
 use crate::record::hold::HoldReason;
@@ -138,15 +139,19 @@ async fn batched_days(
     tx: &mut Tx,
     table: Table,
 ) -> anyhow::Result<BTreeMap<Option<Day>, LedgerDay>> {
-    let rows = pg::statement(
+    // What went into a logstore that is gone is lost, whether or not its TTL was over by then.
+    let rows = pg::made_statement(&format!(
         "SELECT (d.day - DATE '2000-01-01')::int4 AS day, \
-         coalesce(sum(d.rows) FILTER (WHERE b.state NOT IN ('intent', 'lost')), 0)::int8 AS stored, \
-         coalesce(sum(d.rows) FILTER (WHERE b.state = 'intent'), 0)::int8 AS open, \
-         coalesce(sum(d.rows) FILTER (WHERE b.state = 'lost'), 0)::int8 AS lost \
-         FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
-         CROSS JOIN LATERAL unnest(r.finished_days, r.day_rows) AS d(day, rows) \
-         WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') GROUP BY 1",
-    )
+         coalesce(sum(d.rows) FILTER (WHERE NOT open AND NOT lost), 0)::int8 AS stored, \
+         coalesce(sum(d.rows) FILTER (WHERE open), 0)::int8 AS open, \
+         coalesce(sum(d.rows) FILTER (WHERE lost), 0)::int8 AS lost \
+         FROM (SELECT id, state = 'intent' AS open, state = 'lost' OR (state <> 'intent' \
+             AND generation < {}) AS lost FROM sls_backfill.batch b \
+           WHERE table_name = $1 AND state NOT IN ('split', 'abandoned')) b \
+         JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
+         CROSS JOIN LATERAL unnest(r.finished_days, r.day_rows) AS d(day, rows) GROUP BY 1",
+        current_sql("b.logstore")
+    ))
     .bind(table.name())
     .fetch_all(&mut **tx)
     .await?;

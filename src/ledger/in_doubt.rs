@@ -170,7 +170,9 @@ impl Ledger {
                WHERE id = $3 AND last_number < $4) \
              UPDATE sls_backfill.batch SET lane_id = $3, number = $4, \
              signed_at = to_timestamp($5), cursors = $6, sendings = $7, attempts = attempts + 1, \
-             all_refused = false, number_used_at = NULL \
+             all_refused = false, number_used_at = NULL, generation = \
+               (SELECT max(g.number) FROM sls_backfill.generation g \
+                WHERE g.logstore = batch.logstore) \
              WHERE id = $1 AND owner = $2 AND state = 'intent' AND {}",
             self.may_send_sql(8)
         ))

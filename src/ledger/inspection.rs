@@ -1,5 +1,7 @@
 //! A look at a ledger that changes nothing, not even by making its schema.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
 use sqlx::postgres::PgRow;
 use sqlx::{Connection as _, PgConnection, Postgres, Row as _, Transaction};
@@ -27,8 +29,15 @@ pub struct Standing {
     pub id: uuid::Uuid,
     /// `None`: it has sent nothing yet.
     pub project: Option<String>,
+    /// The service of SLS that the project is in; `None` as long as there is no project.
+    pub service: Option<String>,
+    /// When each logstore was made, as far as SLS says it (Unix s), into which something was sent
+    /// that counts.
+    pub created: BTreeMap<String, i64>,
     /// The number of the last process.
     pub epoch: i64,
+    /// Consumer groups of other ledgers that an audit has looked into, with their timeouts.
+    pub audited_groups: BTreeMap<String, u32>,
     pub stopped_because: Option<String>,
     /// Processes whose lease has not run out.
     pub alive: i64,
@@ -131,7 +140,8 @@ async fn look_through(connection: &mut PgConnection) -> anyhow::Result<Inspectio
 async fn standing(tx: &mut Transaction<'_, Postgres>) -> anyhow::Result<Standing> {
     let own = identity(tx).await?;
     let row = pg::statement(
-        "SELECT id, project, epoch, stopped_because, own_identity, source_identity, seqid_proven, \
+        "SELECT id, project, endpoint, epoch, audited_groups, stopped_because, own_identity, \
+         source_identity, seqid_proven, \
          seqid_of, to_char(seqid_probed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI \"UTC\"') \
            AS seqid_at, \
          (SELECT count(*) FROM sls_backfill.process \
@@ -141,6 +151,16 @@ async fn standing(tx: &mut Transaction<'_, Postgres>) -> anyhow::Result<Standing
     .fetch_one(&mut **tx)
     .await
     .context("look at the ledger: was another version of this program at work here?")?;
+    let logstores = pg::statement(
+        "SELECT g.logstore, g.created_at_s FROM sls_backfill.generation g \
+         WHERE g.created_at_s IS NOT NULL AND g.number = (SELECT max(h.number) \
+           FROM sls_backfill.generation h WHERE h.logstore = g.logstore) \
+         AND EXISTS (SELECT FROM sls_backfill.batch b WHERE b.logstore = g.logstore \
+           AND b.state NOT IN ('lost', 'split', 'abandoned'))",
+    )
+    .fetch_all(&mut **tx)
+    .await
+    .context("look which logstores the ledger knows")?;
     let known = |name: &str| -> anyhow::Result<Identity> {
         let known: Option<serde_json::Value> = row.try_get(name)?;
         Ok(known.map(serde_json::from_value).transpose()?.unwrap_or_default())
@@ -152,7 +172,14 @@ async fn standing(tx: &mut Transaction<'_, Postgres>) -> anyhow::Result<Standing
     Ok(Standing {
         id: row.try_get("id")?,
         project: row.try_get("project")?,
+        service: row.try_get("endpoint")?,
+        created: logstores
+            .iter()
+            .map(|row| Ok((row.try_get("logstore")?, row.try_get("created_at_s")?)))
+            .collect::<anyhow::Result<_>>()?,
         epoch: row.try_get("epoch")?,
+        audited_groups: serde_json::from_value(row.try_get("audited_groups")?)
+            .context("read the groups that were audited")?,
         stopped_because: row.try_get("stopped_because")?,
         alive: row.try_get("alive")?,
         seqid: seqid.map(|seqid| (seqid, of.unwrap_or_default(), at.unwrap_or_default())),

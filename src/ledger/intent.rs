@@ -332,9 +332,10 @@ fn insert_batch_sql(table: Table, from: &str) -> String {
          batched AS (INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, \
            table_name, logstore, state, rows, raw_bytes, digest, not_json, conversion_id, \
            lane_id, number, sendings, signed_at, cursors, owner, attempts, ingest_time, \
-           created_first, finished_first, finished_last) \
+           created_first, finished_first, finished_last, generation) \
          SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
-           to_timestamp($15), $16, $17, $18, $19, $20, $21, $22{from} RETURNING id), \
+           to_timestamp($15), $16, $17, $18, $19, $20, $21, $22, (SELECT max(g.number) \
+             FROM sls_backfill.generation g WHERE g.logstore = $6){from} RETURNING id), \
          taken AS (INSERT INTO {} (row_id, batch_id) \
            SELECT row_id, id FROM batched, unnest($23::uuid[]) AS row_id ORDER BY row_id) \
          INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \

@@ -28,14 +28,18 @@ pub struct UnkeptBatch {
 }
 
 impl Ledger {
-    /// The oldest log time that `logstore` was seen to keep; `None`: none was tried yet.
+    /// The oldest log time that `logstore`, as it is now, was seen to keep; `None`: none was tried
+    /// yet.
     pub async fn proved_age(&self, logstore: &str) -> anyhow::Result<Option<Timestamp>> {
         let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement("SELECT since FROM sls_backfill.proved_age WHERE logstore = $1")
-            .bind(logstore)
-            .fetch_optional(&mut *tx)
-            .await
-            .with_context(|| format!("look up how old the logs of {logstore} may be"))?;
+        let row = pg::statement(
+            "SELECT since FROM sls_backfill.proved_age WHERE logstore = $1 AND generation = \
+               (SELECT max(number) FROM sls_backfill.generation WHERE logstore = $1)",
+        )
+        .bind(logstore)
+        .fetch_optional(&mut *tx)
+        .await
+        .with_context(|| format!("look up how old the logs of {logstore} may be"))?;
         row.map(|row| Ok(row.try_get("since")?)).transpose()
     }
 
@@ -49,8 +53,10 @@ impl Ledger {
         let context = || format!("note how old the logs of {logstore} may be");
         let mut tx = self.begin_relaxed().await?;
         pg::statement(
-            "INSERT INTO sls_backfill.proved_age (logstore, since, batch_id) VALUES ($1, $2, $3) \
-             ON CONFLICT (logstore) DO UPDATE SET since = excluded.since, \
+            "INSERT INTO sls_backfill.proved_age (logstore, generation, since, batch_id) \
+             SELECT logstore, generation, $2, id FROM sls_backfill.batch \
+             WHERE logstore = $1 AND id = $3 \
+             ON CONFLICT (logstore, generation) DO UPDATE SET since = excluded.since, \
              batch_id = excluded.batch_id, proved_at = clock_timestamp() \
              WHERE proved_age.since > excluded.since",
         )

@@ -15,7 +15,8 @@ use crate::pg::{self, Tx};
 /// Nothing may be sent before an audit.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{because}\nso SLS may hold rows that this ledger does not know, and they would be doubled\n\
+    "{because}\nso SLS may hold rows that this ledger does not know, or lack rows that it takes for \
+     stored; nothing is sent until that is clear\n\
      hint: `dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the stop"
 )]
 pub struct Stopped {
@@ -44,6 +45,15 @@ pub struct Audit {
     pub fenced_at: i64,
     /// The consumer groups of others that were there then, by logstore.
     pub groups: BTreeMap<String, Vec<String>>,
+}
+
+/// The consumer groups that are nobody's who is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownGroups {
+    /// The stamps of this ledger's processes, by their numbers.
+    pub stamps: BTreeMap<i64, u32>,
+    /// Groups of other ledgers, by their names, with their timeouts.
+    pub audited: BTreeMap<String, u32>,
 }
 
 /// What a probe of idempotent writes has shown.
@@ -110,18 +120,26 @@ impl Ledger {
         Ok(Stopped { because: because.to_owned() })
     }
 
-    /// The stamps of those of the numbers that processes of this ledger have taken.
-    pub async fn stamps(&self, numbers: Vec<i64>) -> anyhow::Result<BTreeMap<i64, u32>> {
+    /// Which consumer groups there may be: those of processes of this ledger that have taken one of
+    /// these numbers, and those that an audit has looked into.
+    pub async fn known_groups(&self, numbers: Vec<i64>) -> anyhow::Result<KnownGroups> {
         let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement("SELECT audited_groups FROM sls_backfill.ledger")
+            .fetch_one(&mut *tx)
+            .await
+            .context("look up the groups that were audited")?;
+        let audited = serde_json::from_value(row.try_get("audited_groups")?)?;
         let rows =
             pg::statement("SELECT epoch, stamp FROM sls_backfill.process WHERE epoch = ANY($1)")
                 .bind(numbers)
                 .fetch_all(&mut *tx)
                 .await
                 .context("look up the stamps of processes")?;
-        rows.iter()
+        let stamps = rows
+            .iter()
             .map(|row| Ok((row.try_get("epoch")?, u32::try_from(row.try_get::<i32, _>("stamp")?)?)))
-            .collect()
+            .collect::<anyhow::Result<_>>()?;
+        Ok(KnownGroups { stamps, audited })
     }
 
     /// What a probe on `project_and_endpoint` has shown; `None`: none was made there.
@@ -174,9 +192,9 @@ impl Ledger {
         audit.map(serde_json::from_value).transpose().context("read the open audit")
     }
 
-    /// Begins an audit: nothing is sent before it is finished, and every shard of `logstores` is
-    /// read anew from its beginning.
-    pub async fn begin_audit(&self, audit: &Audit) -> anyhow::Result<()> {
+    /// Begins an audit of what `service` holds: nothing is sent before it is finished, and every
+    /// shard of its logstores is read anew from its beginning.
+    pub async fn begin_audit(&self, audit: &Audit, service: &str) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         let others = pg::statement(
             "SELECT FROM sls_backfill.process WHERE ended_at IS NULL AND epoch <> $1 LIMIT 1",
@@ -190,8 +208,9 @@ impl Ledger {
             "another process has joined meanwhile\nhint: when it has ended, audit again"
         );
         write_stop(&mut tx, "an audit was begun and is not finished").await?;
-        pg::statement("UPDATE sls_backfill.ledger SET audit = $1")
+        pg::statement("UPDATE sls_backfill.ledger SET audit = $1, endpoint = $2")
             .bind(serde_json::to_value(audit)?)
+            .bind(service)
             .execute(&mut *tx)
             .await
             .context("begin an audit")?;
@@ -214,8 +233,13 @@ impl Ledger {
     }
 
     /// Ends an audit: the stop is lifted, and the ledger is who it is now, with a source that is in
-    /// the same database. Any other source stays who it was.
-    pub async fn finish_audit(&self, source: &Identity) -> anyhow::Result<()> {
+    /// the same database. Any other source stays who it was. `audited`: groups of other ledgers that
+    /// stay, with their timeouts.
+    pub async fn finish_audit(
+        &self,
+        source: &Identity,
+        audited: &BTreeMap<String, u32>,
+    ) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         let own = identity(&mut tx).await?;
         let row = pg::statement("SELECT source_identity FROM sls_backfill.ledger FOR UPDATE")
@@ -228,10 +252,18 @@ impl Ledger {
             false => source_then.or(source.clone()),
         };
         remember(&mut tx, &own, &source).await?;
-        pg::statement("UPDATE sls_backfill.ledger SET stopped_because = NULL, audit = NULL")
+        pg::statement(
+            "UPDATE sls_backfill.ledger SET stopped_because = NULL, audit = NULL, \
+             audited_groups = audited_groups || $1",
+        )
+        .bind(serde_json::to_value(audited)?)
+        .execute(&mut *tx)
+        .await
+        .context("lift the stop")?;
+        pg::statement("UPDATE sls_backfill.generation SET audited = true WHERE NOT audited")
             .execute(&mut *tx)
             .await
-            .context("lift the stop")?;
+            .context("note which logstores were looked into")?;
         tx.commit().await.context("end the audit")
     }
 }

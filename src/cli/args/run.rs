@@ -83,6 +83,13 @@ pub struct RunArgs {
     /// have changed; batches from now on are converted the new way
     #[arg(long)]
     new_conversion: bool,
+    /// Send rows although the logstore holds logs of another writer, such as Dify's own, which may
+    /// have stored them already: they would be there twice
+    #[arg(long, conflicts_with = "dry_run")]
+    beside_live_writer: bool,
+    /// Send again what was in SLS and an audit did not find there any more
+    #[arg(long, conflicts_with_all = ["dry_run", "join"])]
+    resend_lost: bool,
 
     /// Only these tables
     #[arg(long, help_heading = ROWS, value_delimiter = ',', value_parser = parse_table,
@@ -318,6 +325,8 @@ impl RunArgs {
                 VerifyArg::None => Verify::None,
                 VerifyArg::Tags => Verify::Tags,
             },
+            beside_live_writer: self.beside_live_writer,
+            resend_lost: self.resend_lost,
             new_source: self.new_source,
             join: self.join,
             dry_run: self.dry_run,

@@ -16,6 +16,7 @@ use crate::commands::setup::{self};
 use crate::dify::conversion::{Conversion, LogTime};
 use crate::dify::eligibility::Bounds;
 use crate::ledger::hold::HoldsToTry;
+use crate::ledger::lost::Reheld;
 use crate::ledger::pass::{LOOK_BACK_S, Pass};
 use crate::ledger::sighting::{Comparison, DifferingBatch};
 use crate::pipeline::progress::Progress;
@@ -45,6 +46,7 @@ impl Run<'_> {
     ) -> Result<Outcome, Ended> {
         let table = shape.table;
         let pass = self.pass(shape).await?;
+        self.resend_lost(table, &pass).await?;
         if !self.settings.join && !pass.is_read_again {
             self.ledger.forget_cut_holds(pass.id).await?;
         }
@@ -153,6 +155,23 @@ impl Run<'_> {
             bytes(get(&progress.body_bytes)),
             bytes((raw as f64 / seconds) as u64),
         );
+    }
+
+    /// Holds the rows of lost batches, if somebody has said that they are to be sent again.
+    async fn resend_lost(&self, table: Table, pass: &Pass) -> anyhow::Result<()> {
+        if !self.settings.resend_lost {
+            return Ok(());
+        }
+        let Reheld { batches, rows } =
+            self.ledger.resend_lost(table, pass.id, &self.process).await?;
+        if batches > 0 {
+            tracing::info!(
+                "{table}: {} rows of {} lost batches are sent again",
+                count(rows),
+                count(batches)
+            );
+        }
+        Ok(())
     }
 
     /// The open pass of the table, or a new one.
@@ -268,6 +287,7 @@ impl Run<'_> {
         Bounds {
             settled_before: self.now.plus_s(-self.settings.settle_s),
             kept_since: kept_since.filter(|_| conversion.log_time == LogTime::FinishedAt),
+            live_since: self.live_since.get(&table).copied(),
             abandoned_before: self.now.plus_s(-self.settings.abandoned_after_s),
             row_bytes_max: self.settings.row_bytes_max,
         }
@@ -339,7 +359,7 @@ impl Run<'_> {
             },
             preparer: PreparerParts {
                 source: self.source.clone(),
-                ledger_id: self.ledger.id,
+                seal: self.ledger.seal,
                 conversion_id: pass.conversion_id,
                 conversion,
                 shape: shape.clone(),

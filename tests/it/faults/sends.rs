@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault, refuse};
@@ -460,6 +460,61 @@ fn a_run_without_an_answer_for_its_last_batch_ends_with_75_and_says_until_when()
     );
     fixture.tool("run --visible-s 1").run().exits(0).tells("1 sent again");
     fixture.holds_every_finished_row_once();
+}
+
+#[test]
+fn a_run_does_not_wait_for_a_batch_whose_shard_was_split_longer_than_for_others() {
+    let fixture = Case::of(Proven).fixture();
+    fixture.sls.switch(&json!({"signature_life_s": 900}));
+    fixture.sls.order(&fault("put", 2, 1, json!("hold")));
+    let run = "run --batch-kib 64 --visible-s 1 --tables workflow_runs";
+    let running = fixture.tool(&format!("{run} --workers 1")).spawn();
+    fixture.sls.wait_until("held", 1);
+    running.kill();
+    fixture.sls.forget_faults();
+    // As if SLS had refused its number; but the shard that knows the number is no more.
+    fixture.database.psql(
+        "UPDATE sls_backfill.batch SET number_used_at = now() - interval '5 minutes' \
+         WHERE state = 'intent'",
+    );
+    fixture.split_shards();
+    let outcome = fixture.tool(run).deadline(Duration::from_secs(60)).run();
+    outcome.exits(75).tells("may still be on its way to SLS").tells("1 still in doubt");
+}
+
+#[test]
+fn a_batch_whose_halves_two_processes_have_found_at_once_is_known_to_be_stored() {
+    let fixture = Case::of(Proven).fixture();
+    fixture.sls.order(&fault("put", 2, 1, json!({"hold_after": {}})));
+    let run = format!("{SHORT} --tables workflow_runs");
+    let running = fixture.tool(&format!("{run} --workers 1")).spawn();
+    fixture.sls.wait_until("held", 1);
+    running.kill();
+    fixture.sls.release();
+    // Both have read to the end, and each has seen its own half alone: nobody has marked it.
+    for shard in 0..2 {
+        let end = fixture.sls.call(
+            "GET",
+            &format!("/logstores/workflow_execution/shards/{shard}"),
+            &[("type", "cursor"), ("from", "end")],
+            "",
+        );
+        let end: Value = serde_json::from_str(&end).unwrap();
+        fixture.database.psql(&format!(
+            "UPDATE sls_backfill.read_position SET cursor = {} WHERE shard = {shard}",
+            end["cursor"].to_string().replace('"', "'")
+        ));
+    }
+    fixture.database.psql(
+        "INSERT INTO sls_backfill.sighting (batch_id, logstore, generation, shard, rows, digest, \
+           groups, first_cursor, last_cursor) \
+         SELECT id, logstore, generation, 0, rows, digest, 1, 'x', 'x' FROM sls_backfill.batch \
+         WHERE id NOT IN (SELECT batch_id FROM sls_backfill.sighting); \
+         UPDATE sls_backfill.batch SET unknowns = 1, signed_at = now() - interval '1 minute', \
+           number_used_at = now() - interval '1 minute' WHERE state = 'intent'",
+    );
+    fixture.tool(&run).deadline(Duration::from_secs(60)).run().exits(0).tells("1 found in SLS");
+    assert_eq!(fixture.stored("workflow_execution"), fixture.finished("workflow_runs"));
 }
 
 #[test]

@@ -178,7 +178,7 @@ impl Resolver {
         let is_same =
             assembled.digest == batch.wanted.digest && assembled.rows.len() == batch.row_ids.len();
         let sending = sending_of(batch, resend);
-        let name = BatchName { ledger_id: self.parts.ledger.id, batch_id: batch.id, sending };
+        let name = BatchName { seal: self.parts.ledger.seal, batch_id: batch.id, sending };
         Ok(is_same.then(|| assembler.pack(name, &assembled)))
     }
 
@@ -287,7 +287,7 @@ impl Resolver {
             }
             let id = Uuid::now_v7();
             // It will be sent from what is read then; only its size is asked for.
-            let name = BatchName { ledger_id: ledger.id, batch_id: id, sending: 1 };
+            let name = BatchName { seal: ledger.seal, batch_id: id, sending: 1 };
             let raw_bytes = self.assembler.finish(name, &assembled) as u64;
             let Assembled { rows, digest, not_json, .. } = assembled;
             replacement.batches.push(NewBatch {

@@ -4,11 +4,11 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::ledger::intent::BatchRow;
-use crate::pipeline::read::assemble::LOG_SOURCE;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::canary::{Canaries, Sent};
 use crate::record::digest::Sum;
-use crate::sls::pull::{BATCH_TAG, sum_up};
+use crate::sls::pull::sum_up;
+use crate::sls::tags::{BATCH_TAG, LOG_SOURCE};
 
 /// Log groups a page: ours have 2 MiB.
 const PAGE_GROUPS: u32 = 4;
@@ -59,7 +59,7 @@ impl Canaries {
             if pulled.next_cursor == cursor {
                 break;
             }
-            let sums = sum_up(&pulled.raw, self.ledger.id)
+            let sums = sum_up(&pulled.raw, &self.ledger.seal)
                 .with_context(|| format!("read shard {shard} of {logstore} at {cursor}"))?;
             if let Some(found) = sums.batches.get(&sent.batch_id) {
                 sum.add(found);
