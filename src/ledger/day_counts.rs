@@ -67,6 +67,24 @@ impl Ledger {
         Ok(days)
     }
 
+    /// How many rows of `table` are held and may have finished since, and when one was last held:
+    /// what `days` leaves out has not changed while this is the same.
+    pub async fn unsettled_state(&self, table: Table) -> anyhow::Result<(i64, i64)> {
+        let mut tx = self.begin_count().await?;
+        let row = pg::statement(
+            "SELECT count(*) AS rows, \
+             coalesce((extract(epoch FROM max(last_held_at)) * 1000000)::int8, 0) AS last \
+             FROM sls_backfill.hold WHERE table_name = $1 AND state = 'open' \
+             AND (finished_at IS NULL OR reason = $2)",
+        )
+        .bind(table.name())
+        .bind(HoldReason::Running.name())
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(|| format!("count the held rows of {table}"))?;
+        Ok((row.try_get("rows")?, row.try_get("last")?))
+    }
+
     /// The next rows of `table` behind `after` that are held and may have finished since, at most
     /// `limit`, in the order of ids.
     pub async fn unsettled_holds(
