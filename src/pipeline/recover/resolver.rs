@@ -276,8 +276,7 @@ impl Resolver {
             if !is_due(deadline, guarantees, now) {
                 if let ArrivalDeadline::At(at) = deadline {
                     let at = at + guarantees.timings.look_after_s();
-                    let next_at = self.resolved.next_at.map_or(at, |next| next.min(at));
-                    self.resolved.next_at = Some(next_at);
+                    self.resolved.next_at.get_or_insert(at);
                 }
                 continue;
             }
