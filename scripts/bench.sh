@@ -234,24 +234,24 @@ measure_verify_and_purge() {
     run_s=$(median "${runs[@]}") verify_s=$(median "${verifies[@]}")
     purge_s=$(median "${purges[@]}") delete_s=$(median "${deletes[@]}")
     verified=$(awk -v mb="$((bytes / 1000))e-3" -v run="$run_s" -v verify="$verify_s" -v rss="$rss" \
-        -v rows="$rows" -v purge="$(per_row "$purge_s" "$purged" "$rows")" -v delete="$delete_s" \
+        -v rows="$rows" -v purge="$(per_row "$purge_s" "$purged" "$rows")" -v bare="$delete_s" \
         -v purge_rss="$purge_rss" 'BEGIN {
             printf "%-28s %10s %12s %10s\n", "stored, by-run", "MB/s", "against", "RSS MB"
             printf "%-28s %10.0f %12s\n", "run", mb / run, ""
             printf "%-28s %10.0f %12.2f %10.0f\n", "verify --level content", mb / verify,
                 run / verify, rss / 1024
             printf "\n%-28s %10s %12s %10s\n", "purged", "rows/s", "against", "RSS MB"
-            printf "%-28s %10.0f %12s\n", "DELETE by id", rows / delete, ""
-            printf "%-28s %10.0f %12.2f %10.0f", "purge --execute", rows / purge, delete / purge,
+            printf "%-28s %10.0f %12s\n", "DELETE by id", rows / bare, ""
+            printf "%-28s %10.0f %12.2f %10.0f", "purge --execute", rows / purge, bare / purge,
                 purge_rss / 1024
         }')
     as_json+=("$(awk -v mb="$((bytes / 1000))e-3" -v run="$run_s" -v verify="$verify_s" -v rss="$rss" \
-        -v rows="$rows" -v purge="$(per_row "$purge_s" "$purged" "$rows")" -v delete="$delete_s" 'BEGIN {
+        -v rows="$rows" -v purge="$(per_row "$purge_s" "$purged" "$rows")" -v bare="$delete_s" 'BEGIN {
             printf "\"stored\":{\"run_mb_per_s\":%.1f,\"verify_mb_per_s\":%.1f,\"verify_of_run\":%.2f,", mb / run,
                 mb / verify, run / verify
             printf "\"verify_rss_mb\":%.0f,\"delete_rows_per_s\":%.0f,\"purge_rows_per_s\":%.0f,", rss / 1024,
-                rows / delete, rows / purge
-            printf "\"purge_of_delete\":%.2f}", delete / purge
+                rows / bare, rows / purge
+            printf "\"purge_of_delete\":%.2f}", bare / purge
         }')")
 }
 

@@ -95,7 +95,7 @@ impl Reviser {
             Err(why) => return Ok(Err(why)),
         };
         let mut earlier: HashMap<Uuid, Earlier> = HashMap::new();
-        let pulled = pull(&self.client, &batch, |log| {
+        let pulled = pull(&self.client, &self.ledger.seal, &batch, |log| {
             if let Some(id) = row_id(log).filter(|id| changed.row_ids.contains(id)) {
                 earlier.insert(id, Earlier::of(log));
             }
@@ -166,7 +166,7 @@ impl Reviser {
             return left("it finished earlier than its log says, so Dify would take the older log");
         }
         let batch_id = Uuid::now_v7();
-        let name = BatchName { ledger_id: self.ledger.id, batch_id, sending: 1 };
+        let name = BatchName { seal: self.ledger.seal, batch_id, sending: 1 };
         // It will be sent from what is read then; only its size is asked for.
         let raw_bytes = makers.next.finish(name, &now) as u64;
         let Assembled { rows, digest, not_json, .. } = now;
