@@ -10,6 +10,7 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::dify::conversion::{Conversion, LogTime, RULES};
 use crate::dify::fields::Fields;
 use crate::pg::Address;
+use crate::pg::pool::PoolSize;
 use crate::pipeline::retry::with_retries;
 use crate::record::table::Table;
 use crate::sls::answer::{Failure, NextAction};
@@ -66,8 +67,8 @@ pub fn client(settings: &SlsSettings) -> anyhow::Result<Client> {
 }
 
 /// Connects to the source.
-pub async fn source(settings: &PostgresSettings, readers: u32) -> Result<Source, Ended> {
-    let source = Source::connect(&settings.source, readers, &Limits::default()).await;
+pub async fn source(settings: &PostgresSettings, size: PoolSize) -> Result<Source, Ended> {
+    let source = Source::connect(&settings.source, size, &Limits::default()).await;
     source.or_exit(Exit::Preflight)
 }
 

@@ -158,6 +158,8 @@ impl Ledger {
         loop {
             let mut tx = self.begin().await?;
             if let Err(error) = write_step(&mut tx, lease, step, position).await {
+                // Nobody waits for a connection who has one.
+                drop(tx);
                 // The COMMIT without an answer may have come through only now.
                 if look_ups > 0 && self.was_recorded(lease, step, position).await? {
                     break;
