@@ -58,7 +58,7 @@ pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
         Ledger::open(&settings.postgres.ledger, PoolSize::few(1), settings.allow_fsync_off)
             .await
             .or_exit(Exit::Preflight)?;
-    ledger.bind_project(project).await.or_exit(Exit::Preflight)?;
+    ledger.bind(project, &settings.sls.endpoint.service).await.or_exit(Exit::Preflight)?;
     report("ledger", "sls_backfill", "ready");
     if exists {
         report("project", project, "unchanged");

@@ -17,6 +17,8 @@ mod docs;
 #[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
+mod failover;
+#[cfg(feature = "simulator")]
 mod faults;
 mod harness;
 #[cfg(feature = "simulator")]
@@ -26,6 +28,8 @@ mod history;
 #[cfg(feature = "simulator")]
 mod init;
 mod layers;
+#[cfg(feature = "simulator")]
+mod ledger;
 #[cfg(feature = "simulator")]
 mod moved;
 #[cfg(feature = "simulator")]
