@@ -69,3 +69,19 @@ fn a_server_with_few_connections_left_keeps_most_of_them() {
     drop((of_dify, others));
     fixture.tool("run").run().exits(0);
 }
+
+#[test]
+fn sixteen_processes_that_begin_at_once_share_the_work() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(1500, 20);
+    fixture.slow_down(20);
+    let run = "run --join --workers 1 --connections 2 --batch-kib 64 --range-rows 100";
+    let deadline = Duration::from_secs(90);
+    let all: Vec<_> = (0..16).map(|_| fixture.tool(run).deadline(deadline).spawn()).collect();
+    for running in all {
+        running.wait().exits(0);
+    }
+    let of_lanes = "SELECT count(DISTINCT process_id) > 8 FROM sls_backfill.lane";
+    assert_eq!(fixture.database.psql(of_lanes), "t");
+    fixture.holds_every_finished_row_once();
+}

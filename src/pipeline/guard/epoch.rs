@@ -14,12 +14,15 @@
 //! 2. A copy of the ledger counts on from the same number. If it is behind, it meets our higher
 //!    group and does not know it. If it takes a number that we have taken, SLS has the name: a
 //!    refusal without a try of ours before it is a copy for certain. Our highest group is always
-//!    there, unless another ledger's audit, which leaves its own, has deleted it: lower ones are
-//!    deleted only when a higher one was listed.
+//!    there: lower ones are deleted only when a higher one was listed. Another ledger's audit leaves
+//!    it, too, and remembers it; so should that ledger be dropped, the group still vouches for what
+//!    this one has sent.
 //! 3. A ledger that went back in time does not know the groups of the processes that came later. If
 //!    it went back within the life of one process, there is none; then the batches tell: the tail
-//!    reader goes on from an old cursor and meets tags of this ledger that it lacks. And another
-//!    timeline, database or table tells that the ledger was restored at all (`pg::identity`).
+//!    reader goes on from an old cursor and meets tags of this ledger that it lacks, and the page that
+//!    shows one stops the ledger (`ledger::sighting`). And another timeline, database or table tells
+//!    that the ledger was restored at all (`pg::identity`), the timeline also in mid-run, in every
+//!    statement that authorises a request (`ledger::continuity`).
 //! 4. A lost answer: the group may be made or not, and a repetition is refused. The stamp in the
 //!    list tells whose it is; a copy that has taken the same number has another one (but one time
 //!    in 3,600, and only if its answer or ours was lost).
@@ -28,19 +31,21 @@
 //!    the ledger: the next process sees the same groups, with the same stamps.
 //! 6. Processes that share the work: their numbers differ, and all are in the ledger. The higher may
 //!    delete the lower's group before the lower has listed it, so nobody asks for its own.
+//!    For the same reason who finds a logstore full of its ledger's groups, because many have begun
+//!    at once or were killed, deletes all but the highest of them before it makes its own.
 //! 7. Two copies that begin at once: both make a group before they list, so at least one sees the
 //!    other; if only one does, it stops before it has sent. Whoever is at work looks again all the
 //!    time ([`Epoch::watch`]), so one that was missed ends what was begun before.
 //! 8. Who was stopped, or cannot look, dates no signature any more: [`crate::pipeline::guard::signing_lease`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::process::Process;
-use crate::ledger::stop::Stopped;
+use crate::ledger::stop::{KnownGroups, Stopped};
 use crate::pipeline::guard::pace::backoff;
 use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::recover::rules::Timings;
@@ -67,19 +72,31 @@ pub struct Epoch {
     pub signing_lease: Arc<SigningLease>,
 }
 
-/// The groups that no process of ledger `ledger_id` has made, given the stamps of its processes.
+/// The groups that no process of ledger `ledger_id` has made, and no audit has looked into.
 pub fn others<'a>(
     ledger_id: Uuid,
     groups: &'a [Group],
-    stamps: &BTreeMap<i64, u32>,
+    known: &KnownGroups,
 ) -> Vec<(&'a Group, GroupName)> {
     let named =
         groups.iter().filter_map(|group| GroupName::parse(&group.name).map(|name| (group, name)));
     named
         .filter(|(group, name)| {
-            name.ledger_id != ledger_id || stamps.get(&name.number) != Some(&group.timeout)
+            let timeout = match name.ledger_id == ledger_id {
+                true => known.stamps.get(&name.number),
+                false => known.audited.get(&group.name),
+            };
+            timeout != Some(&group.timeout)
         })
         .collect()
+}
+
+/// The groups of ledger `ledger_id` that none needs since there is a higher one.
+fn all_but_the_highest(ledger_id: Uuid, groups: &[Group]) -> Vec<GroupName> {
+    let names = groups.iter().filter_map(|group| GroupName::parse(&group.name));
+    let own: Vec<_> = names.filter(|name| name.ledger_id == ledger_id).collect();
+    let highest = own.iter().map(|name| name.number).max();
+    own.into_iter().filter(|name| Some(name.number) != highest).collect()
 }
 
 /// What a group that the ledger does not know means.
@@ -148,10 +165,10 @@ impl Epoch {
                 }
                 return Err(self.ledger.stop(&describe(ledger_id, &name)).await?.into());
             }
-            let repeat = matches!(
-                failure.next,
-                NextAction::Later | NextAction::SignAnew | NextAction::Unknown
-            );
+            let repeat = match failure.next {
+                NextAction::Later | NextAction::SignAnew | NextAction::Unknown => true,
+                _ => self.make_room(table, &failure).await?,
+            };
             if !repeat || attempt == ATTEMPTS_MAX {
                 return Err(self.not_made(table, &group.name, &failure).await);
             }
@@ -161,6 +178,30 @@ impl Epoch {
             }
             tokio::time::sleep(backoff(attempt, rand::random())).await;
         }
+    }
+
+    /// Where SLS allows no more groups, deletes this ledger's but the highest; gives whether a group
+    /// that was refused so may be made now.
+    async fn make_room(&self, table: Table, refusal: &Failure) -> anyhow::Result<bool> {
+        let logstore = table.logstore();
+        // Who may not list them is told that it could not make its own.
+        let groups = self.client.groups(logstore).await.unwrap_or_default();
+        if groups.len() < GROUPS_MAX {
+            // Another process has made room meanwhile.
+            return Ok(refusal.code.to_ascii_lowercase().ends_with("quotaexceed"));
+        }
+        let (groups, others) = self.look(table).await?;
+        let lower = all_but_the_highest(self.ledger.id, &groups);
+        if !others.is_empty() || lower.is_empty() {
+            return Ok(false);
+        }
+        for name in lower {
+            let name = name.to_string();
+            with_retries(|| self.client.delete_group(logstore, &name))
+                .await
+                .with_context(|| format!("delete consumer group {name}"))?;
+        }
+        Ok(true)
     }
 
     /// Whose groups are in a table's logstore: all of them, and those that the ledger does not know.
@@ -174,8 +215,9 @@ impl Epoch {
         })?;
         let numbers = groups.iter().filter_map(|group| GroupName::parse(&group.name));
         // After the list: what is in the ledger by now was there before its group was made.
-        let stamps = self.ledger.stamps(numbers.map(|name| name.number).collect()).await?;
-        let others = others(self.ledger.id, &groups, &stamps);
+        let numbers = numbers.map(|name| name.number).collect();
+        let known = self.ledger.known_groups(numbers).await?;
+        let others = others(self.ledger.id, &groups, &known);
         let others = others.into_iter().map(|(_, name)| name).collect();
         Ok((groups, others))
     }
@@ -192,16 +234,6 @@ impl Epoch {
             "make consumer group {name} in logstore {logstore}, which keeps copies of this ledger \
              from sending: {failure}\nnothing was sent\nhint: {hint}"
         )
-    }
-
-    /// Fails when a batch of this ledger was found in SLS that the ledger lacks.
-    pub async fn check_batches(&self) -> anyhow::Result<()> {
-        let Some(batch_id) = self.ledger.unknown_batch().await? else { return Ok(()) };
-        let because = format!(
-            "SLS holds batch {batch_id} of this ledger, which the ledger lacks: a copy of it is at \
-             work, or it went back in time"
-        );
-        Err(self.ledger.stop(&because).await?.into())
     }
 
     /// Ends with an error when somebody else has come, the ledger was stopped, or nobody can look.
@@ -227,7 +259,6 @@ impl Epoch {
     async fn look_again(&self) -> anyhow::Result<()> {
         let looked_at = self.client.now();
         self.ledger.check_stop().await?;
-        self.check_batches().await?;
         for table in &self.tables {
             let (_, others) = self.look(*table).await?;
             if let Some(other) = others.first() {
@@ -250,6 +281,8 @@ const RIGHTS: &str = "the access key needs the rights log:CreateConsumerGroup, \
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn group(ledger_id: Uuid, number: i64, stamp: u32) -> Group {
@@ -258,16 +291,34 @@ mod tests {
     }
 
     #[test]
+    fn the_highest_group_is_never_in_the_way() {
+        let (own, foreign) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let numbers = |groups: &[Group]| -> Vec<i64> {
+            all_but_the_highest(own, groups).iter().map(|name| name.number).collect()
+        };
+        assert_eq!(numbers(&[]), [0; 0]);
+        assert_eq!(numbers(&[group(own, 3, 300)]), [0; 0]);
+        assert_eq!(numbers(&[group(own, 3, 300), group(own, 10, 1), group(own, 4, 2)]), [3, 4]);
+        assert_eq!(numbers(&[group(own, 3, 300), group(foreign, 4, 400)]), [0; 0]);
+    }
+
+    #[test]
     fn a_group_is_ours_if_the_ledger_knows_its_number_and_stamp() {
         let (own, foreign) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let stamps = BTreeMap::from([(3, 300), (4, 400)]);
+        let audited = group(foreign, 9, 900);
+        let known = KnownGroups {
+            stamps: BTreeMap::from([(3, 300), (4, 400)]),
+            audited: BTreeMap::from([(audited.name.clone(), audited.timeout)]),
+        };
         let numbers = |groups: &[Group]| -> Vec<i64> {
-            others(own, groups, &stamps).iter().map(|(_, name)| name.number).collect()
+            others(own, groups, &known).iter().map(|(_, name)| name.number).collect()
         };
         assert_eq!(numbers(&[group(own, 3, 300), group(own, 4, 400)]), [0; 0]);
         assert_eq!(numbers(&[group(own, 5, 300)]), [5], "a number that the ledger never gave");
         assert_eq!(numbers(&[group(own, 4, 401)]), [4], "a copy has given it");
         assert_eq!(numbers(&[group(foreign, 4, 400)]), [4], "another ledger");
+        assert_eq!(numbers(&[audited]), [0; 0], "an audit has looked into it");
+        assert_eq!(numbers(&[group(foreign, 9, 901)]), [9], "another one of that name");
         let else_s = Group { name: "somebody-else-s".to_owned(), timeout: 300 };
         assert_eq!(numbers(&[else_s]), [0; 0]);
     }
