@@ -19,6 +19,7 @@ check cargo clippy --all-targets --locked -- -D warnings
 check cargo clippy --no-default-features --lib --bins --locked -- -D warnings
 check env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
 check scripts/deny.sh
+check scripts/deploy_check.sh
 check cargo test --locked
 check scripts/sdk_compat.sh
 printf '\nAll checks passed.\n'

@@ -18,7 +18,7 @@ die() {
 }
 
 # need_packages PART...: installs what of `postgres`, `pgbouncer`, `cc`, `python`, `time`, `openssl`,
-# `script`, `pkill` is not there.
+# `script`, `pkill`, `systemd` is not there.
 need_packages() {
     local part missing=()
     for part in "$@"; do
@@ -34,6 +34,7 @@ need_packages() {
         openssl) command -v openssl >/dev/null || missing+=(openssl) ;;
         # A terminal for the bars, and how to interrupt what runs in it.
         script) command -v script >/dev/null || missing+=(bsdutils) ;;
+        systemd) command -v systemd-analyze >/dev/null || missing+=(systemd) ;;
         pkill) command -v pkill >/dev/null || missing+=(procps) ;;
         *) die "need_packages: $part?" ;;
         esac

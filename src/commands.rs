@@ -1,6 +1,7 @@
 //! One file a subcommand: wires the parts below and prints the outcome.
 
 pub mod audit;
+pub mod connections;
 #[cfg(feature = "simulator")]
 pub mod demo;
 pub mod difference;

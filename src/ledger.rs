@@ -45,6 +45,7 @@ use uuid::Uuid;
 use crate::error_text::error_text;
 use crate::ledger::migrate::migrate;
 use crate::pg::identity::timeline;
+use crate::pg::pool::{PoolSize, connect};
 use crate::pg::{self, Address, Tx};
 use crate::record::seal::Seal;
 
@@ -75,17 +76,17 @@ pub struct LeaseLost {
 }
 
 impl Ledger {
-    /// Connects with at most `connections_max` connections, and makes or upgrades the schema.
+    /// Connects with a pool of that size, and makes or upgrades the schema.
     ///
     /// Refuses a server with `fsync = off` unless `allow_fsync_off`: its commits survive no crash.
     /// Refuses a replica, which takes no writes. Errors come with a hint.
     pub async fn open(
         address: &Address,
-        connections_max: u32,
+        size: PoolSize,
         allow_fsync_off: bool,
     ) -> anyhow::Result<Self> {
-        let pool = pg::connect(address, connections_max).await.map_err(|error| {
-            let hint = address.hint(&error);
+        let pool = connect(address, size).await.map_err(|error| {
+            let hint = error.hint(address);
             let error = anyhow::Error::from(error);
             let error = error.context(format!("connect to the ledger at {address}"));
             hinted(

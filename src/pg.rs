@@ -6,6 +6,7 @@
 //! transaction, whose settings are `SET LOCAL`.
 
 pub mod identity;
+pub mod pool;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,13 +16,12 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgConnectOptions, PgHasArrayType, PgPoolOptions, PgSslMode,
-    PgTypeInfo, PgValueFormat, PgValueRef,
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgHasArrayType, PgSslMode, PgTypeInfo,
+    PgValueFormat, PgValueRef,
 };
 use sqlx::query::Query;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Decode, Encode, PgConnection, PgPool,
-    Postgres, Transaction, Type,
+    AssertSqlSafe, ConnectOptions as _, Decode, Encode, PgConnection, Postgres, Transaction, Type,
 };
 
 use crate::record::timestamp::Timestamp;
@@ -175,7 +175,7 @@ impl Address {
             ),
             Some("3D000") => format!("check DB_DATABASE: there is no {database} on this server"),
             Some("53300") => {
-                "Postgres has no connection left: wait, use fewer --workers, or raise its \
+                "Postgres has no connection left: wait, use fewer --connections, or raise its \
                  max_connections"
                     .to_owned()
             }
@@ -257,22 +257,6 @@ pub fn is_gone(error: &anyhow::Error) -> bool {
             code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25P03"
         }),
     })
-}
-
-/// Opens a pool of at most `connections_max` connections; a wrong address or password shows here.
-pub async fn connect(address: &Address, connections_max: u32) -> Result<PgPool, sqlx::Error> {
-    // A pool repeats a refused connection for as long as it may wait, and then only tells of the
-    // wait; one connection alone tells at once what is wrong.
-    let probe = tokio::time::timeout(ACQUIRE_TIMEOUT, address.connect()).await;
-    let (connection, options) = probe.map_err(|_| sqlx::Error::PoolTimedOut)??;
-    connection.close().await?;
-    PgPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        // A ping before each use would be a statement outside a transaction.
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await
 }
 
 /// A statement that leaves nothing behind on the server.

@@ -24,6 +24,7 @@ use sqlx::{PgPool, Postgres, Row as _, Transaction};
 
 use crate::error_text::error_text;
 use crate::pg::identity::{Identity, identity};
+use crate::pg::pool::{PoolSize, connect};
 use crate::pg::{self, Address};
 use crate::record::timestamp::Timestamp;
 
@@ -70,10 +71,14 @@ pub struct Server {
 }
 
 impl Source {
-    /// Connects with at most `readers` connections, and asks the server who it is.
-    pub async fn connect(address: &Address, readers: u32, limits: &Limits) -> anyhow::Result<Self> {
-        let pool = pg::connect(address, readers).await.map_err(|error| {
-            let hint = address.hint(&error);
+    /// Connects with a pool of that size, and asks the server who it is.
+    pub async fn connect(
+        address: &Address,
+        size: PoolSize,
+        limits: &Limits,
+    ) -> anyhow::Result<Self> {
+        let pool = connect(address, size).await.map_err(|error| {
+            let hint = error.hint(address);
             let error =
                 anyhow::Error::from(error).context(format!("connect to Postgres at {address}"));
             anyhow::anyhow!("{}\nnothing was done\nhint: {hint}", error_text(&error))

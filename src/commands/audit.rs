@@ -12,6 +12,7 @@ use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
 use crate::ledger::adopt::Findings;
 use crate::ledger::generation::LogstoreFacts;
+use crate::pg::pool::PoolSize;
 use crate::pipeline::guard::epoch::Epoch;
 use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::recover::audit::{Audited, Preview, Subject, audit, highest_number, preview};
@@ -34,13 +35,14 @@ pub struct AuditSettings {
 
 /// Audits; a first SIGINT or SIGTERM stops between two pages.
 pub async fn run(settings: &AuditSettings, mut shutdown: Shutdown) -> Result<Exit, Ended> {
-    let source = setup::source(&settings.postgres, 1).await?;
+    let source = setup::source(&settings.postgres, PoolSize::few(1)).await?;
     let client = setup::client(&settings.sls)?;
     let (logstores, missing) = logstores(&client).await.or_exit(Exit::Preflight)?;
     let tables: Vec<_> = logstores.iter().map(|(table, _)| *table).collect();
-    let ledger = Ledger::open(&settings.postgres.ledger, 2, settings.allow_fsync_off)
-        .await
-        .or_exit(Exit::Preflight)?;
+    let ledger =
+        Ledger::open(&settings.postgres.ledger, PoolSize::few(2), settings.allow_fsync_off)
+            .await
+            .or_exit(Exit::Preflight)?;
     ledger.bind_project(&settings.sls.project).await.or_exit(Exit::Preflight)?;
     if settings.dry_run {
         return dry_run(&client, &ledger, &tables, settings.format).await;

@@ -17,6 +17,7 @@ use crate::demo::finished::finished;
 use crate::demo::settings::{HistorySettings, Profile};
 use crate::demo::{Connection, create_tables, fill};
 use crate::ledger::Ledger;
+use crate::pg::pool::PoolSize;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::secret::Secret;
@@ -230,7 +231,7 @@ impl Tool<'_> {
 /// Kills a run as soon as half of the node executions are in the ledger.
 async fn kill_in_the_middle(tool: &Tool<'_>, settings: &DemoSettings) -> anyhow::Result<()> {
     let mut run = tool.spawn(&["run"])?;
-    let ledger = Ledger::open(&settings.postgres.ledger, 1, true).await?;
+    let ledger = Ledger::open(&settings.postgres.ledger, PoolSize::few(1), true).await?;
     loop {
         if let Some(status) = run.try_wait().context("look at the run")? {
             say(&format!("It ended before it could be killed ({status}); use more --rows."));

@@ -8,13 +8,16 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use crate::commands::doctor::check::{Check, State};
-use crate::commands::doctor::postgres::{check_ledger, check_seqid, check_source};
+use crate::commands::doctor::postgres::{
+    check_connections, check_ledger, check_seqid, check_source,
+};
 use crate::commands::doctor::sls::check_sls;
 use crate::commands::exit::{Ended, Exit};
 use crate::commands::output::{self, Format};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
 use crate::ledger::stop::Seqid;
+use crate::pg::pool::PoolSize;
 use crate::pipeline::guard::probe::{LOGSTORE, Probed, probe};
 use crate::pipeline::shutdown::Shutdown;
 
@@ -41,6 +44,7 @@ pub async fn doctor(settings: &DoctorSettings, mut shutdown: Shutdown) -> Result
             let identity = source.map(|(_, identity)| identity);
             let fsync_off = settings.allow_fsync_off;
             standing = check_ledger(&postgres.ledger, fsync_off, identity, &mut checks).await;
+            check_connections(postgres, &mut checks).await;
             if let (Some(standing), Ok(sls)) = (&standing, &settings.sls) {
                 checks.push(check_seqid(standing, &sls.place()));
             }
@@ -74,7 +78,8 @@ async fn try_out(
     let name = "seqid";
     let tried = async {
         let client = setup::client(sls)?;
-        let ledger = Ledger::open(&postgres.ledger, 1, settings.allow_fsync_off).await?;
+        let ledger =
+            Ledger::open(&postgres.ledger, PoolSize::few(1), settings.allow_fsync_off).await?;
         ledger.bind(&sls.project, &sls.endpoint.service).await?;
         tracing::info!(
             "testing on logstore {LOGSTORE} whether SLS refuses repeated sequence numbers"

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::commands::connections::Demand;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, bytes, count};
 use crate::commands::run_settings::RunSettings;
@@ -26,7 +27,8 @@ pub async fn dry_run(
     shutdown: &Shutdown,
 ) -> Result<Exit, Ended> {
     let workers = settings.workers;
-    let source = setup::source(&settings.postgres, workers + 1).await?;
+    let pools = Demand::dry_run(workers).pools(&settings.postgres, settings.connections);
+    let source = setup::source(&settings.postgres, pools.source).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let rows = RowBudget::new(settings.rows_max);
     let mut estimates = Vec::new();

@@ -18,6 +18,7 @@ use crate::dify::fields::Fields;
 use crate::dify::index::index;
 use crate::dify::index::merge::{Change, Merged, merge};
 use crate::ledger::Ledger;
+use crate::pg::pool::PoolSize;
 use crate::record::table::Table;
 use crate::sls::admin::NewLogstore;
 use crate::sls::answer::Failure;
@@ -44,7 +45,7 @@ pub struct InitSettings {
 
 /// Makes what is missing, completes indexes, leaves all else, and says which.
 pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
-    let source = setup::source(&settings.postgres, 1).await?;
+    let source = setup::source(&settings.postgres, PoolSize::few(1)).await?;
     let shapes = setup::shapes(&source, &Table::ALL).await?;
     let client = setup::client(&settings.sls)?;
     let project = &settings.sls.project;
@@ -53,9 +54,10 @@ pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
     let exists = exists
         .map_err(|failure| sls_error(&format!("look for project {project}"), &failure))
         .or_exit(Exit::Preflight)?;
-    let ledger = Ledger::open(&settings.postgres.ledger, 1, settings.allow_fsync_off)
-        .await
-        .or_exit(Exit::Preflight)?;
+    let ledger =
+        Ledger::open(&settings.postgres.ledger, PoolSize::few(1), settings.allow_fsync_off)
+            .await
+            .or_exit(Exit::Preflight)?;
     ledger.bind(project, &settings.sls.endpoint.service).await.or_exit(Exit::Preflight)?;
     report("ledger", "sls_backfill", "ready");
     if exists {

@@ -16,6 +16,7 @@ use crate::commands::setup;
 use crate::ledger::Ledger;
 use crate::ledger::inspection::inspect;
 use crate::ledger::purge::PurgeWindow;
+use crate::pg::pool::PoolSize;
 use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::purge::keeping::Keeping;
 use crate::pipeline::shutdown::Shutdown;
@@ -31,7 +32,7 @@ pub async fn purge(
     shutdown: Shutdown,
 ) -> Result<Exit, Ended> {
     let limits = Limits::default();
-    let source = Source::connect(&settings.target, 2, &limits).await;
+    let source = Source::connect(&settings.target, PoolSize::few(2), &limits).await;
     let source = source.or_exit(Exit::Preflight)?;
     let client = setup::client(&settings.sls)?;
     let logstores =
@@ -78,8 +79,9 @@ async fn open_ledger(settings: &PurgeSettings) -> Result<Ledger, Ended> {
         );
         return Err(Ended { exit: Exit::Preflight, error });
     }
-    let ledger =
-        Ledger::open(address, 3, settings.allow_fsync_off).await.or_exit(Exit::Preflight)?;
+    let ledger = Ledger::open(address, PoolSize::few(3), settings.allow_fsync_off)
+        .await
+        .or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
     Ok(ledger)
 }

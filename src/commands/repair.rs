@@ -26,6 +26,7 @@ use crate::ledger::Ledger;
 use crate::ledger::finding::Finding;
 use crate::ledger::hold::NewHold;
 use crate::ledger::verification::Verification;
+use crate::pg::pool::PoolSize;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::age::kept_since;
 use crate::pipeline::verify::content::compare::{SOURCE_CHANGED, SOURCE_GONE};
@@ -44,11 +45,12 @@ const FRESH: Duration = Duration::from_secs(24 * 3600);
 
 /// Plans, or repairs.
 pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {
-    let source = setup::source(&settings.postgres, 2).await?;
+    let source = setup::source(&settings.postgres, PoolSize::few(2)).await?;
     let client = setup::client(&settings.sls)?;
-    let ledger = Ledger::open(&settings.postgres.ledger, 2, settings.allow_fsync_off)
-        .await
-        .or_exit(Exit::Preflight)?;
+    let ledger =
+        Ledger::open(&settings.postgres.ledger, PoolSize::few(2), settings.allow_fsync_off)
+            .await
+            .or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
     let mut logstores = Vec::new();
     for table in &settings.tables {

@@ -11,6 +11,7 @@ use crate::ledger::Ledger;
 use crate::ledger::purge::ProvedBatch;
 use crate::ledger::restore::RestoreWindow;
 use crate::pg::Address;
+use crate::pg::pool::PoolSize;
 use crate::pipeline::restore::{Restoration, Restored, Wanted};
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
@@ -54,11 +55,14 @@ struct Outcome {
 /// Restores; a first SIGINT or SIGTERM finishes what is in flight.
 pub async fn restore(settings: &RestoreSettings, shutdown: Shutdown) -> Result<Exit, Ended> {
     let limits = Limits::default();
-    let source = Source::connect(&settings.target, 2, &limits).await.or_exit(Exit::Preflight)?;
+    let source = Source::connect(&settings.target, PoolSize::few(2), &limits)
+        .await
+        .or_exit(Exit::Preflight)?;
     let client = setup::client(&settings.sls)?;
     let logstores =
         setup::check_logstores(&client, &settings.sls.project, &settings.tables).await?;
-    let ledger = Ledger::open(&settings.postgres.ledger, 3, settings.allow_fsync_off).await;
+    let ledger =
+        Ledger::open(&settings.postgres.ledger, PoolSize::few(3), settings.allow_fsync_off).await;
     let ledger = ledger.or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
     setup::bind(&ledger, &settings.sls, &logstores).await?;

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use crate::commands::connections::Demand;
 use crate::commands::difference::Difference;
 use crate::commands::dry_run::dry_run;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
@@ -98,14 +99,12 @@ pub async fn run(
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
         return dry_run(settings, screen, &shutdown).await;
     };
-    let source = setup::source(&settings.postgres, 2 * settings.workers + 2).await?;
+    let pools = Demand::run(settings.workers).pools(&settings.postgres, settings.connections);
+    let source = setup::source(&settings.postgres, pools.source).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
     let logstores = setup::check_logstores(&client, &sls.project, &settings.tables).await?;
-    // Two stages of each worker, the watch, the tail reader, the resolver and the heartbeat may
-    // write at the same time.
-    let connections = 2 * settings.workers + 4;
-    let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
+    let ledger = Ledger::open(&settings.postgres.ledger, pools.ledger, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
     ledger.bind(&sls.project, &sls.endpoint.service).await.or_exit(Exit::Preflight)?;

@@ -13,6 +13,9 @@ use crate::pipeline::recover::rules::Timings;
 use crate::pipeline::send::canary::CanarySettings;
 use crate::record::table::Table;
 
+/// So many batches are prepared and sent at the same time where nobody says how many.
+pub const WORKERS: u32 = 8;
+
 /// How the upload is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
@@ -31,6 +34,8 @@ pub struct RunSettings {
     pub wish: Wish,
     pub rows_max: Option<u64>,
     pub workers: u32,
+    /// At most so many connections to both databases; `None`: by what the servers have left.
+    pub connections: Option<u32>,
     pub rates: Rates,
     /// How far a replica of the source may be behind; `None`: as far as it likes.
     pub replica_lag_max_s: Option<u32>,

@@ -12,6 +12,7 @@ use crate::dify::fields::Fields;
 use crate::ledger::Ledger;
 use crate::ledger::generation::LogstoreFacts;
 use crate::pg::Address;
+use crate::pg::pool::PoolSize;
 use crate::pipeline::retry::with_retries;
 use crate::record::table::Table;
 use crate::sls::answer::{Failure, NextAction};
@@ -68,8 +69,8 @@ pub fn client(settings: &SlsSettings) -> anyhow::Result<Client> {
 }
 
 /// Connects to the source.
-pub async fn source(settings: &PostgresSettings, readers: u32) -> Result<Source, Ended> {
-    let source = Source::connect(&settings.source, readers, &Limits::default()).await;
+pub async fn source(settings: &PostgresSettings, size: PoolSize) -> Result<Source, Ended> {
+    let source = Source::connect(&settings.source, size, &Limits::default()).await;
     source.or_exit(Exit::Preflight)
 }
 

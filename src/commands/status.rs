@@ -11,6 +11,7 @@ use crate::ledger::Ledger;
 use crate::ledger::account::Account;
 use crate::ledger::hold::Reject;
 use crate::ledger::live_rows::StrayRow;
+use crate::pg::pool::PoolSize;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 
@@ -27,9 +28,10 @@ pub struct StatusSettings {
 
 /// Prints the account of each table.
 pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
-    let ledger = Ledger::open(&settings.postgres.ledger, 1, settings.allow_fsync_off)
-        .await
-        .or_exit(Exit::Preflight)?;
+    let ledger =
+        Ledger::open(&settings.postgres.ledger, PoolSize::few(1), settings.allow_fsync_off)
+            .await
+            .or_exit(Exit::Preflight)?;
     let mut accounts = Vec::new();
     for table in &settings.tables {
         accounts.push((*table, ledger.account(*table).await.context("read the ledger")?));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
+use crate::commands::connections::Demand;
 use crate::commands::difference::Difference;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
@@ -51,6 +52,8 @@ pub struct VerifySettings {
     pub scope: BatchScope,
     pub recheck: bool,
     pub timings: Timings,
+    /// At most so many to both databases; `None`: by what the servers have left.
+    pub connections: Option<u32>,
     pub progress_every: Duration,
     pub allow_fsync_off: bool,
     pub format: Format,
@@ -101,12 +104,13 @@ pub async fn run(
     screen: &Screen,
     shutdown: Shutdown,
 ) -> Result<Exit, Ended> {
-    // Four batches and a look through the table are read beside each other.
-    let source = setup::source(&settings.postgres, 6).await?;
+    let pools = Demand::VERIFY.pools(&settings.postgres, settings.connections);
+    let source = setup::source(&settings.postgres, pools.source).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(&settings.sls)?;
     let logstores = check_logstores(settings, &client).await?;
-    let ledger = Ledger::open(&settings.postgres.ledger, 8, settings.allow_fsync_off).await;
+    let ledger =
+        Ledger::open(&settings.postgres.ledger, pools.ledger, settings.allow_fsync_off).await;
     let ledger = ledger.or_exit(Exit::Preflight)?;
     setup::bind(&ledger, &settings.sls, &logstores).await?;
     let mut verify = Verify { settings, screen, source, ledger, client, shutdown };

@@ -8,8 +8,9 @@ use crate::ledger::process::Process;
 use crate::pg;
 
 /// SLS remembers the last numbers of 10,000 keys a shard (facts of LoongCollector's exactly-once
-/// writes); old ones must not be pushed out while their batches are open.
-pub const KEYS_PER_HOUR_MAX: i64 = 256;
+/// writes); old ones must not be pushed out while their batches are open. By day, not by hour: 64
+/// processes that begin at once need some 600 at once, and a key is remembered for a day.
+pub const KEYS_PER_DAY_MAX: i64 = 6144;
 
 /// A random hash key with numbers from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +22,8 @@ pub struct Lane {
 }
 
 impl Ledger {
-    /// Makes a lane for one worker of `process`. Gives `None` when 256 new keys
-    /// were made for the logstore in the last hour.
+    /// Makes a lane for one worker of `process`. Gives `None` when 6,144 new
+    /// keys were made for the logstore in the last day.
     pub async fn open_lane(
         &self,
         process: &Process,
@@ -33,12 +34,12 @@ impl Ledger {
         let row = pg::statement(
             "INSERT INTO sls_backfill.lane (process_id, logstore, hash_key) SELECT $1, $2, $3 \
              WHERE (SELECT count(*) FROM sls_backfill.lane WHERE logstore = $2 \
-               AND opened_at > now() - interval '1 hour') < $4 RETURNING id",
+               AND opened_at > now() - interval '1 day') < $4 RETURNING id",
         )
         .bind(process.id)
         .bind(logstore)
         .bind(hash_key)
-        .bind(KEYS_PER_HOUR_MAX)
+        .bind(KEYS_PER_DAY_MAX)
         .fetch_optional(&mut *tx)
         .await
         .context("open a lane")?;

@@ -12,6 +12,7 @@ use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::pg::identity::{Identity, identity};
+use crate::pg::pool::{PoolSize, connect};
 use crate::pg::{self, Address, Tx};
 use crate::record::table::{Cells, Column, Table};
 use crate::record::timestamp::Timestamp;
@@ -86,8 +87,9 @@ impl Writable {
         connections_max: u32,
         limits: WriteLimits,
     ) -> anyhow::Result<Self> {
-        let pool = pg::connect(address, connections_max).await.map_err(|error| {
-            let hint = address.hint(&error);
+        let pool = connect(address, PoolSize::few(connections_max)).await.map_err(|error| {
+            let hint = error.hint(address);
+            let error = anyhow::Error::from(error);
             anyhow::anyhow!(
                 "connect to Postgres at {address}: {error}\nnothing was done\nhint: {hint}"
             )

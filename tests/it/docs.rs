@@ -1,6 +1,7 @@
 //! Holds the documents to the repository: what they name must be there, and what they promise to
 //! list must be complete.
 
+mod deploy;
 mod markdown;
 mod repository;
 

@@ -371,3 +371,41 @@ fn a_short_life_of_signatures_is_for_a_local_sls_only() {
     let far = fixture.tool(RUN).env("ALIYUN_SLS_ENDPOINT", "cn-hangzhou.log.aliyuncs.com");
     far.run().exits(2).tells("they are for a local SLS only");
 }
+
+#[test]
+fn a_logstore_full_of_this_ledgers_groups_takes_one_more_process() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(100, 10);
+    fixture.tool(RUN).run().exits(0);
+    // As many have begun as SLS allows groups, and were killed before they had looked.
+    fixture.database.psql(
+        "INSERT INTO sls_backfill.process (id, epoch, host, boot_id, pid, pid_started, joined, \
+           version, lease_until, stamp) \
+         SELECT gen_random_uuid(), n, 'gone', 'gone', 1, 1, true, '0', now(), 1000 + n \
+         FROM generate_series(100, 128) n; UPDATE sls_backfill.ledger SET epoch = 128",
+    );
+    let ledger =
+        fixture.database.psql("SELECT replace(id::text, '-', '') FROM sls_backfill.ledger");
+    let path = "/logstores/workflow_execution/consumergroups";
+    for number in 100..=128 {
+        let name = format!("dify-sls-backfill-{ledger}-{number}-runs");
+        let body = json!({"consumerGroup": name, "timeout": 1000 + number, "order": false});
+        fixture.sls.call("POST", path, &[], &body.to_string());
+    }
+    let list = || fixture.sls.call("GET", path, &[], "");
+    assert_eq!(list().matches("dify-sls-backfill-").count(), 30);
+    fixture.tool(RUN).run().exits(0);
+    assert_eq!(list().matches("dify-sls-backfill-").count(), 1, "{}", list());
+    assert!(list().contains("-129-runs"), "{}", list());
+
+    // Those of others are theirs.
+    for number in 1..30 {
+        let body =
+            json!({"consumerGroup": format!("of-others-{number}"), "timeout": 60, "order": false});
+        fixture.sls.call("POST", path, &[], &body.to_string());
+    }
+    let full = fixture.tool(RUN).run().exits(3);
+    full.tells("the logstore has as many consumer groups as SLS allows: delete one");
+    assert_eq!(list().matches("of-others-").count(), 29);
+    assert!(list().contains("-129-runs"), "{}", list());
+}

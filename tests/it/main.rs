@@ -9,6 +9,8 @@ mod age;
 #[cfg(feature = "simulator")]
 mod bad_input;
 #[cfg(feature = "simulator")]
+mod connections;
+#[cfg(feature = "simulator")]
 mod dify_writer;
 #[cfg(feature = "simulator")]
 mod docs;

@@ -16,7 +16,7 @@ use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::run_and_purge::Stages;
-use crate::commands::run_settings::{RunSettings, Verify};
+use crate::commands::run_settings::{RunSettings, Verify, WORKERS};
 use crate::dify::conversion::LogTime;
 use crate::pipeline::guard::pace::Rates;
 use crate::pipeline::read::batching::BatchLimits;
@@ -170,13 +170,18 @@ pub struct RunArgs {
     #[arg(long, help_heading = READING, value_name = "ROWS", default_value_t = RANGE_ROWS,
           value_parser = clap::value_parser!(u32).range(20..=10_000_000))]
     range_rows: u32,
+    /// At most this many connections to Postgres, the ledger's among them [default: as many as are of
+    /// use, fewer where the server has not many left]
+    #[arg(long, help_heading = READING, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(2..=1000))]
+    connections: Option<u32>,
     /// Hold a row that is larger, without reading it
     #[arg(long, help_heading = READING, value_name = "MIB", default_value_t = 16,
           value_parser = clap::value_parser!(u64).range(1..=256))]
     row_mib_max: u64,
 
     /// Batches that are prepared and sent at the same time
-    #[arg(long, help_heading = SENDING, value_name = "N", default_value_t = 8,
+    #[arg(long, help_heading = SENDING, value_name = "N", default_value_t = WORKERS,
           value_parser = clap::value_parser!(u32).range(1..=64))]
     workers: u32,
     /// Memory for batches that are being prepared
@@ -242,6 +247,7 @@ impl RunArgs {
         shared.extend(self.ledger.allow_fsync_off.then(|| "--allow-fsync-off".to_owned()));
         let mut verify = vec!["--level=content".to_owned()];
         verify.extend(self.timings.as_typed());
+        verify.extend(self.connections.map(|n| format!("--connections={n}")));
         let mut purge = vec![
             "--execute".to_owned(),
             "--yes".to_owned(),
@@ -289,6 +295,7 @@ impl RunArgs {
             wish: self.wish(),
             rows_max: self.max_rows,
             workers: self.workers,
+            connections: self.connections,
             rates: Rates {
                 requests_per_s: self.requests_per_s,
                 rows_per_s: self.rows_per_s,

@@ -52,6 +52,10 @@ pub struct VerifyArgs {
     /// How often progress is told where there are no bars (seconds)
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     progress_every_s: u64,
+    /// At most this many connections to Postgres, the ledger's among them [default: as many as are of
+    /// use, fewer where the server has not many left]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=1000))]
+    connections: Option<u32>,
     /// How long a request to SLS may take (seconds)
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
@@ -80,6 +84,7 @@ impl VerifyArgs {
         Ok(VerifySettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
             timings: self.timings.timings(sls.endpoint.is_loopback)?,
+            connections: self.connections,
             sls,
             tables: tables(&self.tables),
             level: match (is_content, self.sample) {

@@ -1,14 +1,17 @@
 //! The doctor's checks of Postgres: source, tables, ledger.
 
+use crate::commands::connections::Demand;
 use crate::commands::doctor::check::Check;
 use crate::commands::output::count;
-use crate::commands::setup::conversion;
+use crate::commands::run_settings::WORKERS;
+use crate::commands::setup::{PostgresSettings, conversion};
 use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
 use crate::ledger::inspection::{Inspection, Standbys, Standing, inspect};
 use crate::ledger::stop::Seqid;
 use crate::pg::Address;
 use crate::pg::identity::Identity;
+use crate::pg::pool::{PoolSize, Room, room_at};
 use crate::pipeline::read::window::WALK_ROWS_MAX;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
@@ -21,7 +24,7 @@ pub async fn check_source(
     checks: &mut Vec<Check>,
     shapes: &mut Vec<Shape>,
 ) -> Option<(Source, Identity)> {
-    let source = match Source::connect(address, 1, &Limits::default()).await {
+    let source = match Source::connect(address, PoolSize::few(1), &Limits::default()).await {
         Ok(source) => source,
         Err(error) => {
             checks.push(Check::error("source", &error));
@@ -79,6 +82,37 @@ async fn check_table(source: &Source, table: Table, shapes: &mut Vec<Shape>) -> 
             ),
         ),
         false => Check::ok(&name, found),
+    }
+}
+
+/// Checks how many processes the source's server carries; the ledger's, where it is another one, is
+/// asked by none but `run`.
+pub async fn check_connections(postgres: &PostgresSettings, checks: &mut Vec<Check>) {
+    // Who cannot connect was told so.
+    let Ok(room) = room_at(&postgres.source).await else { return };
+    checks.push(about_room(room));
+}
+
+fn about_room(room: Room) -> Check {
+    let name = "connections";
+    let of_process = Demand::run(WORKERS).connections();
+    let found = format!("{} of {} are free", room.free, room.allowed);
+    let hint = "each process with --connections 4 takes four; or raise max_connections, or wait \
+                until others have ended";
+    match (room.is_enough(), room.processes(of_process)) {
+        (false, _) => Check::fail(name, format!("{found}, too few for a run beside others"), hint),
+        (true, 0) => Check::warn(
+            name,
+            format!("{found}: room for one process with fewer than the usual {of_process}"),
+            hint,
+        ),
+        (true, processes) => Check::ok(
+            name,
+            format!(
+                "{found}: room for {processes} processes of {WORKERS} workers, with {of_process} \
+                 connections each"
+            ),
+        ),
     }
 }
 
@@ -178,5 +212,29 @@ pub fn check_seqid(standing: &Standing, place: &str) -> Check {
             "a batch in doubt waits 18 min before it is sent again; `doctor --probe` tests again",
         ),
         _ => Check::ok(name, "not tested yet: `run` does it, or `doctor --probe`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::doctor::check::State;
+
+    #[test]
+    fn room_is_told_in_processes() {
+        let of = |free| {
+            let check = about_room(Room { allowed: 97, free });
+            (check.state, check.found)
+        };
+        assert_eq!(
+            of(90),
+            (
+                State::Ok,
+                "90 of 97 are free: room for 4 processes of 8 workers, with 14 connections each"
+                    .to_owned()
+            )
+        );
+        assert_eq!(of(12).0, State::Warn);
+        assert_eq!(of(3).0, State::Fail);
     }
 }

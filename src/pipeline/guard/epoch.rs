@@ -31,6 +31,8 @@
 //!    the ledger: the next process sees the same groups, with the same stamps.
 //! 6. Processes that share the work: their numbers differ, and all are in the ledger. The higher may
 //!    delete the lower's group before the lower has listed it, so nobody asks for its own.
+//!    For the same reason who finds a logstore full of its ledger's groups, because many have begun
+//!    at once or were killed, deletes all but the highest of them before it makes its own.
 //! 7. Two copies that begin at once: both make a group before they list, so at least one sees the
 //!    other; if only one does, it stops before it has sent. Whoever is at work looks again all the
 //!    time ([`Epoch::watch`]), so one that was missed ends what was begun before.
@@ -38,6 +40,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
@@ -86,6 +89,14 @@ pub fn others<'a>(
             timeout != Some(&group.timeout)
         })
         .collect()
+}
+
+/// The groups of ledger `ledger_id` that none needs since there is a higher one.
+fn all_but_the_highest(ledger_id: Uuid, groups: &[Group]) -> Vec<GroupName> {
+    let names = groups.iter().filter_map(|group| GroupName::parse(&group.name));
+    let own: Vec<_> = names.filter(|name| name.ledger_id == ledger_id).collect();
+    let highest = own.iter().map(|name| name.number).max();
+    own.into_iter().filter(|name| Some(name.number) != highest).collect()
 }
 
 /// What a group that the ledger does not know means.
@@ -154,10 +165,10 @@ impl Epoch {
                 }
                 return Err(self.ledger.stop(&describe(ledger_id, &name)).await?.into());
             }
-            let repeat = matches!(
-                failure.next,
-                NextAction::Later | NextAction::SignAnew | NextAction::Unknown
-            );
+            let repeat = match failure.next {
+                NextAction::Later | NextAction::SignAnew | NextAction::Unknown => true,
+                _ => self.make_room(table, &failure).await?,
+            };
             if !repeat || attempt == ATTEMPTS_MAX {
                 return Err(self.not_made(table, &group.name, &failure).await);
             }
@@ -167,6 +178,30 @@ impl Epoch {
             }
             tokio::time::sleep(backoff(attempt, rand::random())).await;
         }
+    }
+
+    /// Where SLS allows no more groups, deletes this ledger's but the highest; gives whether a group
+    /// that was refused so may be made now.
+    async fn make_room(&self, table: Table, refusal: &Failure) -> anyhow::Result<bool> {
+        let logstore = table.logstore();
+        // Who may not list them is told that it could not make its own.
+        let groups = self.client.groups(logstore).await.unwrap_or_default();
+        if groups.len() < GROUPS_MAX {
+            // Another process has made room meanwhile.
+            return Ok(refusal.code.to_ascii_lowercase().ends_with("quotaexceed"));
+        }
+        let (groups, others) = self.look(table).await?;
+        let lower = all_but_the_highest(self.ledger.id, &groups);
+        if !others.is_empty() || lower.is_empty() {
+            return Ok(false);
+        }
+        for name in lower {
+            let name = name.to_string();
+            with_retries(|| self.client.delete_group(logstore, &name))
+                .await
+                .with_context(|| format!("delete consumer group {name}"))?;
+        }
+        Ok(true)
     }
 
     /// Whose groups are in a table's logstore: all of them, and those that the ledger does not know.
@@ -253,6 +288,18 @@ mod tests {
     fn group(ledger_id: Uuid, number: i64, stamp: u32) -> Group {
         let name = GroupName { ledger_id, number, table: Table::Runs };
         Group { name: name.to_string(), timeout: stamp }
+    }
+
+    #[test]
+    fn the_highest_group_is_never_in_the_way() {
+        let (own, foreign) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let numbers = |groups: &[Group]| -> Vec<i64> {
+            all_but_the_highest(own, groups).iter().map(|name| name.number).collect()
+        };
+        assert_eq!(numbers(&[]), [0; 0]);
+        assert_eq!(numbers(&[group(own, 3, 300)]), [0; 0]);
+        assert_eq!(numbers(&[group(own, 3, 300), group(own, 10, 1), group(own, 4, 2)]), [3, 4]);
+        assert_eq!(numbers(&[group(own, 3, 300), group(foreign, 4, 400)]), [0; 0]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use rand::RngExt as _;
 
 use crate::ledger::Ledger;
-use crate::ledger::lane::{KEYS_PER_HOUR_MAX, Lane};
+use crate::ledger::lane::{KEYS_PER_DAY_MAX, Lane};
 use crate::ledger::process::Process;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::shutdown::Shutdown;
@@ -122,7 +122,7 @@ impl LaneKeeper {
             }
             if !is_told {
                 tracing::warn!(
-                    "{}: waiting, {KEYS_PER_HOUR_MAX} new hash keys were used in the last hour",
+                    "{}: waiting, {KEYS_PER_DAY_MAX} new hash keys were used in the last day",
                     self.logstore
                 );
                 is_told = true;

@@ -101,6 +101,11 @@ impl Running {
         self.child.id()
     }
 
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// What it has written to standard output until now.
     pub(crate) fn stdout(&self) -> String {
         self.stdout.text()
@@ -117,7 +122,7 @@ impl Running {
     pub(crate) fn wait_for(&mut self, text: &str) -> String {
         let what = format!("`{text}` from {}", self.command);
         poll(&what, self.deadline.saturating_duration_since(Instant::now()), || {
-            let ended = self.child.try_wait().unwrap().is_some();
+            let ended = self.has_ended();
             if ended {
                 self.stdout.finish();
                 self.stderr.finish();
@@ -149,7 +154,7 @@ impl Running {
     /// Waits for its end; past the deadline it is killed and the test fails.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Outcome {
-        while self.child.try_wait().unwrap().is_none() {
+        while !self.has_ended() {
             if Instant::now() > self.deadline {
                 self.child.kill().unwrap();
                 panic!("it did not end in time\n{}", self.outcome());
