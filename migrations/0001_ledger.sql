@@ -252,6 +252,7 @@ CREATE TABLE sls_backfill.batch (
 CREATE INDEX batch_unproved ON sls_backfill.batch (table_name)
   WHERE state IN ('intent', 'stored');
 CREATE INDEX batch_lost ON sls_backfill.batch (table_name, id) WHERE state = 'lost';
+CREATE INDEX batch_proved ON sls_backfill.batch (table_name, proved_at);
 CREATE INDEX batch_pass ON sls_backfill.batch (pass_id);
 CREATE INDEX batch_doubled ON sls_backfill.batch (table_name) WHERE doubled_rows > 0;
 CREATE INDEX batch_revises ON sls_backfill.batch (revises) WHERE revises IS NOT NULL;

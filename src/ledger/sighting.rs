@@ -54,6 +54,13 @@ pub struct DifferingBatch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment(i64);
 
+impl Moment {
+    /// So many microseconds after the beginning of 1970.
+    pub fn from_unix_us(microseconds: i64) -> Self {
+        Self(microseconds)
+    }
+}
+
 /// What came of adding a page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AddedPage {
@@ -271,6 +278,30 @@ impl Ledger {
                 })
             })
             .collect()
+    }
+
+    /// How long ago (s) a batch of `table` was last found that had been acknowledged more than
+    /// `visible_s` before: readers were behind until then. `None`: not within `within_s`.
+    pub async fn caught_up_ago_s(
+        &self,
+        table: Table,
+        visible_s: i64,
+        within_s: i64,
+    ) -> anyhow::Result<Option<i64>> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement(
+            "SELECT floor(extract(epoch FROM clock_timestamp() - max(proved_at)))::int8 AS ago_s \
+             FROM sls_backfill.batch WHERE table_name = $1 \
+             AND proved_at > clock_timestamp() - make_interval(secs => $3::float8) \
+             AND proved_at - stored_at > make_interval(secs => $2::float8)",
+        )
+        .bind(table.name())
+        .bind(visible_s as f64)
+        .bind(within_s as f64)
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(|| format!("look whether batches of {table} were found late"))?;
+        Ok(row.try_get("ago_s")?)
     }
 
     /// The ledger's clock.

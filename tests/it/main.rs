@@ -59,6 +59,8 @@ mod settings;
 #[cfg(feature = "simulator")]
 mod shapes;
 #[cfg(feature = "simulator")]
+mod storm;
+#[cfg(feature = "simulator")]
 mod trust;
 #[cfg(feature = "simulator")]
 mod verify;

@@ -43,7 +43,7 @@ impl SigningLease {
         let mut looked_at = self.looked_at.subscribe();
         loop {
             let date = client.now();
-            if date <= looked_at.borrow_and_update().saturating_add(self.life_s) {
+            if is_fresh(date, *looked_at.borrow_and_update(), self.life_s) {
                 return Some(date);
             }
             let _shown = progress.wait("nobody knows whether others are at work");
@@ -52,4 +52,9 @@ impl SigningLease {
             }
         }
     }
+}
+
+/// Whether a signature may be dated `date` by who has looked for others at `looked_at` (Unix s).
+pub fn is_fresh(date: i64, looked_at: i64, life_s: i64) -> bool {
+    date <= looked_at.saturating_add(life_s)
 }

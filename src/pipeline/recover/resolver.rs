@@ -20,7 +20,6 @@ use crate::error_text::error_text;
 use crate::ledger::Ledger;
 use crate::ledger::in_doubt::InDoubtBatch;
 use crate::ledger::process::Process;
-use crate::ledger::sighting::Moment;
 use crate::ledger::stop::Stopped;
 use crate::pipeline::guard::budget::MemoryBudget;
 use crate::pipeline::guard::pace::Pace;
@@ -28,6 +27,7 @@ use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::assemble::Assembler;
 use crate::pipeline::read::batching::BatchLimits;
+use crate::pipeline::recover::absence::Look;
 use crate::pipeline::recover::rules::{
     ArrivalDeadline, Guarantees, arrival_deadline, is_due, is_repeatable,
 };
@@ -114,15 +114,6 @@ enum Resend {
     Anew,
     /// Send the same number again; SLS refuses it, had it stored the batch.
     SameNumber,
-}
-
-/// What is known of the readers since a batch was first looked for.
-#[derive(Debug, Clone, Copy)]
-struct Look {
-    /// Whatever was acknowledged before is to be seen before anything can be told.
-    began: Moment,
-    /// When some of it was last missing (Unix seconds, SLS's clock); `None`: none was.
-    behind_at: Option<i64>,
 }
 
 /// Resolves the batches in doubt of one table.

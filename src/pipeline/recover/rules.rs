@@ -142,12 +142,20 @@ pub fn decidable_at(signed_at: i64, timings: Timings) -> i64 {
 /// Whether the same number may go out again now: SLS would refuse it, had it stored the batch. Not
 /// after the signature's life: by then the number may be forgotten.
 pub fn is_repeatable(batch: &InDoubtBatch, guarantees: Guarantees, now: i64) -> bool {
-    let fresh = |signed_at: i64| now < signed_at + guarantees.timings.signature_life_s;
     guarantees.proven
         && batch.report.number_used_at.is_none()
         && batch.report.refusal.is_none()
         && batch.report.unknowns < UNKNOWNS_MAX
-        && batch.sent.as_ref().is_some_and(|sent| fresh(sent.signed_at))
+        && batch
+            .sent
+            .as_ref()
+            .is_some_and(|sent| is_number_kept(sent.signed_at, guarantees.timings, now))
+}
+
+/// Whether SLS certainly remembers a number that it has stored with a signature of `signed_at`:
+/// it lives as long as the signature, so that no request outlives it.
+pub fn is_number_kept(signed_at: i64, timings: Timings, now: i64) -> bool {
+    now < signed_at + timings.signature_life_s
 }
 
 /// Whether the batch is to be sent in smaller pieces.

@@ -14,7 +14,7 @@ use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::read::assemble::Packed;
-use crate::pipeline::recover::rules::{Guarantees, UNKNOWNS_MAX};
+use crate::pipeline::recover::rules::{Guarantees, UNKNOWNS_MAX, is_number_kept};
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::lane_keeper::{LaneSlot, is_at_home};
 use crate::pipeline::shutdown::Shutdown;
@@ -84,10 +84,15 @@ enum Signed {
 }
 
 /// What to do after a failure.
-enum Reaction {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reaction {
+    /// Wait, then the same number again.
     Wait,
+    /// The same number, signed anew, unless an earlier attempt is unknown.
     SignAnew,
+    /// `Break`: nothing else is sent, either.
     GiveUp(ControlFlow<()>),
+    /// A person must act.
     Fail,
 }
 
@@ -170,6 +175,7 @@ impl Sender<'_> {
         }
     }
 
+    /// Says what comes next, and finds out whether SLS answers at all where that decides.
     async fn react(
         &self,
         intended: &IntendedBatch<'_>,
@@ -178,37 +184,27 @@ impl Sender<'_> {
         not_sent: u32,
     ) -> Reaction {
         let batch_id = intended.batch_id;
-        match failure.next {
-            NextAction::Later => Reaction::Wait,
-            NextAction::NotSent if not_sent < NOT_SENT_MAX => Reaction::Wait,
-            NextAction::NotSent => {
+        let reaction = reaction(failure, report, self.guarantees.proven, not_sent);
+        match (failure.next, reaction) {
+            (NextAction::NumberUsed, _) => tracing::debug!("batch {batch_id}: {failure}"),
+            (NextAction::Never, _) => tracing::warn!("batch {batch_id}: {failure}; it is divided"),
+            (NextAction::NotSent, Reaction::GiveUp(_)) => {
                 tracing::warn!("batch {batch_id}: {failure}");
-                Reaction::GiveUp(ControlFlow::Break(()))
             }
-            NextAction::SignAnew => Reaction::SignAnew,
-            NextAction::NumberUsed => {
-                tracing::debug!("batch {batch_id}: {failure}");
-                Reaction::GiveUp(ControlFlow::Continue(()))
-            }
-            NextAction::Never => {
-                tracing::warn!("batch {batch_id}: {failure}; it is divided");
-                Reaction::GiveUp(ControlFlow::Continue(()))
-            }
-            NextAction::Unknown if self.guarantees.proven && report.unknowns < UNKNOWNS_MAX => {
+            (NextAction::Unknown, Reaction::Wait) => {
                 tracing::warn!("batch {batch_id}: {failure}; the same number goes out again");
-                Reaction::Wait
             }
-            NextAction::Unknown => {
+            (NextAction::Unknown, _) => {
                 tracing::warn!("batch {batch_id}: {failure}; it is looked for in SLS");
                 let shards = with_retries(|| self.client.shards(intended.logstore)).await;
-                Reaction::GiveUp(if shards.is_ok() {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                })
+                return Reaction::GiveUp(match shards {
+                    Ok(_) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                });
             }
-            NextAction::Stop => Reaction::Fail,
+            _ => {}
         }
+        reaction
     }
 
     /// Whether SLS would refuse the number, had it stored it with an attempt signed at `since`.
@@ -220,9 +216,8 @@ impl Sender<'_> {
         since: i64,
     ) -> Result<(), ControlFlow<()>> {
         let slot = intended.slot;
-        if !self.guarantees.proven
-            || self.client.now() >= since + self.guarantees.timings.signature_life_s
-        {
+        let Guarantees { proven, timings } = self.guarantees;
+        if !proven || !is_number_kept(since, timings, self.client.now()) {
             return Err(ControlFlow::Continue(()));
         }
         let shards = with_retries(|| self.client.shards(intended.logstore)).await;
@@ -281,8 +276,29 @@ impl Sender<'_> {
     }
 }
 
+/// What to do after a failure, given all attempts until now and how many of the last ones in a row
+/// found no connection.
+pub fn reaction(
+    failure: &Failure,
+    report: &AttemptReport,
+    proven: bool,
+    not_sent: u32,
+) -> Reaction {
+    match failure.next {
+        NextAction::Later => Reaction::Wait,
+        NextAction::NotSent if not_sent < NOT_SENT_MAX => Reaction::Wait,
+        NextAction::NotSent => Reaction::GiveUp(ControlFlow::Break(())),
+        NextAction::SignAnew => Reaction::SignAnew,
+        NextAction::Unknown if proven && report.unknowns < UNKNOWNS_MAX => Reaction::Wait,
+        NextAction::NumberUsed | NextAction::Never | NextAction::Unknown => {
+            Reaction::GiveUp(ControlFlow::Continue(()))
+        }
+        NextAction::Stop => Reaction::Fail,
+    }
+}
+
 /// Adds what a failure tells to what is known of the attempts.
-fn note(report: &mut AttemptReport, failure: &Failure, now: i64) {
+pub fn note(report: &mut AttemptReport, failure: &Failure, now: i64) {
     match failure.next {
         NextAction::Unknown => {
             report.unknowns += 1;

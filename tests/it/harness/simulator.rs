@@ -39,7 +39,12 @@ impl Simulator {
 
     /// With more arguments behind `simulate --listen 127.0.0.1:0`.
     pub(crate) fn start_with(arguments: &[&str]) -> Self {
-        let mut tool = Tool::new(["simulate", "--listen", "127.0.0.1:0"])
+        Self::start_on(0, arguments)
+    }
+
+    /// On that port; 0 is a free one.
+    pub(crate) fn start_on(port: u16, arguments: &[&str]) -> Self {
+        let mut tool = Tool::new(["simulate", "--listen", &format!("127.0.0.1:{port}")])
             .env("ALIYUN_SLS_ACCESS_KEY_ID", ACCESS_KEY_ID)
             .env("ALIYUN_SLS_ACCESS_KEY_SECRET", ACCESS_KEY_SECRET);
         for argument in arguments {
@@ -51,6 +56,11 @@ impl Simulator {
         let port = line.rsplit(':').next().expect("a split has a part");
         let port = port.trim().parse().unwrap_or_else(|_| panic!("no port in `{line}`"));
         Self { running, port }
+    }
+
+    /// Sends the process a signal, such as `STOP`.
+    pub(crate) fn signal(&self, name: &str) {
+        self.running.signal(name);
     }
 
     /// The environment under which Dify, and so the tool, reaches it.

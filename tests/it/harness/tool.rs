@@ -145,6 +145,20 @@ impl Running {
         assert!(status.success(), "kill -s {name} {id}");
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// It, unless it has ended.
+    pub(crate) fn alive(&mut self) -> Option<&mut Self> {
+        (!self.has_ended()).then_some(self)
+    }
+
+    /// Whether it runs longer than it may.
+    pub(crate) fn is_late(&mut self) -> bool {
+        !self.has_ended() && Instant::now() > self.deadline
+    }
+
     /// `kill -9`, and what it had written.
     pub(crate) fn kill(mut self) -> Outcome {
         self.child.kill().unwrap();

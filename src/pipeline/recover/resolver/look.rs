@@ -1,20 +1,20 @@
 //! Looks for batches whose fate is open: what is not in SLS, as far as that can be told.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use uuid::Uuid;
 
-use crate::ledger::in_doubt::{InDoubtBatch, Seen, Sent};
-use crate::ledger::sighting::{Moment, Unseen};
-use crate::pipeline::recover::resolver::{Look, Resolver, ResolverParts, earliest};
-use crate::pipeline::recover::rules::{
-    ArrivalDeadline, Guarantees, Presence, arrival_deadline, is_conclusive, is_due, presence,
-};
+use crate::ledger::in_doubt::Seen;
+use crate::ledger::sighting::Unseen;
+use crate::pipeline::recover::absence::{Look, Scene, Wait, wait};
+use crate::pipeline::recover::resolver::{Resolver, ResolverParts, earliest};
+use crate::pipeline::recover::rules::{Presence, presence};
 use crate::pipeline::retry::with_retries;
-use crate::pipeline::send::lane_keeper::{is_at_home, places};
-use crate::sls::pull::Shard;
+use crate::pipeline::send::lane_keeper::places;
+
+/// A look takes no longer, or is made once more.
+const LOOK_MAX_S: i64 = 600;
 
 /// What a look gave.
 #[derive(Debug, Default)]
@@ -25,17 +25,6 @@ pub(in crate::pipeline::recover::resolver) struct Looked {
     pub(in crate::pipeline::recover::resolver) behind: u64,
     /// When more can be told (Unix seconds, SLS's clock).
     pub(in crate::pipeline::recover::resolver) next_at: Option<i64>,
-}
-
-/// When a look was made, and what else there was then.
-struct Scene<'a> {
-    guarantees: Guarantees,
-    /// When the reading began, and when it had ended: Unix seconds, SLS's clock.
-    read_from: i64,
-    now: i64,
-    /// What was acknowledged and not seen when the reading began: since when, and where it may be.
-    unseen: Vec<(Moment, BTreeSet<u32>)>,
-    shards: &'a [Shard],
 }
 
 impl Resolver {
@@ -57,6 +46,11 @@ impl Resolver {
         }
         let ResolverParts { client, ledger, process, table, .. } = &self.parts;
         let seen = ledger.seen(process, due.to_vec()).await?;
+        // After what is unseen was noted: what was seen since is among these.
+        let timings = self.parts.guarantees.timings;
+        let caught_up_ago_s = ledger
+            .caught_up_ago_s(*table, timings.visible_s, timings.look_after_s() + LOOK_MAX_S)
+            .await?;
         let logstore = table.logstore();
         let shards = with_retries(|| client.shards(logstore))
             .await
@@ -71,6 +65,7 @@ impl Resolver {
             now,
             unseen: unseen.collect(),
             shards: &shards,
+            caught_up_at: caught_up_ago_s.map(|ago| now - ago),
         };
         let mut whole = Vec::new();
         for id in due {
@@ -110,45 +105,4 @@ impl Resolver {
         }
         Ok(looked)
     }
-}
-
-/// What a look must wait for before it tells that a batch is not there.
-enum Wait {
-    No,
-    /// It may still come, or is not visible yet.
-    ForArrival {
-        until: i64,
-    },
-    /// SLS does not give back yet what it has acknowledged.
-    ForReaders {
-        until: i64,
-    },
-}
-
-fn wait(batch: &InDoubtBatch, seen: &Seen, scene: &Scene<'_>, look: &mut Look) -> Wait {
-    let Scene { guarantees, read_from, now, unseen, shards } = scene;
-    let look_after_s = guarantees.timings.look_after_s();
-    // Where the shard has changed, the new one may not know the number.
-    let at_home = |sent: &Sent| is_at_home(&sent.hash_key, &sent.cursors, shards);
-    let proven = guarantees.proven && batch.sent.as_ref().is_some_and(at_home);
-    let guarantees = Guarantees { proven, ..*guarantees };
-    match arrival_deadline(batch, seen, guarantees, *read_from) {
-        ArrivalDeadline::At(at) if !is_due(ArrivalDeadline::At(at), guarantees, *read_from) => {
-            return Wait::ForArrival { until: at + look_after_s };
-        }
-        _ => {}
-    }
-    let places = batch.sent.as_ref().map_or_else(BTreeSet::new, |sent| {
-        places(&sent.hash_key, &sent.cursors.keys().copied().collect(), shards)
-    });
-    let is_missing = |(acknowledged_at, elsewhere): &(Moment, BTreeSet<u32>)| {
-        *acknowledged_at <= look.began && !places.is_disjoint(elsewhere)
-    };
-    if unseen.iter().any(is_missing) {
-        look.behind_at = Some(*now);
-    }
-    if is_conclusive(look.behind_at, guarantees.timings, *read_from) {
-        return Wait::No;
-    }
-    Wait::ForReaders { until: look.behind_at.unwrap_or(*now) + look_after_s }
 }
