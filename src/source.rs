@@ -14,6 +14,7 @@ pub mod ranges;
 pub mod read;
 pub mod replica_lag;
 pub mod scope;
+pub mod twins;
 pub mod writable;
 pub mod write_health;
 

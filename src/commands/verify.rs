@@ -1,7 +1,9 @@
-//! `verify`: compares what SLS holds with the ledger and with Postgres, by counting or by content.
+//! `verify`: compares what SLS holds with the ledger and with Postgres, by counting, by content, or by
+//! what Dify shows.
 
 mod content;
 mod counts;
+mod parity;
 mod sample;
 
 use std::collections::BTreeMap;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::commands::difference::Difference;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
@@ -28,10 +31,10 @@ use crate::source::Source;
 use crate::source::catalog::Shape;
 
 /// The version of the JSON that `verify` prints; docs/verify.md describes it.
-const SCHEMA_VERSION: u32 = 1;
+pub(in crate::commands::verify) const SCHEMA_VERSION: u32 = 1;
 
 /// How closely to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Level {
     /// Rows and logs are counted, day by day.
     Counts,
@@ -39,6 +42,20 @@ pub enum Level {
     Content,
     /// The same for some batches, chosen at random; in hundredths of a percent.
     Sample(u32),
+    /// The questions of Dify's readers are asked of both sides.
+    Parity(ParityWish),
+}
+
+/// How far parity is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParityWish {
+    /// Only these apps; none: all.
+    pub apps: Vec<Uuid>,
+    pub apps_max: u32,
+    /// So many runs of each app are looked at one by one.
+    pub runs_per_app: u32,
+    /// Whether graphs are written (`LOGSTORE_ENABLE_PUT_GRAPH_FIELD`).
+    pub has_graph: bool,
 }
 
 /// What `verify` needs to know.
@@ -111,12 +128,13 @@ pub async fn run(
     let mut verify = Verify { settings, screen, source, ledger, client, shutdown };
     let mut outcomes = Vec::new();
     for shape in &shapes {
-        let outcome = match settings.level {
+        let outcome = match &settings.level {
             Level::Counts => verify.counts(shape).await?,
             Level::Content => verify.content(shape).await?,
-            Level::Sample(share) => verify.sample(shape, share).await?,
+            Level::Sample(share) => verify.sample(shape, *share).await?,
+            Level::Parity(wish) => return verify.parity(wish, &shapes).await,
         };
-        let Some(outcome) = outcome else { return Ok(stopped(settings.level)) };
+        let Some(outcome) = outcome else { return Ok(stopped(&settings.level)) };
         outcomes.push((shape.table, outcome));
     }
     print(settings, &outcomes);
@@ -126,7 +144,7 @@ pub async fn run(
 /// Whether what is looked at is there.
 async fn check_logstores(settings: &VerifySettings, client: &Client) -> Result<(), Ended> {
     let (project, tables) = (&settings.sls.project, &settings.tables);
-    if settings.level == Level::Counts {
+    if matches!(settings.level, Level::Counts | Level::Parity(_)) {
         return setup::check_logstores(client, project, tables).await;
     }
     for table in tables {
@@ -181,12 +199,14 @@ impl Verify<'_> {
     }
 }
 
-fn stopped(level: Level) -> Exit {
+pub(in crate::commands::verify) fn stopped(level: &Level) -> Exit {
     let kept = match level {
         Level::Content => {
             "what was read is in the ledger\nhint: run the same command again to go on"
         }
-        Level::Counts | Level::Sample(_) => "nothing was changed\nhint: run the same command again",
+        Level::Counts | Level::Sample(_) | Level::Parity(_) => {
+            "nothing was changed\nhint: run the same command again"
+        }
     };
     tracing::warn!("stopped before the end; {kept}");
     Exit::Unfinished
@@ -199,6 +219,7 @@ fn print(settings: &VerifySettings, outcomes: &[(Table, Outcome)]) {
                 Level::Counts => "counts",
                 Level::Content => "content",
                 Level::Sample(_) => "sample",
+                Level::Parity(_) => "parity",
             };
             let tables: serde_json::Map<_, _> = outcomes
                 .iter()

@@ -95,6 +95,23 @@ impl Ledger {
         rows.iter().map(|row| Ok(row.try_get("row_id")?)).collect()
     }
 
+    /// The rows of `table` that are held and not in SLS, at most `limit`: those that Dify's own
+    /// writer has stored are there.
+    pub async fn held_ids(&self, table: Table, limit: u32) -> anyhow::Result<Vec<Uuid>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT row_id FROM sls_backfill.hold WHERE table_name = $1 AND state = 'open' \
+             AND reason <> $2 LIMIT $3",
+        )
+        .bind(table.name())
+        .bind(HoldReason::Live.name())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("list the held rows of {table}"))?;
+        rows.iter().map(|row| Ok(row.try_get("row_id")?)).collect()
+    }
+
     /// The next batches of `table` behind `after` of which rows have left Postgres by our doing or
     /// with our knowledge, at most `limit`, in the order of ids.
     pub async fn purged_batches(
