@@ -101,10 +101,9 @@ impl Ledger {
         let mut tx = self.begin_relaxed().await?;
         let rows = pg::statement(
             "SELECT row_id FROM sls_backfill.hold WHERE table_name = $1 AND state = 'open' \
-             AND reason <> $2 LIMIT $3",
+             AND reason <> 'live' LIMIT $2",
         )
         .bind(table.name())
-        .bind(HoldReason::Live.name())
         .bind(i64::from(limit))
         .fetch_all(&mut *tx)
         .await

@@ -17,6 +17,7 @@ pub mod judge;
 pub mod rows;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -73,12 +74,20 @@ pub async fn compare(
     shutdown: &Shutdown,
 ) -> anyhow::Result<Option<ParityReport>> {
     let mut report = ParityReport::default();
-    let (mut owners, are_all_known) = owners(parts, &mut report.findings).await?;
+    let incomplete = AtomicU32::new(0);
+    let asking = Asking {
+        source: &parts.source,
+        ledger: &parts.ledger,
+        client: &parts.client,
+        incomplete: &incomplete,
+    };
+    let (mut owners, are_all_known) = owners(&asking, parts, &mut report.findings).await?;
     report.owners_left_out = owners.len().saturating_sub(parts.owners_max) as u64;
     owners.truncate(parts.owners_max);
     let total = owners.len();
+    let asking = &asking;
     let mut compared = stream::iter(owners)
-        .map(|owner| async move { compare_owner(parts, &owner, shutdown).await })
+        .map(|owner| async move { compare_owner(asking, parts, &owner, shutdown).await })
         .buffer_unordered(OWNERS_AT_ONCE)
         .boxed();
     let (mut days, mut told) = (DailyRuns::default(), Instant::now());
@@ -131,10 +140,10 @@ fn all_apps(days: &DailyRuns, purged: &BTreeMap<Day, u64>, findings: &mut Findin
 
 /// The owners on both sides, in order, and whether SLS has told all of its own.
 async fn owners(
+    asking: &Asking<'_>,
     parts: &ParityParts,
     findings: &mut Findings,
 ) -> anyhow::Result<(Vec<TwinOwner>, bool)> {
-    let asking = Asking { source: &parts.source, ledger: &parts.ledger, client: &parts.client };
     let mut owners = parts.source.owners().await?;
     let mut are_all_known = true;
     if let Some(side) = &parts.runs {
@@ -150,17 +159,17 @@ async fn owners(
 }
 
 async fn compare_owner(
+    asking: &Asking<'_>,
     parts: &ParityParts,
     twin: &TwinOwner,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Option<(Findings, DailyRuns)>> {
-    let asking = Asking { source: &parts.source, ledger: &parts.ledger, client: &parts.client };
     let owner = Owner {
         tenant: twin.tenant.to_string(),
         app: twin.app.to_string(),
         trigger: twin.trigger.clone(),
     };
-    let rows = Rows { asking: &asking, owner: &owner, twin, has_graph: parts.has_graph };
+    let rows = Rows { asking, owner: &owner, twin, has_graph: parts.has_graph };
     let (mut findings, mut days) = (Findings::default(), DailyRuns::default());
     if shutdown.is_asked() {
         return Ok(None);
@@ -170,7 +179,7 @@ async fn compare_owner(
         run_ids = parts.source.twin_sample(&side.shown, twin, parts.runs_per_app).await?;
     }
     if let Some(side) = &parts.runs {
-        days = charts::compare(&asking, side, &owner, twin, &parts.context, &mut findings).await?;
+        days = charts::compare(asking, side, &owner, twin, &parts.context, &mut findings).await?;
         rows.lists(side, &mut findings).await?;
         if shutdown.is_asked() {
             return Ok(None);

@@ -1,6 +1,7 @@
 //! Puts one question to SLS, and looks up why a row is there that Postgres does not have.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -21,6 +22,9 @@ use crate::source::twins::{Shown, TwinOwner};
 
 /// An incomplete answer is asked for again so often.
 const TRIES_MAX: u32 = 3;
+
+/// After so many incomplete answers in a row SLS cannot answer now, and is not asked any more.
+const INCOMPLETE_MAX: u32 = 8;
 
 /// One table of both sides.
 #[derive(Debug, Clone)]
@@ -45,6 +49,8 @@ pub struct Asking<'a> {
     pub source: &'a Source,
     pub ledger: &'a Ledger,
     pub client: &'a Client,
+    /// Answers that stayed incomplete, in a row.
+    pub incomplete: &'a AtomicU32,
 }
 
 impl Asking<'_> {
@@ -58,10 +64,14 @@ impl Asking<'_> {
         query: &str,
     ) -> anyhow::Result<Option<Vec<Row>>> {
         let logstore = side.table().logstore();
-        for attempt in 1..=TRIES_MAX {
+        let is_hopeless = self.incomplete.load(Ordering::Relaxed) >= INCOMPLETE_MAX;
+        for attempt in 1..=if is_hopeless { 0 } else { TRIES_MAX } {
             let answer = with_retries(|| self.client.sql(logstore, from, to, query)).await;
             match answer {
-                Ok(answer) if answer.is_complete => return Ok(Some(answer.rows)),
+                Ok(answer) if answer.is_complete => {
+                    self.incomplete.store(0, Ordering::Relaxed);
+                    return Ok(Some(answer.rows));
+                }
                 Ok(_) => tokio::time::sleep(Duration::from_millis(200) * attempt).await,
                 // Dify's reader would get the same.
                 Err(failure) if failure.is("ParameterInvalid") => {
@@ -74,6 +84,7 @@ impl Asking<'_> {
                 }
             }
         }
+        self.incomplete.fetch_add(1, Ordering::Relaxed);
         findings.not_known("SLS's answer stays incomplete: Dify would show a part of the truth");
         Ok(None)
     }
