@@ -9,6 +9,7 @@ pub mod dry_run;
 pub mod exit;
 pub mod init;
 pub mod output;
+pub mod plan;
 pub mod purge;
 pub mod rejects;
 pub mod repair;

@@ -13,6 +13,7 @@ pub mod page;
 pub mod ranges;
 pub mod read;
 pub mod replica_lag;
+pub mod sample;
 pub mod scope;
 pub mod twins;
 pub mod writable;

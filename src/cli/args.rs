@@ -3,6 +3,7 @@
 pub mod common;
 #[cfg(feature = "simulator")]
 pub mod demo;
+pub mod plan;
 pub mod purge;
 pub mod repair;
 pub mod restore;
@@ -19,6 +20,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, tables};
 #[cfg(feature = "simulator")]
 use crate::cli::args::demo::DemoArgs;
+use crate::cli::args::plan::PlanArgs;
 use crate::cli::args::purge::PurgeArgs;
 use crate::cli::args::repair::RepairArgs;
 use crate::cli::args::restore::RestoreArgs;
@@ -113,7 +115,10 @@ pub enum Command {
     /// Send the history to SLS, or continue where the last run stopped, and verify it
     #[command(after_help = run::EXAMPLES)]
     Run(Box<RunArgs>),
-    /// Compare what SLS holds with the ledger and Postgres, by count or by content
+    /// Say what a run would do: rows, bytes, requests, time and what limits it, cost; writes nothing
+    #[command(after_help = plan::EXAMPLES)]
+    Plan(Box<PlanArgs>),
+    /// Compare what SLS holds with the ledger and Postgres: by count, by content, or by what Dify shows
     #[command(after_help = verify::EXAMPLES)]
     Verify(VerifyArgs),
     /// Work through what `verify --level content` has found; without --execute only a plan

@@ -29,6 +29,8 @@ mod odd_rows;
 #[cfg(feature = "simulator")]
 mod pace;
 #[cfg(feature = "simulator")]
+mod plan;
+#[cfg(feature = "simulator")]
 mod postgres;
 #[cfg(feature = "simulator")]
 mod probe;

@@ -172,7 +172,7 @@ impl PurgeArgs {
 }
 
 /// `30d` or `12h`, in seconds.
-fn parse_age(text: &str) -> anyhow::Result<i64> {
+pub fn parse_age(text: &str) -> anyhow::Result<i64> {
     let context = "it is a number of days or hours such as 30d or 12h";
     let (number, unit_s) = match text.char_indices().last() {
         Some((at, 'd')) => (&text[..at], DAY_S),

@@ -15,6 +15,7 @@ use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::run_and_purge::Stages;
 use crate::commands::run_settings::{RunSettings, Verify};
+use crate::commands::setup::SlsSettings;
 use crate::dify::conversion::LogTime;
 use crate::pipeline::guard::pace::Rates;
 use crate::pipeline::read::batching::BatchLimits;
@@ -254,6 +255,24 @@ impl RunArgs {
             true => None,
             false => Some(environment.sls(self.deadline_s)?),
         };
+        self.settings_with(environment, format, sls)
+    }
+
+    /// The settings of a run that is only planned: without an SLS where none is set.
+    pub fn settings_to_plan(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<RunSettings> {
+        self.settings_with(environment, format, environment.sls(self.deadline_s).ok())
+    }
+
+    fn settings_with(
+        &self,
+        environment: &Environment,
+        format: Format,
+        sls: Option<SlsSettings>,
+    ) -> anyhow::Result<RunSettings> {
         let timings =
             self.timings.timings(sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback))?;
         Ok(RunSettings {
@@ -328,7 +347,7 @@ impl RunArgs {
 }
 
 /// A size such as `5000000`, `5MB` or `64KiB`, in KiB, rounded down.
-fn parse_kib(text: &str) -> anyhow::Result<NonZeroU32> {
+pub fn parse_kib(text: &str) -> anyhow::Result<NonZeroU32> {
     let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,
