@@ -201,8 +201,7 @@ CREATE TABLE sls_backfill.batch (
   cursors        jsonb NOT NULL,
   ingest_time    bigint NOT NULL,
   parent_id      uuid REFERENCES sls_backfill.batch,
-  created_span   tsrange NOT NULL,
-  id_span        int8range NOT NULL,
+  created_first  timestamp NOT NULL,
   finished_first timestamp NOT NULL,
   finished_last  timestamp NOT NULL,
   request_id     text,
@@ -221,11 +220,10 @@ CREATE TABLE sls_backfill.batch (
   CHECK (adopted_by IS NOT NULL OR
     num_nulls(pass_id, range_id, conversion_id) = 0)
 );
-CREATE INDEX batch_spans ON sls_backfill.batch USING gist (created_span, id_span)
-  WHERE state NOT IN ('split', 'abandoned');
 CREATE INDEX batch_unproved ON sls_backfill.batch (table_name)
   WHERE state IN ('intent', 'stored');
 CREATE INDEX batch_pass ON sls_backfill.batch (pass_id);
+CREATE INDEX batch_doubled ON sls_backfill.batch (table_name) WHERE doubled_rows > 0;
 CREATE INDEX batch_to_purge ON sls_backfill.batch (table_name, finished_last)
   WHERE state = 'proved';
 COMMENT ON TABLE  sls_backfill.batch IS 'Logs sent in one PutLogs call: unit of intent, proof and purge.';
@@ -253,8 +251,7 @@ COMMENT ON COLUMN sls_backfill.batch.number_used_at IS 'When SLS said that its n
 COMMENT ON COLUMN sls_backfill.batch.cursors IS 'A cursor in front of it for each shard that owned its key: {"shard": "cursor"}.';
 COMMENT ON COLUMN sls_backfill.batch.ingest_time IS 'Log time (Unix s) where the conversion takes the time of sending.';
 COMMENT ON COLUMN sls_backfill.batch.parent_id IS 'The batch it was halved from.';
-COMMENT ON COLUMN sls_backfill.batch.created_span IS 'From the first to the last created_at of its rows.';
-COMMENT ON COLUMN sls_backfill.batch.id_span IS 'From the first to the last of its rows'' ids, as their first 8 bytes less 2^63.';
+COMMENT ON COLUMN sls_backfill.batch.created_first IS 'The earliest created_at of its rows (UTC), as they were when it was made.';
 COMMENT ON COLUMN sls_backfill.batch.finished_first IS 'The earliest finished_at of its rows (UTC).';
 COMMENT ON COLUMN sls_backfill.batch.finished_last IS 'The latest finished_at of its rows (UTC).';
 COMMENT ON COLUMN sls_backfill.batch.request_id IS 'x-log-requestid of the answer that stored it.';
@@ -267,7 +264,7 @@ COMMENT ON COLUMN sls_backfill.batch.purged_gone IS 'How many were not there any
 COMMENT ON COLUMN sls_backfill.batch.purged_changed IS 'How many differed from their log and stayed.';
 COMMENT ON COLUMN sls_backfill.batch.adopted_by IS 'Number of the audit that found it in SLS, where the ledger lacked it or had given it up; NULL: none.';
 COMMENT ON COLUMN sls_backfill.batch.adopted_rows IS 'Rows of it that no range has seen; an account adds them to the rows seen.';
-COMMENT ON COLUMN sls_backfill.batch.doubled_rows IS 'Rows of it that another live batch had, too, when it was adopted.';
+COMMENT ON COLUMN sls_backfill.batch.doubled_rows IS 'Rows of it that another live batch had already when an audit found it: SLS holds them twice.';
 COMMENT ON COLUMN sls_backfill.batch.ledger_id IS 'First half of its __batch__ tag where another ledger has sent it; NULL: this one.';
 
 CREATE TABLE sls_backfill.batch_rows (
@@ -289,6 +286,29 @@ COMMENT ON COLUMN sls_backfill.batch_rows.day_rows IS 'How many did on each of t
 COMMENT ON COLUMN sls_backfill.batch_rows.purged IS 'A bit for each row, in the order of row_ids, the highest of a byte first: deleted by a purge. NULL: none.';
 COMMENT ON COLUMN sls_backfill.batch_rows.gone IS 'The same: not there any more when a purge looked.';
 COMMENT ON COLUMN sls_backfill.batch_rows.changed IS 'The same: differed from its log, and stayed.';
+
+CREATE FUNCTION sls_backfill.ids(row_ids bytea) RETURNS TABLE (nth integer, row_id uuid)
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE AS $$
+  SELECT n, encode(substring(row_ids FROM 16 * n + 1 FOR 16), 'hex')::uuid
+  FROM generate_series(0, octet_length(row_ids) / 16 - 1) AS n
+$$;
+COMMENT ON FUNCTION sls_backfill.ids IS 'The rows of batch_rows.row_ids, from number 0.';
+
+CREATE TABLE sls_backfill.live_workflow_runs (
+  row_id   uuid PRIMARY KEY,
+  batch_id uuid NOT NULL
+);
+COMMENT ON TABLE  sls_backfill.live_workflow_runs IS 'The rows of workflow_runs in live batches, those that are not split or abandoned. Its key keeps a row from being sent in two.';
+COMMENT ON COLUMN sls_backfill.live_workflow_runs.row_id IS 'The row.';
+COMMENT ON COLUMN sls_backfill.live_workflow_runs.batch_id IS 'The live batch that has it; without a foreign key, which would be asked for every row.';
+
+CREATE TABLE sls_backfill.live_workflow_node_executions (
+  row_id   uuid PRIMARY KEY,
+  batch_id uuid NOT NULL
+);
+COMMENT ON TABLE  sls_backfill.live_workflow_node_executions IS 'The same for workflow_node_executions.';
+COMMENT ON COLUMN sls_backfill.live_workflow_node_executions.row_id IS 'The row.';
+COMMENT ON COLUMN sls_backfill.live_workflow_node_executions.batch_id IS 'The live batch that has it.';
 
 CREATE TABLE sls_backfill.hold (
   table_name    text NOT NULL,

@@ -18,6 +18,7 @@ check cargo fmt --check
 check cargo clippy --all-targets --locked -- -D warnings
 check cargo clippy --no-default-features --lib --bins --locked -- -D warnings
 check env RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --locked
+check scripts/deny.sh
 check cargo test --locked
 check scripts/sdk_compat.sh
 printf '\nAll checks passed.\n'

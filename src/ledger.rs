@@ -16,6 +16,7 @@ pub mod inspection;
 pub mod intent;
 pub mod known_rows;
 pub mod lane;
+pub mod live_rows;
 pub mod migrate;
 pub mod pass;
 pub mod process;

@@ -252,8 +252,9 @@ pub fn is_gone(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<sqlx::Error>()).any(|error| match error {
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
         error => code_of(error).is_some_and(|code| {
-            // Connection exceptions; shut down, crashed, starting; no connection left.
-            code.starts_with("08") || code.starts_with("57P0") || code == "53300"
+            // Connection exceptions; shut down, crashed, starting; no connection left; a session that
+            // ended because this process was stopped in a transaction.
+            code.starts_with("08") || code.starts_with("57P0") || code == "53300" || code == "25P03"
         }),
     })
 }

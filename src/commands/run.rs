@@ -18,7 +18,7 @@ use crate::commands::setup;
 use crate::commands::{rejects, status};
 use crate::error_text::error_text;
 use crate::ledger::Ledger;
-use crate::ledger::account::RunAccount;
+use crate::ledger::account::{Account, RunAccount};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process, TakenForDead};
 use crate::ledger::stop::Seqid;
 use crate::pg;
@@ -288,20 +288,24 @@ impl Run<'_> {
             let rows = rejects::write(&self.ledger, &self.settings.tables, path).await?;
             tracing::info!("{} rejected rows are listed in {}", count(rows), path.display());
         }
-        let refused = HoldReason::Refused.name();
-        let rows_refused =
-            accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
-        let unread = accounts.iter().map(|(table, account)| (*table, account.unread));
-        Ok(self.conclude(&total, rows_refused, &unread.collect::<Vec<_>>()))
+        Ok(self.conclude(&total, &accounts))
     }
 
-    /// Says how the run ended. `unread`: rows of each table that no reading has seen.
-    fn conclude(&self, total: &Outcome, rows_refused: u64, unread: &[(Table, u64)]) -> Exit {
+    /// Says how the run ended.
+    fn conclude(&self, total: &Outcome, accounts: &[(Table, Account)]) -> Exit {
+        let rows_doubled: u64 = accounts.iter().map(|(_, account)| account.doubled).sum();
+        if rows_doubled > 0 {
+            tracing::error!(
+                "{} rows are in two batches, so SLS holds them twice; nothing was deleted\n\
+                 hint: `dify-sls-backfill status` lists them",
+                count(rows_doubled)
+            );
+        }
         for (difference, batches) in &total.differences {
             let batches = count(*batches);
             tracing::error!("{batches} batches {}; {}", difference.what(), difference.way_on());
         }
-        if !total.differences.is_empty() {
+        if rows_doubled > 0 || !total.differences.is_empty() {
             return Exit::Difference;
         }
         if !total.is_complete {
@@ -312,9 +316,10 @@ impl Run<'_> {
             );
             return Exit::Unfinished;
         }
-        let unread = unread.iter().filter(|(_, rows)| *rows > 0);
-        let unread: Vec<_> =
-            unread.map(|(table, rows)| format!("{} of {table}", count(*rows))).collect();
+        let unread = accounts.iter().filter(|(_, account)| account.unread > 0);
+        let unread: Vec<_> = unread
+            .map(|(table, account)| format!("{} of {table}", count(account.unread)))
+            .collect();
         if !unread.is_empty() {
             tracing::error!(
                 "Postgres counts rows that no reading has seen: {}; the ranges that they are in are \
@@ -328,6 +333,9 @@ impl Run<'_> {
             0 => tracing::info!("nothing new to do"),
             rows => tracing::info!("done: {} rows sent", count(rows)),
         }
+        let refused = HoldReason::Refused.name();
+        let rows_refused: u64 =
+            accounts.iter().filter_map(|(_, account)| account.held.get(refused)).sum();
         if rows_refused > 0 {
             tracing::warn!(
                 "{} rows are not in SLS because it refuses them\n\

@@ -13,6 +13,7 @@ use crate::commands::setup::PostgresSettings;
 use crate::ledger::Ledger;
 use crate::ledger::account::{Account, RunAccount};
 use crate::ledger::hold::Reject;
+use crate::ledger::live_rows::StrayRow;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 
@@ -45,7 +46,34 @@ pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
             list_rejects(&ledger, *table).await?;
         }
     }
-    Ok(Exit::Done)
+    let mut exit = Exit::Done;
+    for table in &settings.tables {
+        let strays = ledger.stray_rows(*table, LISTED_ROWS_MAX + 1).await?;
+        if !strays.is_empty() {
+            tell_strays(*table, &strays);
+            exit = Exit::Difference;
+        }
+    }
+    Ok(exit)
+}
+
+/// Tells of rows that are in two live batches, or whose entry is wrong.
+fn tell_strays(table: Table, strays: &[StrayRow]) {
+    let rows = strays.iter().take(LISTED_ROWS_MAX as usize).map(|stray| {
+        let StrayRow { row_id, batch_id, entry } = stray;
+        match (batch_id, entry) {
+            (Some(batch), Some(entry)) => format!("\n    {row_id} is in {entry} and in {batch}"),
+            (Some(batch), None) => format!("\n    {row_id} is in {batch}, but not known as sent"),
+            (None, _) => format!("\n    {row_id} is known as sent, but in no batch"),
+        }
+    });
+    let rows: String = rows.collect();
+    let more = if strays.len() > LISTED_ROWS_MAX as usize { "\n    … and more" } else { "" };
+    tracing::error!(
+        "{table}: rows are not in one live batch each{rows}{more}\n\
+         what is in two batches is in SLS twice, and Dify counts it twice; nothing was deleted\n\
+         hint: in SLS a batch's logs are those with the tag __batch__: <ledger>/<batch>"
+    );
 }
 
 /// Lists the first rows that need attention.
@@ -140,6 +168,7 @@ fn text(table: Table, account: &Account) -> String {
     text + &details(&Details {
         covered_until: account.covered_until.as_deref(),
         held: &account.held,
+        doubled: account.doubled,
         not_json: account.not_json,
         unread: account.unread,
         vanished: account.vanished,
@@ -169,6 +198,7 @@ fn run_text(table: Table, account: &RunAccount) -> String {
     text + &details(&Details {
         covered_until: account.covered_until.as_deref(),
         held: &account.held,
+        doubled: account.doubled,
         not_json: unsigned(account.not_json),
         unread: account.unread,
         vanished: unsigned(account.vanished),
@@ -179,6 +209,7 @@ fn run_text(table: Table, account: &RunAccount) -> String {
 struct Details<'a> {
     covered_until: Option<&'a str>,
     held: &'a BTreeMap<String, u64>,
+    doubled: u64,
     not_json: u64,
     unread: u64,
     vanished: u64,
@@ -191,6 +222,11 @@ fn details(details: &Details<'_>) -> String {
     };
     for (reason, rows) in details.held {
         text += &format!("\n    {}", held_line(reason, *rows));
+    }
+    if details.doubled > 0 {
+        let rows = count(details.doubled);
+        text +=
+            &format!("\n    {rows} rows are in SLS twice: `dify-sls-backfill status` lists them");
     }
     if details.not_json > 0 {
         let columns = count(details.not_json);

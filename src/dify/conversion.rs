@@ -5,13 +5,18 @@ use serde::{Deserialize, Serialize};
 use crate::record::fingerprint::fingerprint;
 use crate::record::table::{Column, Table};
 
-/// The version of the rules in this program. Whoever changes a byte of any log raises it.
-pub const RULES: u32 = 1;
+/// The versions of the rules that this program converts by, the newest last. Whoever changes a byte
+/// of any log adds one. None ever goes: logs of each are in SLS, and a row is purged only if its
+/// batch's own conversion makes the same bytes of it.
+pub const VERSIONS: [u32; 1] = [1];
+
+/// The version that new passes convert by.
+pub const RULES: u32 = VERSIONS[VERSIONS.len() - 1];
 
 /// What decides the bytes of a pass's logs: two equal conversions give equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversion {
-    /// The version of the rules, [`RULES`].
+    /// The version of the rules, one of [`VERSIONS`].
     pub rules: u32,
     pub table: Table,
     /// The source's columns in the order in which cells arrive.
@@ -85,9 +90,12 @@ impl Conversion {
         }
     }
 
-    /// Whether this program makes the same bytes by it from a source whose conversion is `now`.
+    /// Whether this program makes the same bytes by it from a source whose conversion is `now`: it
+    /// knows the rules, and the source has the columns still. Rules that new passes do not convert
+    /// by any more are known as well.
     pub fn can_be_repeated(&self, now: &Self) -> bool {
-        self.rules == RULES && self.columns.iter().all(|column| now.columns.contains(column))
+        VERSIONS.contains(&self.rules)
+            && self.columns.iter().all(|column| now.columns.contains(column))
     }
 
     /// The columns whose value cannot be made again from the log. Of the others each is kept as it
@@ -160,6 +168,21 @@ mod tests {
         let mut doubled = conversion();
         doubled.columns.push(doubled.columns[0].clone());
         assert_eq!(conversion().differences(&doubled).len(), 1);
+    }
+
+    #[test]
+    fn a_conversion_of_any_version_can_be_repeated_while_its_columns_are_there() {
+        let mut now = conversion();
+        now.columns.push(column("task_id", ColumnKind::Uuid));
+        for rules in VERSIONS {
+            let then = Conversion { rules, ..conversion() };
+            assert!(then.can_be_repeated(&now));
+            now.columns.reverse();
+        }
+        let unknown = Conversion { rules: RULES + 1, ..conversion() };
+        assert!(!unknown.can_be_repeated(&now));
+        now.columns.retain(|column| column.name != "graph");
+        assert!(!conversion().can_be_repeated(&now));
     }
 
     #[test]

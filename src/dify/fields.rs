@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::dify::conversion::{Conversion, RULES};
+use crate::dify::conversion::{Conversion, VERSIONS};
 use crate::record::table::{Column, ColumnKind, Table};
 
 /// A field of the log.
@@ -199,17 +199,12 @@ const NODE_EXECUTION: &[Known] = &[
 impl Fields {
     /// The fields that `conversion` asks for.
     pub fn of(conversion: &Conversion) -> Result<Self, UnfitColumns> {
-        let known = match conversion.table {
-            Table::Runs => RUN,
-            Table::NodeExecutions => NODE_EXECUTION,
+        let Some(known) = difys_own(conversion.rules, conversion.table) else {
+            let rules = conversion.rules;
+            let problem = format!("its rules are {rules}, this program knows {VERSIONS:?}");
+            return Err(UnfitColumns { table: conversion.table, problems: vec![problem] });
         };
         let mut problems = Vec::new();
-        if conversion.rules != RULES {
-            problems.push(format!(
-                "version {} of the rules is not that of this program, {RULES}",
-                conversion.rules
-            ));
-        }
         let mut list = known_fields(known, conversion, &mut problems);
         add_unknown_columns(known, &conversion.columns, &mut list, &mut problems);
         if !problems.is_empty() {
@@ -234,6 +229,15 @@ impl Fields {
                 .filter(|_| conversion.table == Table::Runs)
                 .map(|task_id| (task_id, ["graph", "inputs", "outputs"].map(required))),
         })
+    }
+}
+
+/// Dify's own list of a table's fields, by a version of the rules; `None`: there is no such version.
+fn difys_own(rules: u32, table: Table) -> Option<&'static [Known]> {
+    match (rules, table) {
+        (1, Table::Runs) => Some(RUN),
+        (1, Table::NodeExecutions) => Some(NODE_EXECUTION),
+        _ => None,
     }
 }
 
@@ -310,7 +314,7 @@ fn position(columns: &[Column], name: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dify::conversion::LogTime;
+    use crate::dify::conversion::{LogTime, RULES};
 
     /// The columns of the table's own list, each as it is in Postgres.
     fn conversion(table: Table) -> Conversion {
@@ -387,15 +391,25 @@ mod tests {
     }
 
     #[test]
+    fn every_version_of_the_rules_has_its_lists_and_no_other_is_taken() {
+        for table in [Table::Runs, Table::NodeExecutions] {
+            for rules in VERSIONS {
+                assert!(Fields::of(&Conversion { rules, ..conversion(table) }).is_ok());
+            }
+            let unknown = Conversion { rules: RULES + 1, ..conversion(table) };
+            assert_eq!(problems(&unknown), ["its rules are 2, this program knows [1]"]);
+        }
+    }
+
+    #[test]
     fn all_problems_are_told_at_once() {
         let mut conversion = conversion(Table::Runs);
-        conversion.rules = RULES + 1;
         conversion.columns.retain(|column| column.name != "id" && column.name != "outputs");
         let unfit = Fields::of(&conversion).unwrap_err();
         assert_eq!(
             unfit.to_string(),
-            "table workflow_runs cannot be converted: version 2 of the rules is not that of this \
-             program, 1; column id is missing; column outputs is missing"
+            "table workflow_runs cannot be converted: column id is missing; column outputs is \
+             missing"
         );
     }
 }

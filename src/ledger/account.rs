@@ -37,6 +37,8 @@ pub struct Account {
     pub raw_bytes: u64,
     /// Live batches.
     pub batches: u64,
+    /// Rows in two live batches, as an audit has found: SLS holds them twice.
+    pub doubled: u64,
     /// JSON columns whose text is not JSON.
     pub not_json: u64,
     /// Rows that a count of Postgres has found in ranges beyond those that were read there: no
@@ -85,6 +87,8 @@ pub struct RunAccount {
     /// Rows that it read and that an earlier run had accounted for.
     pub already: i64,
     pub gone: i64,
+    /// Rows that are in two live batches, now.
+    pub doubled: u64,
     /// Bytes before compression, and batches, of this run.
     pub raw_bytes: i64,
     pub batches: i64,
@@ -111,6 +115,7 @@ impl RunAccount {
             held: after.held.clone(),
             already: more(after.already, before.already),
             gone: more(after.gone, before.gone),
+            doubled: after.doubled,
             raw_bytes: more(after.raw_bytes, before.raw_bytes),
             batches: more(after.batches, before.batches),
             not_json: more(after.not_json, before.not_json),
@@ -153,6 +158,7 @@ impl Ledger {
              coalesce(sum(adopted_rows), 0)::int8 AS adopted, \
              coalesce(sum(rows) FILTER (WHERE state = 'intent'), 0)::int8 AS in_the_air, \
              coalesce(sum(raw_bytes), 0)::int8 AS raw_bytes, \
+             coalesce(sum(doubled_rows), 0)::int8 AS doubled, \
              coalesce(sum(not_json), 0)::int8 AS not_json, count(*) AS batches \
              FROM sls_backfill.batch \
              WHERE table_name = $1 AND state NOT IN ('split', 'abandoned')",
@@ -191,6 +197,7 @@ impl Ledger {
             live: number(&batches, "live")?,
             in_the_air: number(&batches, "in_the_air")?,
             raw_bytes: number(&batches, "raw_bytes")?,
+            doubled: number(&batches, "doubled")?,
             not_json: number(&batches, "not_json")?,
             batches: number(&batches, "batches")?,
             held,

@@ -4,15 +4,16 @@
 //! are written down. So an audit can be stopped anywhere and goes on there, and a batch that is
 //! adopted is at once one that keeps its rows from being sent again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Context as _;
 use sqlx::Row as _;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
-use crate::ledger::batch_rows::{BatchRows, id_number};
+use crate::ledger::batch_rows::BatchRows;
 use crate::ledger::intent::days_sql;
+use crate::ledger::live_rows::take_rows;
 use crate::ledger::sighting::{prove, sum_of, verdicts};
 use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
@@ -87,7 +88,6 @@ impl Ledger {
     ///
     /// Fails when the position is not where the page begins: somebody else reads the shard.
     pub async fn adopt_page(&self, page: &AuditedPage<'_>) -> anyhow::Result<()> {
-        let doubled = self.doubled(page).await?;
         let mut tx = self.begin().await?;
         let logstore = page.table.logstore();
         let context = || format!("write down what shard {} of {logstore} holds", page.shard);
@@ -104,9 +104,8 @@ impl Ledger {
         .with_context(context)?;
         anyhow::ensure!(moved.rows_affected() == 1, "somebody else reads shard {}", page.shard);
         for (batch_id, find) in page.finds {
-            let doubled = doubled.get(batch_id).copied().unwrap_or(0);
             let is_in_book = self
-                .adopt(&mut tx, page, *batch_id, find, doubled)
+                .adopt(&mut tx, page, *batch_id, find)
                 .await
                 .with_context(|| format!("adopt batch {batch_id}"))?;
             if is_in_book {
@@ -131,21 +130,6 @@ impl Ledger {
         rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
     }
 
-    /// How many rows of each batch that is to be adopted another batch holds, too.
-    async fn doubled(&self, page: &AuditedPage<'_>) -> anyhow::Result<BTreeMap<Uuid, u64>> {
-        let known = self.known_batches(page.finds.keys().copied().collect()).await?;
-        let (mut doubled, mut in_page) = (BTreeMap::new(), HashSet::new());
-        for (batch_id, find) in page.finds.iter().filter(|(id, _)| !known.contains(id)) {
-            let rows: Vec<_> = find.rows.iter().map(|(id, at, _)| (*id, *at)).collect();
-            let elsewhere = self.known(page.table, &rows, false).await?;
-            let ids: BTreeSet<Uuid> = rows.iter().map(|(id, _)| *id).collect();
-            let count =
-                ids.iter().filter(|id| !in_page.insert(**id) || elsewhere.contains(id)).count();
-            doubled.insert(*batch_id, count as u64);
-        }
-        Ok(doubled)
-    }
-
     /// Gives whether the book has the batch now.
     async fn adopt(
         &self,
@@ -153,7 +137,6 @@ impl Ledger {
         page: &AuditedPage<'_>,
         batch_id: Uuid,
         find: &Find,
-        doubled: u64,
     ) -> anyhow::Result<bool> {
         let row = pg::statement(
             "SELECT state IN ('split', 'abandoned') AS given_up, \
@@ -174,9 +157,13 @@ impl Ledger {
             Known::Lacking if find.rows.is_empty() => return Ok(false),
             Known::Lacking => {
                 let ledger_id = (find.ledger_id != self.id).then_some(find.ledger_id);
-                insert(tx, page, batch_id, find, ledger_id, doubled).await?;
+                insert(tx, page, batch_id, find, ledger_id).await?;
+                take_rows(tx, page.table, batch_id).await?;
             }
-            Known::Adopted => add_rows(tx, batch_id, find).await?,
+            Known::Adopted => {
+                add_rows(tx, batch_id, find).await?;
+                take_rows(tx, page.table, batch_id).await?;
+            }
             // What becomes of it is decided when everything is read.
             Known::GivenUp | Known::Live => {}
         }
@@ -280,29 +267,24 @@ async fn count_anew(
 /// The rows of a find, which has at least one, and the first and last of what orders them.
 struct Spans {
     rows: BatchRows,
-    created: (Timestamp, Timestamp),
-    numbers: (i64, i64),
+    /// `-infinity` where nobody knows when a row was created.
+    created_first: Timestamp,
     finished: (Timestamp, Timestamp),
 }
 
 impl Spans {
     fn of(rows: &[(Uuid, Timestamp, Timestamp)]) -> Self {
-        fn bounds<T: Ord + Copy>(values: impl Iterator<Item = T> + Clone) -> (T, T) {
-            let least = values.clone().min().expect("there is a row");
-            (least, values.max().expect("there is a row"))
-        }
         let finished: BTreeMap<Uuid, Timestamp> =
             rows.iter().map(|(id, _, finished_at)| (*id, *finished_at)).collect();
-        let mut created = bounds(rows.iter().map(|(_, created_at, _)| *created_at));
-        // A row of which nobody knows when it was created may be anywhere.
-        if created.0 == Timestamp::NEG_INFINITY {
-            created.1 = Timestamp::INFINITY;
-        }
+        let created = rows.iter().map(|(_, created_at, _)| *created_at);
+        let times = rows.iter().map(|(.., finished_at)| *finished_at);
         Self {
-            numbers: bounds(finished.keys().map(|id| id_number(*id))),
+            created_first: created.min().expect("there is a row"),
+            finished: (
+                times.clone().min().expect("there is a row"),
+                times.max().expect("there is a row"),
+            ),
             rows: BatchRows::of(finished),
-            created,
-            finished: bounds(rows.iter().map(|(.., finished_at)| *finished_at)),
         }
     }
 }
@@ -313,23 +295,21 @@ async fn insert(
     batch_id: Uuid,
     find: &Find,
     ledger_id: Option<Uuid>,
-    doubled: u64,
 ) -> anyhow::Result<()> {
     let spans = Spans::of(&find.rows);
     let (rows, digest) = find.tagged.unwrap_or((find.sum.rows, find.sum.digest));
     let cursors = serde_json::json!({ page.shard.to_string(): page.cursor });
-    let days = days_sql(22);
+    let days = days_sql(18);
     pg::made_statement(&format!(
         "WITH batched AS (INSERT INTO sls_backfill.batch (id, table_name, logstore, state, rows, \
            raw_bytes, digest, not_json, conversion_id, sendings, signed_at, cursors, ingest_time, \
-           created_span, id_span, finished_first, finished_last, stored_at, adopted_by, \
-           adopted_rows, doubled_rows, ledger_id) \
+           created_first, finished_first, finished_last, stored_at, adopted_by, adopted_rows, \
+           ledger_id) \
          VALUES ($1, $2, $3, 'stored', $4, $5, $6, 0, (SELECT id FROM sls_backfill.conversion \
            WHERE table_name = $2 AND fingerprint = $7), 1, to_timestamp($8), $9, $10, \
-           tsrange($11, $12, '[]'), int8range($13, $14, '[]'), $15, $16, clock_timestamp(), $17, \
-           $4, $18, $19) RETURNING id) \
+           $11, $12, $13, clock_timestamp(), $14, $4, $15) RETURNING id) \
          INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
-         SELECT id, $20, {days}, $21 FROM batched"
+         SELECT id, $16, {days}, $17 FROM batched"
     ))
     .bind(batch_id)
     .bind(page.table.name())
@@ -341,14 +321,10 @@ async fn insert(
     .bind(page.signed_before as f64)
     .bind(cursors)
     .bind(i64::from(find.log_time))
-    .bind(spans.created.0)
-    .bind(spans.created.1)
-    .bind(spans.numbers.0)
-    .bind(spans.numbers.1)
+    .bind(spans.created_first)
     .bind(spans.finished.0)
     .bind(spans.finished.1)
     .bind(page.audit)
-    .bind(i32::try_from(doubled)?)
     .bind(ledger_id)
     .bind(spans.rows.row_ids)
     .bind(spans.rows.day_rows)
@@ -374,24 +350,20 @@ async fn add_rows(tx: &mut Tx, batch_id: Uuid, find: &Find) -> anyhow::Result<()
     let spans = Spans::of(&new);
     pg::statement(
         "WITH batched AS (UPDATE sls_backfill.batch SET raw_bytes = raw_bytes + $2, \
-           created_span = range_merge(created_span, tsrange($3, $4, '[]')), \
-           id_span = range_merge(id_span, int8range($5, $6, '[]')), \
-           finished_first = least(finished_first, $7), finished_last = greatest(finished_last, $8) \
+           created_first = least(created_first, $3), \
+           finished_first = least(finished_first, $4), finished_last = greatest(finished_last, $5) \
            WHERE id = $1 RETURNING id) \
-         UPDATE sls_backfill.batch_rows r SET row_ids = row_ids || $9, \
+         UPDATE sls_backfill.batch_rows r SET row_ids = row_ids || $6, \
            (finished_days, day_rows) = (SELECT array_agg(day ORDER BY day), \
              array_agg(rows ORDER BY day) FROM (SELECT day, sum(rows)::int AS rows \
              FROM (SELECT unnest(r.finished_days) AS day, unnest(r.day_rows) AS rows UNION ALL \
-               SELECT date '2000-01-01' + unnest($10::int[]), unnest($11::int[])) both_ \
+               SELECT date '2000-01-01' + unnest($7::int[]), unnest($8::int[])) both_ \
              GROUP BY day) days) \
          FROM batched WHERE r.batch_id = batched.id",
     )
     .bind(batch_id)
     .bind(i64::try_from(find.raw_bytes)?)
-    .bind(spans.created.0)
-    .bind(spans.created.1)
-    .bind(spans.numbers.0)
-    .bind(spans.numbers.1)
+    .bind(spans.created_first)
     .bind(spans.finished.0)
     .bind(spans.finished.1)
     .bind(spans.rows.row_ids)

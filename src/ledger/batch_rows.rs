@@ -40,13 +40,6 @@ pub(in crate::ledger) fn ids(row_ids: &[u8]) -> impl Iterator<Item = Uuid> {
         .map(|id| Uuid::from_bytes(id.try_into().expect("a chunk has 16 bytes")))
 }
 
-/// A row id's first eight bytes as a signed number in the same order: Postgres has no range of
-/// uuid, and a range of int8 is all that the search for overlapping batches needs.
-pub(in crate::ledger) fn id_number(id: Uuid) -> i64 {
-    // Postgres cannot make a range that includes its largest number.
-    (id.as_u64_pair().0 ^ (1 << 63)).cast_signed().min(i64::MAX - 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,13 +51,5 @@ mod tests {
         let rows = BatchRows::of((1u128..).map(Uuid::from_u128).zip(times.map(at)));
         assert_eq!((rows.days, rows.day_rows), (vec![-1, 1], vec![1, 2]));
         assert_eq!(ids(&rows.row_ids).collect::<Vec<_>>(), [1, 2, 3].map(Uuid::from_u128));
-    }
-
-    #[test]
-    fn id_numbers_keep_the_order_of_ids() {
-        let ids = [0u128, 1 << 64, (1 << 127) - 1, 1 << 127, u128::MAX].map(Uuid::from_u128);
-        let numbers = ids.map(id_number);
-        assert!(numbers.is_sorted());
-        assert_eq!((numbers[0], numbers[4]), (i64::MIN, i64::MAX - 1));
     }
 }

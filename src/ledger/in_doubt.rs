@@ -16,6 +16,7 @@ use crate::ledger::batch_rows::ids;
 use crate::ledger::hold::NewHold;
 use crate::ledger::hold::insert_holds;
 use crate::ledger::intent::{NewBatch, Place, Sending, cursors_json, insert_batch};
+use crate::ledger::live_rows::release_rows;
 use crate::ledger::process::Process;
 use crate::ledger::sighting::{found, sum_of};
 use crate::pg::{self, Tx};
@@ -213,7 +214,7 @@ impl Ledger {
              SELECT b.id, b.pass_id, b.range_id, b.table_name, r.row_ids, b.rows::int8 AS rows, \
              b.digest, 1 AS groups, b.raw_bytes, b.conversion_id, c.body, b.ingest_time, \
              b.sendings, b.cursors, b.lane_id, b.number, l.hash_key, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
-             b.unknowns, b.all_refused, b.refusal, lower(b.created_span) AS created_first, \
+             b.unknowns, b.all_refused, b.refusal, b.created_first, \
              extract(epoch FROM b.number_used_at)::int8 AS number_used_at \
              FROM claimed b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
              JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
@@ -313,6 +314,7 @@ impl Ledger {
                 false => Ok(false),
             };
         }
+        release_rows(&mut tx, old.table, old.id).await?;
         let Replacement { batches, holds } = replacement;
         let place = Place { pass_id: old.pass_id, range_id: old.range_id, parent_id: Some(old.id) };
         for batch in batches {

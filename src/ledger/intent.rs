@@ -15,8 +15,9 @@ use sqlx::query::Query;
 use uuid::Uuid;
 
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge_sql, bind_acknowledged};
-use crate::ledger::batch_rows::{BatchRows, id_number};
+use crate::ledger::batch_rows::BatchRows;
 use crate::ledger::hold::{NewHold, close_holds, insert_holds};
+use crate::ledger::live_rows::{RowsTaken, is_taken, live_rows};
 use crate::ledger::range::{Lease, RangeKind};
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pg::{self, Tx};
@@ -149,7 +150,8 @@ impl Counts {
 impl Ledger {
     /// Writes one step, all of it or nothing; moves the lease's position with it.
     ///
-    /// Fails with [`LeaseLost`] when the range has another owner.
+    /// Fails with [`LeaseLost`] when the range has another owner, and with [`RowsTaken`] when a row
+    /// of the batch is in another live one by now.
     pub async fn record(&self, lease: &mut Lease, step: &Step) -> anyhow::Result<()> {
         let position = step.position.unwrap_or(lease.position);
         let mut look_ups = 0;
@@ -237,8 +239,11 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
     let statement = match &step.batch {
         None => pg::made_statement(&format!("WITH {} SELECT FROM moved", moved(0))),
         Some(batch) => {
-            let sql =
-                format!("WITH {}, {}", moved(BATCH_PARAMETERS), insert_batch_sql(" FROM moved"));
+            let sql = format!(
+                "WITH {}, {}",
+                moved(BATCH_PARAMETERS),
+                insert_batch_sql(step.table, " FROM moved")
+            );
             bind_batch(pg::made_statement(&sql), place, step.table, batch)?
         }
     };
@@ -253,10 +258,13 @@ async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> a
         .bind(i64::try_from(expired)?)
         .bind(step.expired.finished_before.filter(|_| expired > 0))
         .bind(i64::try_from(read)?);
-    let moved = bind_acknowledged(statement, &step.stored)
-        .execute(&mut **tx)
-        .await
-        .with_context(context)?;
+    let moved = bind_acknowledged(statement, &step.stored).execute(&mut **tx).await;
+    let moved = match moved {
+        Err(error) if is_taken(&error, step.table) => {
+            return Err(RowsTaken { range_id: lease.range_id }.into());
+        }
+        moved => moved.with_context(context)?,
+    };
     if moved.rows_affected() != 1 {
         return Err(LeaseLost { range_id: lease.range_id }.into());
     }
@@ -290,7 +298,7 @@ pub(in crate::ledger) async fn insert_batch(
     table: Table,
     batch: &NewBatch,
 ) -> anyhow::Result<()> {
-    let sql = format!("WITH {}", insert_batch_sql(""));
+    let sql = format!("WITH {}", insert_batch_sql(table, ""));
     bind_batch(pg::made_statement(&sql), place, table, batch)?
         .execute(&mut **tx)
         .await
@@ -298,27 +306,30 @@ pub(in crate::ledger) async fn insert_batch(
     Ok(())
 }
 
-/// The last parts of a statement that adds a batch and its rows, if `from` (a FROM clause, or
-/// nothing) gives a row. [`bind_batch`] binds its parameters.
-fn insert_batch_sql(from: &str) -> String {
+/// The last parts of a statement that adds a batch, its rows and their entries among the live ones,
+/// if `from` (a FROM clause, or nothing) gives a row. It fails when a row is in a live batch
+/// already. [`bind_batch`] binds its parameters.
+fn insert_batch_sql(table: Table, from: &str) -> String {
     format!(
         "numbered AS (UPDATE sls_backfill.lane SET last_number = $13 \
            WHERE id = $12 AND last_number < $13), \
          batched AS (INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, \
            table_name, logstore, state, rows, raw_bytes, digest, not_json, conversion_id, \
            lane_id, number, sendings, signed_at, cursors, owner, attempts, ingest_time, \
-           created_span, id_span, finished_first, finished_last) \
+           created_first, finished_first, finished_last) \
          SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
-           to_timestamp($15), $16, $17, $18, $19, tsrange($20, $21, '[]'), \
-           int8range($22, $23, '[]'), $24, $25{from} RETURNING id) \
+           to_timestamp($15), $16, $17, $18, $19, $20, $21, $22{from} RETURNING id), \
+         taken AS (INSERT INTO {} (row_id, batch_id) \
+           SELECT row_id, id FROM batched, unnest($23::uuid[]) AS row_id ORDER BY row_id) \
          INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
-         SELECT id, $26, {}, $28 FROM batched",
-        days_sql(27)
+         SELECT id, $24, {}, $26 FROM batched",
+        live_rows(table),
+        days_sql(25)
     )
 }
 
 /// How many parameters [`insert_batch_sql`] has.
-const BATCH_PARAMETERS: u32 = 28;
+const BATCH_PARAMETERS: u32 = 26;
 
 /// Parameter number `nth`, days since 2000-01-01, as an array of dates.
 pub(in crate::ledger) fn days_sql(nth: u32) -> String {
@@ -334,13 +345,7 @@ fn bind_batch(
     table: Table,
     batch: &NewBatch,
 ) -> anyhow::Result<Query<'static, Postgres, PgArguments>> {
-    let bounds = |time: fn(&BatchRow) -> Timestamp| {
-        let times = batch.rows.iter().map(time);
-        (times.clone().min(), times.max())
-    };
-    let (created_first, created_last) = bounds(|row| row.created_at);
-    let (finished_first, finished_last) = bounds(|row| row.finished_at);
-    let ids = batch.rows.iter().map(|row| id_number(row.id));
+    let finished = batch.rows.iter().map(|row| row.finished_at);
     let rows = BatchRows::of(batch.rows.iter().map(|row| (row.id, row.finished_at)));
     let sending = batch.sending.as_ref();
     Ok(statement
@@ -363,12 +368,10 @@ fn bind_batch(
         .bind(sending.map(|sending| sending.owner))
         .bind(i32::from(sending.is_some()))
         .bind(i64::from(batch.ingest_time))
-        .bind(created_first)
-        .bind(created_last)
-        .bind(ids.clone().min())
-        .bind(ids.max())
-        .bind(finished_first)
-        .bind(finished_last)
+        .bind(batch.rows.iter().map(|row| row.created_at).min())
+        .bind(finished.clone().min())
+        .bind(finished.max())
+        .bind(batch.rows.iter().map(|row| row.id).collect::<Vec<_>>())
         .bind(rows.row_ids)
         .bind(rows.days)
         .bind(rows.day_rows))

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::intent::BatchRow;
+use crate::ledger::live_rows::release_rows;
 use crate::pg;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
@@ -69,6 +70,7 @@ impl Ledger {
         .await
         .with_context(context)?;
         let Some(abandoned) = abandoned else { return Ok(false) };
+        release_rows(&mut tx, table, batch_id).await?;
         pg::statement(
             "INSERT INTO sls_backfill.hold \
                (table_name, row_id, pass_id, reason, detail, created_at, finished_at, look_again) \

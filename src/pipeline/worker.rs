@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::ledger::in_doubt::BatchLost;
+use crate::ledger::live_rows::RowsTaken;
 use crate::ledger::range::Lease;
 use crate::ledger::{LeaseLost, Ledger};
 use crate::pipeline::progress::Progress;
@@ -85,7 +86,8 @@ impl Worker {
 
         let mut lost = BTreeSet::new();
         while let Some(ready) = prepared.recv().await.filter(|_| !shutdown.is_asked()) {
-            let Lease { range_id, token, .. } = ready.lease;
+            let lease = ready.lease.clone();
+            let Lease { range_id, token, .. } = lease;
             if lost.contains(&(range_id, token)) {
                 continue;
             }
@@ -97,6 +99,13 @@ impl Worker {
                 Err(error) if error.is::<LeaseLost>() || error.is::<BatchLost>() => {
                     tracing::warn!("{error:#}");
                     lost.insert((range_id, token));
+                }
+                // The range is read anew from where it stands, by whoever claims it.
+                Err(error) if error.is::<RowsTaken>() => {
+                    tracing::info!("{error:#}");
+                    lost.insert((range_id, token));
+                    owned.remove(range_id);
+                    ledger.release(&lease).await?;
                 }
                 Err(error) => {
                     if let Err(second) = uploader.acknowledge().await {

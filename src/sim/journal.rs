@@ -169,6 +169,16 @@ impl Journal {
     }
 }
 
+impl Drop for Journal {
+    /// Gives the file free at once: closing it is not enough while a child process that is just being
+    /// started still has a copy of it.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            tracing::warn!("the journal stays locked until this process ends: {error}");
+        }
+    }
+}
+
 /// Length and check of a record.
 const HEAD_BYTES: usize = 12;
 
@@ -236,6 +246,16 @@ mod tests {
         assert!(Journal::open(folder.path(), |_| Ok(())).is_err(), "it is in use");
         drop(journal);
         assert_eq!(targets(folder.path()), ["/a", "/b?c=d"]);
+    }
+
+    #[test]
+    fn it_is_free_at_once_although_a_child_still_has_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path(), |_| panic!("it is empty")).unwrap();
+        let inherited = journal.file.try_clone().unwrap();
+        drop(journal);
+        assert!(Journal::open(folder.path(), |_| Ok(())).is_ok());
+        drop(inherited);
     }
 
     #[test]

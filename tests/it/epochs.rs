@@ -324,7 +324,9 @@ fn an_audit_revives_a_batch_that_was_given_up_and_is_there() {
     fixture.database.psql(
         "WITH given_up AS (UPDATE sls_backfill.batch SET state = 'abandoned' WHERE id = \
            (SELECT id FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1) \
-           RETURNING id, pass_id, rows) \
+           RETURNING id, pass_id, rows), \
+         released AS (DELETE FROM sls_backfill.live_workflow_runs \
+           WHERE batch_id IN (SELECT id FROM given_up)) \
          INSERT INTO sls_backfill.hold (table_name, row_id, pass_id, reason, detail, created_at) \
          SELECT 'workflow_runs', encode(substring(row_ids FROM n * 16 + 1 FOR 16), 'hex')::uuid, \
          pass_id, 'invalid', '', now() AT TIME ZONE 'UTC' \

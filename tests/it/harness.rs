@@ -25,6 +25,10 @@ pub(crate) mod tool;
 
 use std::time::{Duration, Instant};
 
+/// How long a test waits for what must come: a minute of a machine that has nothing else to do, twice,
+/// because all tests share its cores.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+
 /// Asks `ready` every 5 ms until it answers; panics with `what` after `deadline`.
 #[track_caller]
 pub(crate) fn poll<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> Option<T>) -> T {

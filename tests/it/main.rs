@@ -25,6 +25,8 @@ mod history;
 mod init;
 mod layers;
 #[cfg(feature = "simulator")]
+mod moved;
+#[cfg(feature = "simulator")]
 mod odd_rows;
 #[cfg(feature = "simulator")]
 mod pace;

@@ -6,6 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 use crate::harness::fixture::Fixture;
+use crate::harness::tool::Running;
 
 /// A run that takes a while where SLS answers slowly: small batches, two workers.
 const SLOW_RUN: &str = "run --workers 2 --batch-kib 64";
@@ -151,7 +152,7 @@ fn a_process_stopped_past_its_lease_writes_nothing_when_it_wakes() {
     let mut first = fixture.tool(SLOW_RUN).spawn();
     first.wait_for("order time");
     std::thread::sleep(Duration::from_millis(300));
-    first.signal("STOP");
+    stop_between_transactions(&first, &fixture);
     // As if a minute had gone by; its intents and ranges fall to the next run.
     fixture.database.psql(
         "UPDATE sls_backfill.process SET lease_until = now() - interval '1 second'; \
@@ -165,6 +166,49 @@ fn a_process_stopped_past_its_lease_writes_nothing_when_it_wakes() {
     first.wait().exits(70).tells("the ledger took this process for dead; others go on");
     assert!(woken.elapsed() < Duration::from_secs(8), "it went on for {:?}", woken.elapsed());
     fixture.holds_every_finished_row_once();
+    fixture.tool("run").run().exits(0);
+    fixture.holds_every_finished_row_once();
+}
+
+/// Stops the process where Postgres does not end a session of it meanwhile.
+fn stop_between_transactions(running: &Running, fixture: &Fixture) {
+    for _ in 0..100 {
+        running.signal("STOP");
+        // What it has asked before it was stopped is answered by then.
+        std::thread::sleep(Duration::from_millis(50));
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                    AND state LIKE 'idle in transaction%'";
+        if fixture.database.psql(open).trim() == "0" {
+            return;
+        }
+        running.signal("CONT");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("it was never outside of a transaction");
+}
+
+#[test]
+fn a_process_stopped_in_a_transaction_loses_it_and_can_be_run_again() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 30);
+    fixture.tool("run --max-rows 1").run();
+    fixture.database.psql(
+        "CREATE FUNCTION wait_here() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN NEW; END'; \
+         CREATE TRIGGER wait_here BEFORE UPDATE ON sls_backfill.range \
+         FOR EACH ROW EXECUTE FUNCTION wait_here()",
+    );
+    let lock = fixture.database.hold_lock(7);
+    let running = fixture.tool("run --workers 1").spawn();
+    fixture.database.wait_for_a_waiting_lock();
+    running.signal("STOP");
+    drop(lock);
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                AND state LIKE 'idle in transaction%'";
+    fixture.database.wait_until(open, "1");
+    fixture.database.wait_until(open, "0");
+    running.signal("CONT");
+    running.wait().exits(75).tells("when Postgres is back, run the same command again");
     fixture.tool("run").run().exits(0);
     fixture.holds_every_finished_row_once();
 }

@@ -100,6 +100,37 @@ fn logs_are_those_of_difys_own_writer() {
     assert_eq!((lossy_count, exact_count), (60, 1752));
 }
 
+/// A conversion of version 1 as a ledger keeps it.
+const VERSION_1: &str = concat!(
+    r#"{"rules":1,"table":"workflow_node_executions","columns":[{"name":"id","kind":"uuid"},"#,
+    r#"{"name":"tenant_id","kind":"uuid"},{"name":"app_id","kind":"uuid"},"#,
+    r#"{"name":"workflow_id","kind":"uuid"},{"name":"triggered_from","kind":"text"},"#,
+    r#"{"name":"workflow_run_id","kind":"uuid"},{"name":"index","kind":"int4"},"#,
+    r#"{"name":"predecessor_node_id","kind":"text"},{"name":"node_id","kind":"text"},"#,
+    r#"{"name":"node_type","kind":"text"},{"name":"title","kind":"text"},"#,
+    r#"{"name":"inputs","kind":"text"},{"name":"process_data","kind":"text"},"#,
+    r#"{"name":"outputs","kind":"text"},{"name":"status","kind":"text"},"#,
+    r#"{"name":"error","kind":"text"},{"name":"elapsed_time","kind":"float8"},"#,
+    r#"{"name":"execution_metadata","kind":"text"},{"name":"created_at","kind":"timestamp"},"#,
+    r#"{"name":"created_by_role","kind":"text"},{"name":"created_by","kind":"uuid"},"#,
+    r#"{"name":"finished_at","kind":"timestamp"},"#,
+    r#"{"name":"node_execution_id","kind":"text"}],"put_graph":true,"log_time":"finished_at"}"#,
+);
+
+#[test]
+fn a_conversion_of_version_1_makes_the_same_log_for_good() {
+    let vector = &vectors()[0];
+    let conversion: Conversion = serde_json::from_str(VERSION_1).unwrap();
+    let row = row_of(vector);
+    assert_eq!(row.columns, conversion.columns, "the cells come in the order of its columns");
+    let (converted, _) = row.log_by(&conversion);
+    assert_eq!(
+        converted.digest.to_string(),
+        "461f82d71696bb400704c42faf566697a5c4b54da40f3411dcc2f2b127cb03c1"
+    );
+    assert_eq!(conversion.fingerprint(), "87d0e006d63a2528");
+}
+
 #[test]
 fn the_vectors_hold_lone_surrogates_and_nan() {
     for (tag, sign) in [("surrogate", "\\ud8"), ("nonfinite", "NaN")] {

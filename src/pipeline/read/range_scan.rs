@@ -165,9 +165,9 @@ impl RangeScan {
     /// Decides the rows' fates. Held rows count as known, unless it is them that are tried again.
     async fn classify(&self, heads: Vec<Head>, know_held: bool) -> anyhow::Result<Vec<Candidate>> {
         let ScanSettings { ledger, shape, bounds, .. } = &self.settings;
-        let rows: Vec<_> = heads.iter().map(|head| (head.row_id, head.created_at)).collect();
+        let ids: Vec<_> = heads.iter().map(|head| head.row_id).collect();
         let known = match ledger {
-            Some(ledger) => self.watch.ledger(ledger.known(shape.table, &rows, know_held)).await?,
+            Some(ledger) => self.watch.ledger(ledger.known(shape.table, &ids, know_held)).await?,
             None => HashSet::new(),
         };
         let candidate = |head: Head| Candidate {

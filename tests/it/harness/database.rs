@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
 
 use crate::harness::cluster::{Cluster, PASSWORD, USER};
-use crate::harness::poll;
 use crate::harness::session::{self, Sessions};
+use crate::harness::{DEADLINE, poll};
 
 /// A new database, dropped with its value.
 pub(crate) struct Database {
@@ -157,7 +156,7 @@ impl Database {
     /// Waits until `sql` gives `wanted`.
     #[track_caller]
     pub(crate) fn wait_until(&self, sql: &str, wanted: &str) {
-        poll(sql, Duration::from_secs(30), || (self.psql(sql).trim() == wanted).then_some(()));
+        poll(sql, DEADLINE, || (self.psql(sql).trim() == wanted).then_some(()));
     }
 }
 

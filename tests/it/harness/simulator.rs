@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::harness::tool::{Running, Tool};
-use crate::harness::{http, signed};
+use crate::harness::{DEADLINE, http, signed};
 
 pub(crate) const PROJECT: &str = "dify-logs";
 pub(crate) const ACCESS_KEY_ID: &str = "simulator";
@@ -115,7 +115,7 @@ impl Simulator {
     /// Waits until so many requests are `held`, stored `late`, or orders `waiting`.
     #[track_caller]
     pub(crate) fn wait_until(&self, name: &str, wanted: u64) {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + DEADLINE;
         loop {
             let faults: serde_json::Value =
                 serde_json::from_str(&self.get("/_sim/faults")).unwrap();

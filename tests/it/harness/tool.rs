@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::harness::poll;
+use crate::harness::{DEADLINE, poll};
 
 /// A command line in the making. Nothing of our environment reaches it but PATH.
 pub(crate) struct Tool {
@@ -35,7 +35,7 @@ pub(crate) struct Running {
 }
 
 impl Tool {
-    /// The tool with these arguments. It has a minute unless told otherwise.
+    /// The tool with these arguments. It has [`DEADLINE`] unless told otherwise.
     pub(crate) fn new<T: AsRef<OsStr>>(arguments: impl IntoIterator<Item = T>) -> Self {
         Self::other(env!("CARGO_BIN_EXE_dify-sls-backfill"), arguments)
     }
@@ -48,7 +48,7 @@ impl Tool {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().stdin(Stdio::null());
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        Self { command, deadline: Duration::from_secs(60) }
+        Self { command, deadline: DEADLINE }
     }
 
     pub(crate) fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {

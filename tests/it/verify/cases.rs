@@ -316,8 +316,10 @@ fn a_given_up_batch_is_there() {
     let name = "a batch was given up, yet it is there";
     let fixture = sent();
     fixture.database.psql(
-        "UPDATE sls_backfill.batch SET state = 'abandoned' \
-         WHERE id = (SELECT id FROM sls_backfill.batch ORDER BY id LIMIT 1)",
+        "WITH given_up AS (UPDATE sls_backfill.batch SET state = 'abandoned' \
+           WHERE id = (SELECT id FROM sls_backfill.batch ORDER BY id LIMIT 1) RETURNING id) \
+         DELETE FROM sls_backfill.live_workflow_runs \
+         WHERE batch_id IN (SELECT id FROM given_up)",
     );
     // Its rows are in no live batch now, which is told as well.
     let (outcome, json) = verified(&fixture, "--level content --tables workflow_runs");

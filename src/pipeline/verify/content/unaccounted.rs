@@ -68,9 +68,9 @@ async fn unknown(
     table: Table,
     page: &[RowTimes],
 ) -> anyhow::Result<Vec<Uuid>> {
-    let rows: Vec<_> = page.iter().map(|row| (row.id, row.created_at)).collect();
-    let known = ledger.known(table, &rows, true).await?;
-    let unknown: Vec<_> = rows.iter().map(|(id, _)| *id).filter(|id| !known.contains(id)).collect();
+    let mut unknown: Vec<_> = page.iter().map(|row| row.id).collect();
+    let known = ledger.known(table, &unknown, true).await?;
+    unknown.retain(|id| !known.contains(id));
     if unknown.is_empty() {
         return Ok(unknown);
     }

@@ -88,8 +88,8 @@ async fn add_uncovered(
     table: Table,
     page: &[RowTimes],
 ) -> anyhow::Result<()> {
-    let rows: Vec<_> = page.iter().map(|row| (row.id, row.created_at)).collect();
-    let known = ledger.known(table, &rows, true).await?;
+    let ids: Vec<_> = page.iter().map(|row| row.id).collect();
+    let known = ledger.known(table, &ids, true).await?;
     for row in page {
         let day = all.of(row.finished_on);
         day.rows += 1;

@@ -14,7 +14,6 @@ use crate::pipeline::retry::with_retries;
 use crate::pipeline::verify::parity::finding::{Asked, Findings, Quirk};
 use crate::pipeline::verify::parity::judge::Row;
 use crate::record::table::Table;
-use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::catalog::Shape;
@@ -187,18 +186,11 @@ impl Asking<'_> {
         let (own, others): (Vec<&Row>, Vec<&Row>) =
             rows.iter().partition(|row| row.get("__source__").is_none_or(|it| it == LOG_SOURCE));
         findings.quirk(Quirk::OwnLogs, others.len() as u64);
-        let created = |row: &Row| {
-            let text = ["started_at", "created_at"].iter().find_map(|name| row.get(*name))?;
-            Timestamp::from_isoformat(text)
-        };
-        let rows: Vec<_> = own
-            .iter()
-            .filter_map(|row| Some((Uuid::parse_str(row.get("id")?).ok()?, created(row)?)))
-            .collect();
-        let ids: Vec<_> = rows.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<Uuid> =
+            own.iter().filter_map(|row| Uuid::parse_str(row.get("id")?).ok()).collect();
         let there = self.source.rows_by_id(side.table(), &ids).await?;
         let there: BTreeSet<Uuid> = there.iter().map(|row| row.id).collect();
-        let known = self.ledger.known(side.table(), &rows, false).await?;
+        let known = self.ledger.known(side.table(), &ids, false).await?;
         for row in own {
             let id = row.get("id").map_or("", String::as_str);
             let uuid = Uuid::parse_str(id).ok();
