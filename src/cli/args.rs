@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, tables};
+use crate::cli::args::common::{LedgerArgs, OUTPUT, PageArgs, TimingsArgs, parse_table, tables};
 #[cfg(feature = "simulator")]
 use crate::cli::args::demo::DemoArgs;
 use crate::cli::args::plan::PlanArgs;
@@ -33,6 +33,7 @@ use crate::commands::audit::AuditSettings;
 use crate::commands::doctor::DoctorSettings;
 use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
+use crate::commands::report::ReportSettings;
 use crate::commands::status::StatusSettings;
 use crate::record::table::Table;
 use crate::sls::admin::NewLogstore;
@@ -130,6 +131,9 @@ pub enum Command {
     /// Bring purged rows back from SLS; without --execute only a plan
     #[command(after_help = restore::EXAMPLES)]
     Restore(RestoreArgs),
+    /// Report what was done, from the ledger alone: days, throughput, held rows, findings; as a page
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArgs),
     /// Show where every row is, from the ledger alone
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
@@ -157,6 +161,11 @@ Examples:
   dify-sls-backfill status
   dify-sls-backfill status --output json | jq .tables.workflow_runs.held";
 
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill report --html report.html
+  dify-sls-backfill report --output json | jq .tables.workflow_runs.hours";
+
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   dify-sls-backfill doctor
@@ -177,6 +186,35 @@ Examples:
   dify-sls-backfill audit             # record it; takes at least 22 minutes
 
 When it is done, `run` continues and sends nothing twice. It can be stopped and repeated.";
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Only these tables
+    #[arg(long, value_delimiter = ',', value_parser = parse_table,
+          default_value = "workflow_runs,workflow_node_executions")]
+    tables: Vec<Table>,
+    #[command(flatten)]
+    page: PageArgs,
+    #[command(flatten)]
+    ledger: LedgerArgs,
+}
+
+impl ReportArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<ReportSettings> {
+        let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
+        Ok(ReportSettings {
+            page: self.page.wish(&postgres, environment.sls(30).ok().as_ref()),
+            postgres,
+            tables: tables(&self.tables),
+            format,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+        })
+    }
+}
 
 #[derive(Args)]
 pub struct InitArgs {

@@ -7,6 +7,7 @@ pub mod settings;
 use std::time::Instant;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::page;
 use crate::commands::plan::outlook::{Outlook, TableOutlook};
 use crate::commands::plan::settings::PlanSettings;
 use crate::commands::run_settings::RunSettings;
@@ -73,6 +74,8 @@ pub async fn plan(settings: &PlanSettings, shutdown: &Shutdown) -> Result<Exit, 
         .collect();
     let outlook = Outlook { tables, is_exact: settings.is_exact, has_sls: client.is_some() };
     print::print(&outlook, settings);
+    let page = settings.run.page.as_ref();
+    page::write(page, "Plan of a run", || print::as_json(&outlook, settings))?;
     Ok(Exit::Done)
 }
 

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::commands::difference::Difference;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
+use crate::commands::page::{self, PageWish};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
 use crate::ledger::verification::BatchScope;
@@ -70,6 +71,8 @@ pub struct VerifySettings {
     pub progress_every: Duration,
     pub allow_fsync_off: bool,
     pub format: Format,
+    /// A page beside it.
+    pub page: Option<PageWish>,
 }
 
 /// What a verification works with.
@@ -138,6 +141,7 @@ pub async fn run(
         outcomes.push((shape.table, outcome));
     }
     print(settings, &outcomes);
+    page::write(settings.page.as_ref(), "Verification", || as_json(settings, &outcomes))?;
     Ok(conclude(&outcomes))
 }
 
@@ -214,30 +218,31 @@ pub(in crate::commands::verify) fn stopped(level: &Level) -> Exit {
 
 fn print(settings: &VerifySettings, outcomes: &[(Table, Outcome)]) {
     match settings.format {
-        Format::Json => {
-            let level = match settings.level {
-                Level::Counts => "counts",
-                Level::Content => "content",
-                Level::Sample(_) => "sample",
-                Level::Parity(_) => "parity",
-            };
-            let tables: serde_json::Map<_, _> = outcomes
-                .iter()
-                .map(|(table, outcome)| {
-                    let mut json = outcome.json.clone();
-                    json["verdict"] = outcome.verdict().into();
-                    (table.name().to_owned(), json)
-                })
-                .collect();
-            let all = json!({"schema_version": SCHEMA_VERSION, "level": level, "tables": tables});
-            output::line(&all.to_string());
-        }
+        Format::Json => output::line(&as_json(settings, outcomes).to_string()),
         Format::Text => {
             for line in outcomes.iter().flat_map(|(_, outcome)| &outcome.text) {
                 output::line(line);
             }
         }
     }
+}
+
+fn as_json(settings: &VerifySettings, outcomes: &[(Table, Outcome)]) -> Value {
+    let level = match settings.level {
+        Level::Counts => "counts",
+        Level::Content => "content",
+        Level::Sample(_) => "sample",
+        Level::Parity(_) => "parity",
+    };
+    let tables: serde_json::Map<_, _> = outcomes
+        .iter()
+        .map(|(table, outcome)| {
+            let mut json = outcome.json.clone();
+            json["verdict"] = outcome.verdict().into();
+            (table.name().to_owned(), json)
+        })
+        .collect();
+    json!({"schema_version": SCHEMA_VERSION, "level": level, "tables": tables})
 }
 
 /// Says what is wrong and what to do about it, each kind by itself.

@@ -136,6 +136,27 @@ impl Ledger {
         rows.iter().map(|row| Ok((row.try_get("id")?, purged_batch(row)?))).collect()
     }
 
+    /// How many rows of `table`, and bytes of them before compression, were stored in each hour
+    /// (UTC): the last 2,000 of them.
+    pub async fn hours(&self, table: Table) -> anyhow::Result<Vec<(String, u64, u64)>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT to_char(h.hour, 'YYYY-MM-DD HH24:00') AS hour, h.rows, h.bytes FROM \
+               (SELECT date_trunc('hour', stored_at AT TIME ZONE 'UTC') AS hour, \
+                  coalesce(sum(rows), 0)::int8 AS rows, \
+                  coalesce(sum(raw_bytes), 0)::int8 AS bytes FROM sls_backfill.batch \
+                WHERE table_name = $1 AND state NOT IN ('split', 'abandoned') \
+                AND stored_at IS NOT NULL GROUP BY 1 ORDER BY 1 DESC LIMIT 2000) h ORDER BY h.hour",
+        )
+        .bind(table.name())
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("add up the hours of {table}"))?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("hour")?, count(row, "rows")?, count(row, "bytes")?)))
+            .collect()
+    }
+
     /// By which log times the live batches of `table` are to be looked for.
     pub async fn log_times(&self, table: Table) -> anyhow::Result<LogTimes> {
         let mut tx = self.begin_relaxed().await?;

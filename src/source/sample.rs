@@ -10,7 +10,7 @@ use crate::source::Source;
 use crate::source::catalog::Shape;
 use crate::source::count_days::{Slice, push_slice};
 use crate::source::page::{Head, head, select_heads};
-use crate::source::scope::{Scope, push_window};
+use crate::source::scope::Scope;
 
 /// How large a table is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,13 +89,7 @@ impl Source {
                 push_slice(&mut sql, scope.table, slice);
             }
         }
-        push_window(&mut sql, "t.created_at", scope.since, scope.until);
-        for (column, id) in [("tenant_id", scope.tenant_id), ("app_id", scope.app_id)] {
-            if let Some(id) = id {
-                let id = sql.id(id);
-                sql.push(&format!(" AND t.{column} = {id}"));
-            }
-        }
+        scope.push_rows(&mut sql);
         let mut tx = self.begin().await?;
         let rows = sql.query().fetch_all(&mut *tx).await;
         let rows = rows.with_context(|| format!("look at a part of {}", scope.table))?;

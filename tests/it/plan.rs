@@ -56,8 +56,7 @@ fn plan_and_run(fixture: &Fixture, more: &str, arguments: &str) -> Value {
         let sent = compressed(&run.stderr, table);
         is_near(&format!("{table}: compressed"), number(&planned["body_bytes"]), sent);
         let held = fixture.held(table).len() as f64;
-        let planned: f64 =
-            planned["held"].as_object().unwrap().values().map(|rows| number(rows)).sum();
+        let planned: f64 = planned["held"].as_object().unwrap().values().map(number).sum();
         assert!((planned - held).abs() <= 0.1 * held, "{table}: {planned} held, not {held}");
     }
     plan

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::common::{LedgerArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{LedgerArgs, PageArgs, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::purge::settings::PurgeSettings;
@@ -34,6 +34,8 @@ Examples:
                         dify-sls-backfill purge --older-than 30d --execute     # asks, then deletes"
 )]
 pub struct PurgeArgs {
+    #[command(flatten)]
+    page: PageArgs,
     #[command(flatten)]
     ledger: LedgerArgs,
     /// Delete; without it only the plan is printed, and nothing is written
@@ -135,10 +137,12 @@ impl PurgeArgs {
             Some(url) => environment.postgres(Some(url)).context("read --purge-url")?.ledger,
             None => postgres.source.clone(),
         };
+        let sls = environment.sls(60)?;
         Ok(PurgeSettings {
+            page: self.page.wish(&postgres, Some(&sls)),
             target,
             postgres,
-            sls: environment.sls(60)?,
+            sls,
             tables: tables(&self.tables),
             since: self.since,
             until: self.until,

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{
+    LedgerArgs, OUTPUT, PageArgs, TimingsArgs, parse_table, parse_time, tables,
+};
 use crate::cli::args::purge::PurgeArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
@@ -188,6 +190,8 @@ pub struct RunArgs {
 
     #[command(flatten)]
     ledger: LedgerArgs,
+    #[command(flatten)]
+    page: PageArgs,
 
     /// How often progress is logged where there is no progress bar
     #[arg(long, help_heading = OUTPUT, value_name = "SECONDS", default_value_t = 10,
@@ -255,6 +259,10 @@ impl RunArgs {
             true => None,
             false => Some(environment.sls(self.deadline_s)?),
         };
+        anyhow::ensure!(
+            self.dry_run || !self.page.is_asked(),
+            "--html is for `run --dry-run`: when the run is done, `report --html` makes a page of it"
+        );
         self.settings_with(environment, format, sls)
     }
 
@@ -275,8 +283,10 @@ impl RunArgs {
     ) -> anyhow::Result<RunSettings> {
         let timings =
             self.timings.timings(sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback))?;
+        let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
         Ok(RunSettings {
-            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            page: self.page.wish(&postgres, sls.as_ref()),
+            postgres,
             sls,
             timings,
             probe: !self.no_probe,

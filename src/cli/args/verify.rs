@@ -6,7 +6,9 @@ use anyhow::Context as _;
 use clap::{Args, Parser, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::common::{LedgerArgs, TimingsArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{
+    LedgerArgs, PageArgs, TimingsArgs, parse_table, parse_time, tables,
+};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::verify::{Level, ParityWish, VerifySettings};
@@ -68,6 +70,8 @@ pub struct VerifyArgs {
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
     #[command(flatten)]
+    page: PageArgs,
+    #[command(flatten)]
     timings: TimingsArgs,
 }
 
@@ -106,8 +110,10 @@ impl VerifyArgs {
             "--app is about what Dify shows: add --level parity"
         );
         let sls = environment.sls(self.deadline_s)?;
+        let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
         Ok(VerifySettings {
-            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            page: self.page.wish(&postgres, Some(&sls)),
+            postgres,
             timings: self.timings.timings(sls.endpoint.is_loopback)?,
             sls,
             tables: tables(&self.tables),

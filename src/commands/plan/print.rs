@@ -194,7 +194,7 @@ fn text(number: f64) -> Value {
     Value::String(whole(number).to_string())
 }
 
-fn as_json(outlook: &Outlook, settings: &PlanSettings) -> Value {
+pub(in crate::commands::plan) fn as_json(outlook: &Outlook, settings: &PlanSettings) -> Value {
     let tables: serde_json::Map<_, _> = outlook
         .tables
         .iter()

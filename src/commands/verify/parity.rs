@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::commands::exit::{Ended, Exit};
 use crate::commands::output::{self, Format, count};
+use crate::commands::page;
 use crate::commands::verify::{ParityWish, SCHEMA_VERSION, Verify, number, stopped};
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::age::kept_since;
@@ -79,6 +80,8 @@ impl Verify<'_> {
             Format::Json => output::line(&as_json(&report, &parts).to_string()),
             Format::Text => text(&report, &parts).iter().for_each(|line| output::line(line)),
         }
+        let page = self.settings.page.as_ref();
+        page::write(page, "Verification: what Dify shows", || as_json(&report, &parts))?;
         Ok(conclude(&report))
     }
 
