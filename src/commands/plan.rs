@@ -129,6 +129,8 @@ fn table_plan(
         bounds: Bounds {
             settled_before,
             kept_since: kept_since.filter(|_| !is_kept),
+            // Whether another writer is at work, only a run looks.
+            live_since: None,
             abandoned_before: now.plus_s(-run.abandoned_after_s),
             row_bytes_max: run.row_bytes_max,
         },

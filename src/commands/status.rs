@@ -152,11 +152,13 @@ fn text(table: Table, account: &Account) -> String {
     let in_doubt = i64::try_from(account.in_the_air).unwrap_or(i64::MAX);
     let adopted = i64::try_from(account.adopted).unwrap_or(i64::MAX);
     let mut text = format!(
-        "{table}: {} rows seen{} = {} in SLS{} + {} held + {} gone",
+        "{table}: {} rows seen{} = {} in SLS{}{}{} + {} held + {} gone",
         count(account.seen),
         plus(adopted, "adopted by an audit"),
         count(account.live.saturating_sub(account.in_the_air)),
         plus(in_doubt, "in doubt"),
+        plus(i64::try_from(account.lost).unwrap_or(i64::MAX), "lost"),
+        plus(i64::try_from(account.earlier).unwrap_or(i64::MAX), "of an earlier logstore"),
         count(account.held_rows()),
         count(account.gone),
     );
@@ -167,6 +169,7 @@ fn text(table: Table, account: &Account) -> String {
     );
     text + &details(&Details {
         covered_until: account.covered_until.as_deref(),
+        lost: account.lost,
         held: &account.held,
         doubled: account.doubled,
         not_json: account.not_json,
@@ -179,13 +182,14 @@ fn text(table: Table, account: &Account) -> String {
 fn run_text(table: Table, account: &RunAccount) -> String {
     let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
     let mut text = format!(
-        "{table}: {} rows seen{}{}{} = {} in SLS{} + {} held + {} already + {} gone",
+        "{table}: {} rows seen{}{}{} = {} in SLS{}{} + {} held + {} already + {} gone",
         signed(account.seen),
         plus(account.held_before, "held before"),
         plus(account.in_doubt_before, "in doubt before"),
         plus(account.adopted, "adopted by an audit"),
         signed(account.stored),
         plus(account.in_doubt, "in doubt"),
+        plus(account.past, "lost or of an earlier logstore"),
         count(account.held.values().sum()),
         signed(account.already),
         signed(account.gone),
@@ -197,6 +201,7 @@ fn run_text(table: Table, account: &RunAccount) -> String {
     );
     text + &details(&Details {
         covered_until: account.covered_until.as_deref(),
+        lost: account.lost,
         held: &account.held,
         doubled: account.doubled,
         not_json: unsigned(account.not_json),
@@ -208,6 +213,7 @@ fn run_text(table: Table, account: &RunAccount) -> String {
 /// What both accounts tell line by line.
 struct Details<'a> {
     covered_until: Option<&'a str>,
+    lost: u64,
     held: &'a BTreeMap<String, u64>,
     doubled: u64,
     not_json: u64,
@@ -216,7 +222,12 @@ struct Details<'a> {
 }
 
 fn details(details: &Details<'_>) -> String {
-    let mut text = match details.covered_until {
+    let mut text = String::new();
+    if details.lost > 0 {
+        text +=
+            "\n    lost: an audit did not find them in SLS; `run --resend-lost` sends them again";
+    }
+    text += &match details.covered_until {
         Some(until) => format!("\n    covered: all rows created before {until}"),
         None => "\n    covered: no pass from the beginning is done yet".to_owned(),
     };

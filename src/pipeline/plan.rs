@@ -22,6 +22,7 @@ use crate::pipeline::read::assemble::{Assembler, BatchName};
 use crate::pipeline::read::batching::{BatchLimits, Fate, Sought, fate};
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::key::{Key, KeyOrder};
+use crate::record::seal::Seal;
 use crate::record::timestamp::Timestamp;
 use crate::source::Source;
 use crate::source::catalog::Shape;
@@ -168,7 +169,8 @@ impl TablePlan {
 
     async fn convert_stretch(&self, heads: &[Head], total: &mut Converted) -> anyhow::Result<()> {
         let mut assembler = Assembler::new(self.conversion.clone(), self.shape.clone())?;
-        let name = BatchName { ledger_id: Uuid::nil(), batch_id: Uuid::nil(), sending: 1 };
+        let seal = Seal::new(Uuid::nil(), [0; 32]);
+        let name = BatchName { seal, batch_id: Uuid::nil(), sending: 1 };
         let (mut rest, mut text_bytes) = (heads, 0);
         while !rest.is_empty() && text_bytes < STRETCH_BYTES_MAX {
             let (mut rows, mut batch_bytes) = (Vec::new(), 0);

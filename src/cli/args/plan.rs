@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 
-use crate::cli::args::purge::parse_age;
+use crate::cli::args::common::parse_age;
 use crate::cli::args::run::{RunArgs, parse_kib};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;

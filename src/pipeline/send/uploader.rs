@@ -180,6 +180,10 @@ impl Uploader {
             packed: &packed,
         };
         let mut outcome = sender.send(&intended, &mut self.shutdown).await;
+        if let Ok(SendOutcome::Stored(request_id)) = &outcome {
+            let (batch_id, request_id) = (batch.id, request_id.clone());
+            self.stored.push(Acknowledgement { batch_id, request_id });
+        }
         if let Some(canaries) = &parts.canaries {
             let cursors = &slot.cursors;
             let (rows, digest) = (&batch.rows[..], batch.digest);
@@ -187,10 +191,7 @@ impl Uploader {
             outcome = canaries.after(clearance, outcome, &sent, progress, &mut self.shutdown).await;
         }
         match outcome? {
-            SendOutcome::Stored(request_id) => {
-                self.stored.push(Acknowledgement { batch_id: batch.id, request_id });
-            }
-            SendOutcome::Found => {}
+            SendOutcome::Stored(_) | SendOutcome::Found => {}
             SendOutcome::GivenUp(flow) => {
                 self.lane.forget_cursors();
                 return Ok(match flow {

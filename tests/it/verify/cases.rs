@@ -1,5 +1,6 @@
 //! The table: each row is a test, and a row of docs/verify.md.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -127,7 +128,17 @@ fn put(fixture: &Fixture, logstore: &str, logs: &[StoredLog], tags: &[(&str, &st
         }
         group.end_log();
     }
-    group.finish(Some(""), Some(source), tags);
+    let mut all: BTreeMap<&str, &str> = logs[0]
+        .tags
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str().unwrap()))
+        .collect();
+    all.extend(tags.iter().copied());
+    // Another writer knows no tags of ours.
+    all.retain(|key, _| source == "dify-sls-backfill" || !key.ends_with("__"));
+    group.finish(Some(""), Some(source), &all.into_iter().collect::<Vec<_>>());
     let put = Put {
         logstore,
         hash_key: "0123456789abcdef0123456789abcdef",

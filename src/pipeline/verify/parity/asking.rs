@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use crate::dify::readers::{Owner, escaped};
 use crate::ledger::Ledger;
-use crate::pipeline::read::assemble::LOG_SOURCE;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::verify::parity::finding::{Asked, Findings, Quirk};
 use crate::pipeline::verify::parity::judge::Row;
 use crate::record::table::Table;
 use crate::sls::client::Client;
+use crate::sls::tags::LOG_SOURCE;
 use crate::source::Source;
 use crate::source::catalog::Shape;
 use crate::source::twins::{Shown, TwinOwner};
