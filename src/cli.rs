@@ -13,7 +13,9 @@ use crate::cli::args::{Cli, Command};
 use crate::cli::environment::Environment;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::run_and_purge::run_and_purge;
-use crate::commands::{audit, doctor, init, purge, repair, restore, run, status, verify};
+use crate::commands::{
+    audit, doctor, init, plan, purge, repair, report, restore, run, status, verify,
+};
 use crate::error_text::error_text;
 use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::shutdown::{ShutdownTrigger, channel};
@@ -73,6 +75,12 @@ async fn dispatch(
             listen_for_signals(stopper, screen.clone())?;
             doctor::doctor(&args.settings(&environment, format), shutdown).await
         }
+        Command::Plan(args) => {
+            let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
+            let (stopper, shutdown) = channel();
+            listen_for_signals(stopper, screen.clone())?;
+            plan::plan(&settings, &shutdown).await
+        }
         Command::Verify(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;
             let (stopper, shutdown) = channel();
@@ -99,6 +107,9 @@ async fn dispatch(
             let (stopper, shutdown) = channel();
             listen_for_signals(stopper, screen.clone())?;
             restore::restore(&settings, shutdown).await
+        }
+        Command::Report(args) => {
+            report::report(&args.settings(&environment, format).or_exit(Exit::Usage)?).await
         }
         Command::Status(args) => {
             let settings = args.settings(&environment, format).or_exit(Exit::Usage)?;

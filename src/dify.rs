@@ -12,4 +12,5 @@ pub mod fields;
 pub mod index;
 pub mod json;
 pub mod python;
+pub mod readers;
 pub mod restore;

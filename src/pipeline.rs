@@ -18,6 +18,7 @@
 //! and a budget bound the memory.
 
 pub mod guard;
+pub mod plan;
 pub mod progress;
 pub mod purge;
 pub mod read;

@@ -13,7 +13,9 @@ pub mod page;
 pub mod ranges;
 pub mod read;
 pub mod replica_lag;
+pub mod sample;
 pub mod scope;
+pub mod twins;
 pub mod writable;
 pub mod write_health;
 

@@ -3,6 +3,7 @@
 pub mod common;
 #[cfg(feature = "simulator")]
 pub mod demo;
+pub mod plan;
 pub mod purge;
 pub mod repair;
 pub mod restore;
@@ -16,9 +17,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, tables};
+use crate::cli::args::common::{LedgerArgs, OUTPUT, PageArgs, TimingsArgs, parse_table, tables};
 #[cfg(feature = "simulator")]
 use crate::cli::args::demo::DemoArgs;
+use crate::cli::args::plan::PlanArgs;
 use crate::cli::args::purge::PurgeArgs;
 use crate::cli::args::repair::RepairArgs;
 use crate::cli::args::restore::RestoreArgs;
@@ -31,6 +33,7 @@ use crate::commands::audit::AuditSettings;
 use crate::commands::doctor::DoctorSettings;
 use crate::commands::init::InitSettings;
 use crate::commands::output::Format;
+use crate::commands::report::ReportSettings;
 use crate::commands::status::StatusSettings;
 use crate::record::table::Table;
 use crate::sls::admin::NewLogstore;
@@ -113,7 +116,10 @@ pub enum Command {
     /// Send the history to SLS, or continue where the last run stopped, and verify it
     #[command(after_help = run::EXAMPLES)]
     Run(Box<RunArgs>),
-    /// Compare what SLS holds with the ledger and Postgres, by count or by content
+    /// Say what a run would do: rows, bytes, requests, time and what limits it, cost; writes nothing
+    #[command(after_help = plan::EXAMPLES)]
+    Plan(Box<PlanArgs>),
+    /// Compare what SLS holds with the ledger and Postgres: by count, by content, or by what Dify shows
     #[command(after_help = verify::EXAMPLES)]
     Verify(VerifyArgs),
     /// Work through what `verify --level content` has found; without --execute only a plan
@@ -125,6 +131,9 @@ pub enum Command {
     /// Bring purged rows back from SLS; without --execute only a plan
     #[command(after_help = restore::EXAMPLES)]
     Restore(RestoreArgs),
+    /// Report what was done, from the ledger alone: days, throughput, held rows, findings; as a page
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report(ReportArgs),
     /// Show where every row is, from the ledger alone
     #[command(after_help = STATUS_EXAMPLES)]
     Status(StatusArgs),
@@ -152,6 +161,11 @@ Examples:
   dify-sls-backfill status
   dify-sls-backfill status --output json | jq .tables.workflow_runs.held";
 
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  dify-sls-backfill report --html report.html
+  dify-sls-backfill report --output json | jq .tables.workflow_runs.hours";
+
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
   dify-sls-backfill doctor
@@ -172,6 +186,35 @@ Examples:
   dify-sls-backfill audit             # record it; takes at least 22 minutes
 
 When it is done, `run` continues and sends nothing twice. It can be stopped and repeated.";
+
+#[derive(Args)]
+pub struct ReportArgs {
+    /// Only these tables
+    #[arg(long, value_delimiter = ',', value_parser = parse_table,
+          default_value = "workflow_runs,workflow_node_executions")]
+    tables: Vec<Table>,
+    #[command(flatten)]
+    page: PageArgs,
+    #[command(flatten)]
+    ledger: LedgerArgs,
+}
+
+impl ReportArgs {
+    pub fn settings(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<ReportSettings> {
+        let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
+        Ok(ReportSettings {
+            page: self.page.wish(&postgres, environment.sls(30).ok().as_ref()),
+            postgres,
+            tables: tables(&self.tables),
+            format,
+            allow_fsync_off: self.ledger.allow_fsync_off,
+        })
+    }
+}
 
 #[derive(Args)]
 pub struct InitArgs {

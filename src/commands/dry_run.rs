@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::commands::connections::Demand;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, bytes, count};
+use crate::commands::page;
 use crate::commands::run_settings::RunSettings;
 use crate::commands::setup;
 use crate::commands::status::held_line;
@@ -35,10 +36,7 @@ pub async fn dry_run(
     for shape in shapes {
         let settled_before = source.server.now.plus_s(-settings.settle_s);
         let plan = plan(&settings.wish, &shape, None, settled_before)?;
-        let rows_expected = match shape.rows_estimated {
-            0 => 0,
-            _ => source.rows_estimated(&scope(&plan)).await?,
-        };
+        let rows_expected = source.rows_expected(&scope(&plan), &shape).await?;
         let progress = Progress::new(plan.table, rows_expected);
         let dry_run = DryRun {
             conversion: setup::conversion(&shape, settings.put_graph, settings.log_time),
@@ -72,7 +70,12 @@ pub async fn dry_run(
             break;
         }
     }
-    print(&estimates, settings.format).or_exit(Exit::Failed)?;
+    let result = as_json(&estimates).or_exit(Exit::Failed)?;
+    match settings.format {
+        Format::Json => output::line(&result.to_string()),
+        Format::Text => print(&estimates),
+    }
+    page::write(settings.page.as_ref(), "Dry run", || result)?;
     if shutdown.is_asked() {
         tracing::warn!("stopped early: the figures are of what was read so far");
         return Ok(Exit::Unfinished);
@@ -80,15 +83,15 @@ pub async fn dry_run(
     Ok(Exit::Done)
 }
 
-fn print(estimates: &[(Table, Estimate)], format: Format) -> anyhow::Result<()> {
-    if format == Format::Json {
-        let tables: serde_json::Map<_, _> = estimates
-            .iter()
-            .map(|(table, estimate)| Ok((table.name().to_owned(), serde_json::to_value(estimate)?)))
-            .collect::<anyhow::Result<_>>()?;
-        output::line(&json!({"schema_version": 1, "dry_run": true, "tables": tables}).to_string());
-        return Ok(());
-    }
+fn as_json(estimates: &[(Table, Estimate)]) -> anyhow::Result<Value> {
+    let tables: serde_json::Map<_, _> = estimates
+        .iter()
+        .map(|(table, estimate)| Ok((table.name().to_owned(), serde_json::to_value(estimate)?)))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(json!({"schema_version": 1, "dry_run": true, "tables": tables}))
+}
+
+fn print(estimates: &[(Table, Estimate)]) {
     for (table, estimate) in estimates {
         output::line(&format!(
             "{table}: {} rows: {} would be sent in {} batches ({}, {} compressed), {} held",
@@ -104,5 +107,4 @@ fn print(estimates: &[(Table, Estimate)], format: Format) -> anyhow::Result<()> 
         }
     }
     output::line("dry run: nothing was written, neither to Postgres nor to SLS");
-    Ok(())
 }

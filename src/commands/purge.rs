@@ -8,6 +8,7 @@ pub mod settings;
 use anyhow::Context as _;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
+use crate::commands::page;
 use crate::commands::purge::columns::column_notes;
 use crate::commands::purge::execute::Execution;
 use crate::commands::purge::plan::TablePlan;
@@ -59,6 +60,8 @@ pub async fn purge(
         });
     }
     plan::print(&plans, settings)?;
+    let page = settings.page.as_ref();
+    page::write(page, "Plan of a purge", || plan::all_as_json(&plans, settings))?;
     if !settings.execute {
         return Ok(Exit::Done);
     }

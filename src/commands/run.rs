@@ -21,7 +21,7 @@ use crate::commands::setup;
 use crate::commands::{rejects, status};
 use crate::error_text::error_text;
 use crate::ledger::Ledger;
-use crate::ledger::account::Account;
+use crate::ledger::account::{Account, RunAccount};
 use crate::ledger::process::{HEARTBEAT, LEASE, Process, TakenForDead};
 use crate::ledger::stop::Seqid;
 use crate::pg;
@@ -303,16 +303,20 @@ impl Run<'_> {
             let rows = rejects::requeue(&self.ledger, path).await.or_exit(Exit::Usage)?;
             tracing::info!("{} held rows of {} are tried again", count(rows), path.display());
         }
-        let (mut accounts, mut total) =
-            (Vec::new(), Outcome { is_complete: true, ..Outcome::default() });
+        let (mut accounts, mut of_this_run) = (Vec::new(), Vec::new());
+        let mut total = Outcome { is_complete: true, ..Outcome::default() };
         for shape in shapes {
+            let before = self.ledger.account(shape.table).await?;
             let outcome = self.table(shape).await?;
-            accounts.push((shape.table, self.ledger.account(shape.table).await?));
+            let account = self.ledger.account(shape.table).await?;
+            of_this_run.push((shape.table, RunAccount::between(&before, &account)));
+            accounts.push((shape.table, account));
             total.sent += outcome.sent;
             total.is_complete &= outcome.is_complete;
             total.add_differences(outcome.differences);
         }
-        status::print(&accounts, self.settings.format)?;
+        status::print_run(&of_this_run, self.settings.format)?;
+        status::check(&accounts)?;
         if let Some(path) = &self.settings.rejects {
             let rows = rejects::write(&self.ledger, &self.settings.tables, path).await?;
             tracing::info!("{} rejected rows are listed in {}", count(rows), path.display());

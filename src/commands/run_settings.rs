@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::commands::output::Format;
+use crate::commands::page::PageWish;
 use crate::commands::setup::{PostgresSettings, SlsSettings};
 use crate::dify::conversion::LogTime;
 use crate::pipeline::guard::pace::Rates;
@@ -79,4 +80,6 @@ pub struct RunSettings {
     /// A rejects file whose rows are to be tried again.
     pub retry: Option<PathBuf>,
     pub format: Format,
+    /// A page beside what a dry run or a plan prints.
+    pub page: Option<PageWish>,
 }

@@ -1,14 +1,17 @@
 //! `status`: the account of each table, from the ledger alone.
 
+use std::collections::BTreeMap;
+
 use anyhow::Context as _;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, bytes, count};
 use crate::commands::setup::PostgresSettings;
 use crate::ledger::Ledger;
-use crate::ledger::account::Account;
+use crate::ledger::account::{Account, RunAccount};
 use crate::ledger::hold::Reject;
 use crate::ledger::live_rows::StrayRow;
 use crate::pg::pool::PoolSize;
@@ -36,6 +39,9 @@ pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
     for table in &settings.tables {
         accounts.push((*table, ledger.account(*table).await.context("read the ledger")?));
     }
+    check(&accounts)?;
+    let accounts: Vec<_> =
+        accounts.into_iter().map(|(table, account)| (table, account.each_once())).collect();
     print(&accounts, settings.format)?;
     if settings.format == Format::Text {
         for table in &settings.tables {
@@ -91,25 +97,38 @@ async fn list_rejects(ledger: &Ledger, table: Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints accounts as a table or as JSON; fails when one does not add up.
-pub fn print(accounts: &[(Table, Account)], format: Format) -> anyhow::Result<()> {
+/// Prints what one run has done with each table, as text or as JSON.
+pub fn print_run(accounts: &[(Table, RunAccount)], format: Format) -> anyhow::Result<()> {
     match format {
-        Format::Json => {
-            let tables: serde_json::Map<_, _> = accounts
-                .iter()
-                .map(|(table, account)| {
-                    let account = serde_json::to_value(account)?;
-                    Ok((table.name().to_owned(), account))
-                })
-                .collect::<anyhow::Result<_>>()?;
-            output::line(&json!({"schema_version": 1, "tables": tables}).to_string());
-        }
+        Format::Json => output::line(&as_json(accounts)?.to_string()),
         Format::Text => {
-            for (table, account) in accounts {
-                output::line(&text(*table, account));
-            }
+            accounts.iter().for_each(|(table, account)| output::line(&run_text(*table, account)));
         }
     }
+    Ok(())
+}
+
+/// Prints accounts as a table or as JSON.
+fn print(accounts: &[(Table, Account)], format: Format) -> anyhow::Result<()> {
+    match format {
+        Format::Json => output::line(&as_json(accounts)?.to_string()),
+        Format::Text => {
+            accounts.iter().for_each(|(table, account)| output::line(&text(*table, account)));
+        }
+    }
+    Ok(())
+}
+
+fn as_json(accounts: &[(Table, impl Serialize)]) -> anyhow::Result<Value> {
+    let tables: serde_json::Map<_, _> = accounts
+        .iter()
+        .map(|(table, account)| Ok((table.name().to_owned(), serde_json::to_value(account)?)))
+        .collect::<anyhow::Result<_>>()?;
+    Ok(json!({"schema_version": 1, "tables": tables}))
+}
+
+/// Fails when an account does not add up.
+pub fn check(accounts: &[(Table, Account)]) -> anyhow::Result<()> {
     for (table, account) in accounts {
         anyhow::ensure!(
             account.is_balanced(),
@@ -120,33 +139,29 @@ pub fn print(accounts: &[(Table, Account)], format: Format) -> anyhow::Result<()
     Ok(())
 }
 
-/// How many rows are held for that reason, and what becomes of them.
-pub fn held_line(reason: &str, rows: u64) -> String {
-    let outlook = HoldReason::from_name(reason).map(HoldReason::outlook);
-    let outlook = outlook.map(|outlook| format!(" ({outlook})")).unwrap_or_default();
-    format!("held, {reason}: {}{outlook}", count(rows))
+/// `+ 3 what`, or nothing for 0.
+fn plus(rows: i64, what: &str) -> String {
+    if rows == 0 { String::new() } else { format!(" + {} {what}", signed(rows)) }
 }
 
+fn signed(number: i64) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", count(number.unsigned_abs()))
+}
+
+/// Every row once.
 fn text(table: Table, account: &Account) -> String {
-    let in_doubt = match account.in_the_air {
-        0 => String::new(),
-        rows => format!(" + {} in doubt", count(rows)),
-    };
-    let adopted = match account.adopted {
-        0 => String::new(),
-        rows => format!(" + {} adopted by an audit", count(rows)),
-    };
-    let part = |rows: u64, what: &str| match rows {
-        0 => String::new(),
-        rows => format!(" + {} {what}", count(rows)),
-    };
-    let past = part(account.lost, "lost") + &part(account.earlier, "of an earlier logstore");
+    let in_doubt = i64::try_from(account.in_the_air).unwrap_or(i64::MAX);
+    let adopted = i64::try_from(account.adopted).unwrap_or(i64::MAX);
     let mut text = format!(
-        "{table}: {} rows seen{adopted} = {} in SLS{in_doubt}{past} + {} held + {} already + {} gone",
+        "{table}: {} rows seen{} = {} in SLS{}{}{} + {} held + {} gone",
         count(account.seen),
+        plus(adopted, "adopted by an audit"),
         count(account.live.saturating_sub(account.in_the_air)),
+        plus(in_doubt, "in doubt"),
+        plus(i64::try_from(account.lost).unwrap_or(i64::MAX), "lost"),
+        plus(i64::try_from(account.earlier).unwrap_or(i64::MAX), "of an earlier logstore"),
         count(account.held_rows()),
-        count(account.already),
         count(account.gone),
     );
     text += &format!(
@@ -154,45 +169,112 @@ fn text(table: Table, account: &Account) -> String {
         count(account.batches),
         bytes(account.raw_bytes)
     );
-    if account.lost > 0 {
+    text + &details(&Details {
+        covered_until: account.covered_until.as_deref(),
+        lost: account.lost,
+        held: &account.held,
+        doubled: account.doubled,
+        revisions: account.revisions,
+        not_json: account.not_json,
+        unread: account.unread,
+        vanished: account.vanished,
+    })
+}
+
+/// What this run has done.
+fn run_text(table: Table, account: &RunAccount) -> String {
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or(0);
+    let mut text = format!(
+        "{table}: {} rows seen{}{}{} = {} in SLS{}{} + {} held + {} already + {} gone",
+        signed(account.seen),
+        plus(account.held_before, "held before"),
+        plus(account.in_doubt_before, "in doubt before"),
+        plus(account.adopted, "adopted by an audit"),
+        signed(account.stored),
+        plus(account.in_doubt, "in doubt"),
+        plus(account.past, "lost or of an earlier logstore"),
+        count(account.held.values().sum()),
+        signed(account.already),
+        signed(account.gone),
+    );
+    text += &format!(
+        "\n    {} batches, {} before compression",
+        signed(account.batches),
+        bytes(unsigned(account.raw_bytes))
+    );
+    text + &details(&Details {
+        covered_until: account.covered_until.as_deref(),
+        lost: account.lost,
+        held: &account.held,
+        doubled: account.doubled,
+        revisions: unsigned(account.revisions),
+        not_json: unsigned(account.not_json),
+        unread: account.unread,
+        vanished: unsigned(account.vanished),
+    })
+}
+
+/// What both accounts tell line by line.
+struct Details<'a> {
+    covered_until: Option<&'a str>,
+    lost: u64,
+    held: &'a BTreeMap<String, u64>,
+    doubled: u64,
+    /// Rows that were sent once more after they had changed.
+    revisions: u64,
+    not_json: u64,
+    unread: u64,
+    vanished: u64,
+}
+
+fn details(details: &Details<'_>) -> String {
+    let mut text = String::new();
+    if details.lost > 0 {
         text +=
             "\n    lost: an audit did not find them in SLS; `run --resend-lost` sends them again";
     }
-    text += &match &account.covered_until {
+    text += &match details.covered_until {
         Some(until) => format!("\n    covered: all rows created before {until}"),
         None => "\n    covered: no pass from the beginning is done yet".to_owned(),
     };
-    for (reason, rows) in &account.held {
+    for (reason, rows) in details.held {
         text += &format!("\n    {}", held_line(reason, *rows));
     }
-    if account.doubled > 0 {
-        let rows = count(account.doubled);
+    if details.doubled > 0 {
+        let rows = count(details.doubled);
         text +=
             &format!("\n    {rows} rows are in SLS twice: `dify-sls-backfill status` lists them");
     }
-    if account.revisions > 0 {
-        let rows = count(account.revisions);
+    if details.revisions > 0 {
+        let rows = count(details.revisions);
         text += &format!("\n    {rows} rows were sent once more after they had changed");
     }
-    if account.not_json > 0 {
-        let columns = count(account.not_json);
+    if details.not_json > 0 {
+        let columns = count(details.not_json);
         text += &format!("\n    {columns} JSON columns hold no JSON; they went through unchanged");
     }
-    if account.unread > 0 {
-        let rows = count(account.unread);
+    if details.unread > 0 {
+        let rows = count(details.unread);
         text += &format!(
             "\n    {rows} rows are in Postgres that no reading has seen: the next run reads their \
              ranges once more"
         );
     }
-    if account.vanished > 0 {
-        let rows = count(account.vanished);
+    if details.vanished > 0 {
+        let rows = count(details.vanished);
         text += &format!(
             "\n    {rows} rows were there when they were read and not when they were counted: \
              deleted meanwhile"
         );
     }
     text
+}
+
+/// How many rows are held for that reason, and what becomes of them.
+pub fn held_line(reason: &str, rows: u64) -> String {
+    let outlook = HoldReason::from_name(reason).map(HoldReason::outlook);
+    let outlook = outlook.map(|outlook| format!(" ({outlook})")).unwrap_or_default();
+    format!("held, {reason}: {}{outlook}", count(rows))
 }
 
 #[cfg(test)]
@@ -204,7 +286,7 @@ mod tests {
         let held = [("running".to_owned(), 1)].into();
         let account = Account { seen: 3, live: 1, held, gone: 1, ..Account::default() };
         assert!(account.is_balanced());
-        assert!(print(&[(Table::Runs, account.clone())], Format::Text).is_ok());
-        assert!(print(&[(Table::Runs, Account { seen: 4, ..account })], Format::Json).is_err());
+        assert!(check(&[(Table::Runs, account.clone())]).is_ok());
+        assert!(check(&[(Table::Runs, Account { seen: 4, ..account })]).is_err());
     }
 }

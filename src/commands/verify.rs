@@ -1,7 +1,9 @@
-//! `verify`: compares what SLS holds with the ledger and with Postgres, by counting or by content.
+//! `verify`: compares what SLS holds with the ledger and with Postgres, by counting, by content, or by
+//! what Dify shows.
 
 mod content;
 mod counts;
+mod parity;
 mod sample;
 
 use std::collections::BTreeMap;
@@ -10,11 +12,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::commands::connections::Demand;
 use crate::commands::difference::Difference;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
+use crate::commands::page::{self, PageWish};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
 use crate::ledger::generation::LogstoreFacts;
@@ -30,10 +34,10 @@ use crate::source::Source;
 use crate::source::catalog::Shape;
 
 /// The version of the JSON that `verify` prints; docs/verify.md describes it.
-const SCHEMA_VERSION: u32 = 1;
+pub(in crate::commands::verify) const SCHEMA_VERSION: u32 = 1;
 
 /// How closely to look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Level {
     /// Rows and logs are counted, day by day.
     Counts,
@@ -41,6 +45,20 @@ pub enum Level {
     Content,
     /// The same for some batches, chosen at random; in hundredths of a percent.
     Sample(u32),
+    /// The questions of Dify's readers are asked of both sides.
+    Parity(ParityWish),
+}
+
+/// How far parity is looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParityWish {
+    /// Only these apps; none: all.
+    pub apps: Vec<Uuid>,
+    pub apps_max: u32,
+    /// So many runs of each app are looked at one by one.
+    pub runs_per_app: u32,
+    /// Whether graphs are written (`LOGSTORE_ENABLE_PUT_GRAPH_FIELD`).
+    pub has_graph: bool,
 }
 
 /// What `verify` needs to know.
@@ -57,6 +75,8 @@ pub struct VerifySettings {
     pub progress_every: Duration,
     pub allow_fsync_off: bool,
     pub format: Format,
+    /// A page beside it.
+    pub page: Option<PageWish>,
 }
 
 /// What a verification works with.
@@ -116,15 +136,17 @@ pub async fn run(
     let mut verify = Verify { settings, screen, source, ledger, client, shutdown };
     let mut outcomes = Vec::new();
     for shape in &shapes {
-        let outcome = match settings.level {
+        let outcome = match &settings.level {
             Level::Counts => verify.counts(shape).await?,
             Level::Content => verify.content(shape).await?,
-            Level::Sample(share) => verify.sample(shape, share).await?,
+            Level::Sample(share) => verify.sample(shape, *share).await?,
+            Level::Parity(wish) => return verify.parity(wish, &shapes).await,
         };
-        let Some(outcome) = outcome else { return Ok(stopped(settings.level)) };
+        let Some(outcome) = outcome else { return Ok(stopped(&settings.level)) };
         outcomes.push((shape.table, outcome));
     }
     print(settings, &outcomes);
+    page::write(settings.page.as_ref(), "Verification", || as_json(settings, &outcomes))?;
     Ok(conclude(&outcomes))
 }
 
@@ -134,7 +156,7 @@ async fn check_logstores(
     client: &Client,
 ) -> Result<Vec<LogstoreFacts>, Ended> {
     let (project, tables) = (&settings.sls.project, &settings.tables);
-    if settings.level == Level::Counts {
+    if matches!(settings.level, Level::Counts | Level::Parity(_)) {
         return setup::check_logstores(client, project, tables).await;
     }
     let mut logstores = Vec::new();
@@ -179,12 +201,14 @@ impl Verify<'_> {
     }
 }
 
-fn stopped(level: Level) -> Exit {
+pub(in crate::commands::verify) fn stopped(level: &Level) -> Exit {
     let kept = match level {
         Level::Content => {
             "what was read is in the ledger\nhint: run the same command again to go on"
         }
-        Level::Counts | Level::Sample(_) => "nothing was changed\nhint: run the same command again",
+        Level::Counts | Level::Sample(_) | Level::Parity(_) => {
+            "nothing was changed\nhint: run the same command again"
+        }
     };
     tracing::warn!("stopped before the end; {kept}");
     Exit::Unfinished
@@ -192,29 +216,31 @@ fn stopped(level: Level) -> Exit {
 
 fn print(settings: &VerifySettings, outcomes: &[(Table, Outcome)]) {
     match settings.format {
-        Format::Json => {
-            let level = match settings.level {
-                Level::Counts => "counts",
-                Level::Content => "content",
-                Level::Sample(_) => "sample",
-            };
-            let tables: serde_json::Map<_, _> = outcomes
-                .iter()
-                .map(|(table, outcome)| {
-                    let mut json = outcome.json.clone();
-                    json["verdict"] = outcome.verdict().into();
-                    (table.name().to_owned(), json)
-                })
-                .collect();
-            let all = json!({"schema_version": SCHEMA_VERSION, "level": level, "tables": tables});
-            output::line(&all.to_string());
-        }
+        Format::Json => output::line(&as_json(settings, outcomes).to_string()),
         Format::Text => {
             for line in outcomes.iter().flat_map(|(_, outcome)| &outcome.text) {
                 output::line(line);
             }
         }
     }
+}
+
+fn as_json(settings: &VerifySettings, outcomes: &[(Table, Outcome)]) -> Value {
+    let level = match settings.level {
+        Level::Counts => "counts",
+        Level::Content => "content",
+        Level::Sample(_) => "sample",
+        Level::Parity(_) => "parity",
+    };
+    let tables: serde_json::Map<_, _> = outcomes
+        .iter()
+        .map(|(table, outcome)| {
+            let mut json = outcome.json.clone();
+            json["verdict"] = outcome.verdict().into();
+            (table.name().to_owned(), json)
+        })
+        .collect();
+    json!({"schema_version": SCHEMA_VERSION, "level": level, "tables": tables})
 }
 
 /// Says what is wrong and what to do about it, each kind by itself.

@@ -1,5 +1,9 @@
 //! The account of a table: rows seen + adopted = in live batches + lost + of an earlier logstore +
 //! held + already there + gone.
+//!
+//! A row that several passes have read is `already` there in all but the first. So what all passes
+//! have seen says little after a year of nights; [`Account::each_once`] counts every row once, and
+//! [`RunAccount`] what one run has done.
 
 use std::collections::BTreeMap;
 
@@ -65,6 +69,78 @@ impl Account {
     pub fn is_balanced(&self) -> bool {
         self.seen + self.adopted
             == self.live + self.lost + self.earlier + self.held_rows() + self.already + self.gone
+    }
+
+    /// The same with every row counted once, however many passes have read it.
+    #[must_use]
+    pub fn each_once(self) -> Self {
+        Self { seen: self.seen.saturating_sub(self.already), already: 0, ..self }
+    }
+}
+
+/// What has changed between two accounts: rows seen + held before + in doubt before + adopted = in
+/// SLS + in doubt + past + held + already there + gone. A number is below 0 where earlier work was undone.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RunAccount {
+    /// Rows read by this run.
+    pub seen: i64,
+    /// Rows that were held when it began.
+    pub held_before: i64,
+    pub in_doubt_before: i64,
+    pub adopted: i64,
+    /// Rows that it brought into SLS, or found there.
+    pub stored: i64,
+    pub in_doubt: i64,
+    /// Rows that were lost, or are of an earlier logstore now; below 0: that were.
+    pub past: i64,
+    /// Rows that are lost, now.
+    pub lost: u64,
+    /// Rows that are held now, whoever has held them, by reason.
+    pub held: BTreeMap<String, u64>,
+    /// Rows that it read and that an earlier run had accounted for.
+    pub already: i64,
+    pub gone: i64,
+    /// Rows that are in two live batches, now.
+    pub doubled: u64,
+    /// Bytes before compression, and batches, of this run.
+    pub raw_bytes: i64,
+    pub batches: i64,
+    /// Rows that were sent once more after they had changed.
+    pub revisions: i64,
+    pub not_json: i64,
+    /// Rows that no reading has seen, now.
+    pub unread: u64,
+    pub vanished: i64,
+    pub covered_until: Option<String>,
+}
+
+impl RunAccount {
+    /// What lies between `before` and `after`.
+    pub fn between(before: &Account, after: &Account) -> Self {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let more = |after: u64, before: u64| signed(after) - signed(before);
+        let (in_doubt_before, in_doubt) = (signed(before.in_the_air), signed(after.in_the_air));
+        Self {
+            seen: more(after.seen, before.seen),
+            held_before: signed(before.held_rows()),
+            in_doubt_before,
+            adopted: more(after.adopted, before.adopted),
+            stored: more(after.live, before.live) + in_doubt_before - in_doubt,
+            in_doubt,
+            past: more(after.lost + after.earlier, before.lost + before.earlier),
+            lost: after.lost,
+            held: after.held.clone(),
+            already: more(after.already, before.already),
+            gone: more(after.gone, before.gone),
+            doubled: after.doubled,
+            raw_bytes: more(after.raw_bytes, before.raw_bytes),
+            batches: more(after.batches, before.batches),
+            revisions: more(after.revisions, before.revisions),
+            not_json: more(after.not_json, before.not_json),
+            unread: after.unread,
+            vanished: more(after.vanished, before.vanished),
+            covered_until: after.covered_until.clone(),
+        }
     }
 }
 
@@ -152,5 +228,37 @@ impl Ledger {
             batches: number(&batches, "batches")?,
             held,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(seen: u64, live: u64, running: u64, already: u64) -> Account {
+        let held = [("running".to_owned(), running)].into();
+        Account { seen, live, held, already, ..Account::default() }
+    }
+
+    #[test]
+    fn what_a_look_back_reads_again_is_counted_once() {
+        let night = account(6516, 6100, 50, 366);
+        assert!(night.is_balanced());
+        let once = night.each_once();
+        assert!(once.is_balanced());
+        assert_eq!((once.seen, once.already), (6150, 0));
+    }
+
+    #[test]
+    fn a_run_accounts_for_what_it_has_done_itself() {
+        let before = account(6150, 6100, 50, 0);
+        let mut after = account(6526, 6135, 25, 366);
+        after.in_the_air = 5;
+        assert!(before.is_balanced() && after.is_balanced());
+        let run = RunAccount::between(&before, &after);
+        let held: u64 = run.held.values().sum();
+        assert_eq!((run.seen, run.held_before, run.stored, run.in_doubt), (376, 50, 30, 5));
+        let right = run.stored + run.in_doubt + held as i64 + run.already + run.gone;
+        assert_eq!(run.seen + run.held_before + run.in_doubt_before + run.adopted, right);
     }
 }

@@ -115,6 +115,22 @@ impl Ledger {
         rows.iter().map(|row| Ok(row.try_get("row_id")?)).collect()
     }
 
+    /// The rows of `table` that are held and not in SLS, at most `limit`: those that Dify's own
+    /// writer has stored are there.
+    pub async fn held_ids(&self, table: Table, limit: u32) -> anyhow::Result<Vec<Uuid>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT row_id FROM sls_backfill.hold WHERE table_name = $1 AND state = 'open' \
+             AND reason <> 'live' LIMIT $2",
+        )
+        .bind(table.name())
+        .bind(i64::from(limit))
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("list the held rows of {table}"))?;
+        rows.iter().map(|row| Ok(row.try_get("row_id")?)).collect()
+    }
+
     /// The next batches of `table` behind `after` of which rows have left Postgres by our doing or
     /// with our knowledge, at most `limit`, in the order of ids.
     pub async fn purged_batches(
@@ -143,6 +159,27 @@ impl Ledger {
         .await
         .with_context(|| format!("look for purged rows of {table}"))?;
         rows.iter().map(|row| Ok((row.try_get("id")?, purged_batch(row)?))).collect()
+    }
+
+    /// How many rows of `table`, and bytes of them before compression, were stored in each hour
+    /// (UTC): the last 2,000 of them.
+    pub async fn hours(&self, table: Table) -> anyhow::Result<Vec<(String, u64, u64)>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT to_char(h.hour, 'YYYY-MM-DD HH24:00') AS hour, h.rows, h.bytes FROM \
+               (SELECT date_trunc('hour', stored_at AT TIME ZONE 'UTC') AS hour, \
+                  coalesce(sum(rows), 0)::int8 AS rows, \
+                  coalesce(sum(raw_bytes), 0)::int8 AS bytes FROM sls_backfill.batch \
+                WHERE table_name = $1 AND state NOT IN ('split', 'abandoned') \
+                AND stored_at IS NOT NULL GROUP BY 1 ORDER BY 1 DESC LIMIT 2000) h ORDER BY h.hour",
+        )
+        .bind(table.name())
+        .fetch_all(&mut *tx)
+        .await
+        .with_context(|| format!("add up the hours of {table}"))?;
+        rows.iter()
+            .map(|row| Ok((row.try_get("hour")?, count(row, "rows")?, count(row, "bytes")?)))
+            .collect()
     }
 
     /// By which log times the live batches of `table` are to be looked for.

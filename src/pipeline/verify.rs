@@ -3,4 +3,5 @@
 pub mod content;
 pub mod counts;
 pub mod fresh_proof;
+pub mod parity;
 pub mod tail_reader;

@@ -97,7 +97,7 @@ impl Source {
         created_before: Timestamp,
     ) -> anyhow::Result<BTreeMap<Option<Day>, u64>> {
         let mut sql = Sql::new(format!("SELECT {DAY}, count(*) AS rows"));
-        push_from(&mut sql, table, slice);
+        push_slice(&mut sql, table, slice);
         let before = sql.time(created_before);
         sql.push(&format!(" AND t.created_at < {before} GROUP BY 1"));
         let mut tx = self.begin_slice(slice).await?;
@@ -122,7 +122,7 @@ impl Source {
         let mut sql = Sql::new(format!(
             "SELECT t.id, coalesce(t.created_at, 'infinity') AS created_at, {DAY}"
         ));
-        push_from(&mut sql, table, slice);
+        push_slice(&mut sql, table, slice);
         if let Some(from) = created_from {
             let from = sql.time(from);
             sql.push(&format!(" AND (t.created_at < {from}) IS NOT TRUE"));
@@ -187,7 +187,8 @@ fn blocks_from(from: i64, blocks: i64) -> Slice {
     Slice::Blocks { from, upto: (upto < blocks).then_some(upto) }
 }
 
-fn push_from(sql: &mut Sql, table: Table, slice: Slice) {
+/// `FROM … WHERE …` for the rows of a slice.
+pub(in crate::source) fn push_slice(sql: &mut Sql, table: Table, slice: Slice) {
     sql.push(&format!(" FROM {} t WHERE true", pg::in_public(table.name())));
     match slice {
         Slice::Blocks { from, upto } => {

@@ -11,6 +11,9 @@ use crate::source::Source;
 use crate::source::catalog::Shape;
 use crate::source::scope::{Scope, Span, Sql};
 
+/// So many pages are counted where there are no statistics.
+const COUNTED_PAGES: u64 = 512;
+
 impl Source {
     /// About how many rows `scope` has, whatever its order: the planner's guess.
     pub async fn rows_estimated(&self, scope: &Scope) -> anyhow::Result<u64> {
@@ -25,6 +28,28 @@ impl Source {
             .with_context(|| format!("estimate the rows of {}", scope.table))?;
         let plan: serde_json::Value = row.try_get(0)?;
         Ok(plan[0]["Plan"]["Plan Rows"].as_u64().unwrap_or(0))
+    }
+
+    /// About how many rows `scope` has, also of a table that was never analysed: some of its pages,
+    /// chosen by chance, are counted then.
+    pub async fn rows_expected(&self, scope: &Scope, shape: &Shape) -> anyhow::Result<u64> {
+        if shape.rows_estimated > 0 {
+            return self.rows_estimated(scope).await;
+        }
+        let pages = self.pages(scope.table).await?;
+        if !pages.is_plain || pages.pages == 0 {
+            return Ok(0);
+        }
+        let percent = (100.0 * COUNTED_PAGES as f64 / pages.pages as f64).min(100.0);
+        let table = pg::in_public(scope.table.name());
+        let mut sql = Sql::new(format!(
+            "SELECT count(*) FROM {table} t TABLESAMPLE SYSTEM ({percent:.6}) WHERE true"
+        ));
+        scope.push_rows(&mut sql);
+        let mut tx = self.begin().await?;
+        let row = sql.query().fetch_one(&mut *tx).await;
+        let row = row.with_context(|| format!("count some rows of {}", scope.table))?;
+        Ok((row.try_get::<i64, _>(0)? as f64 * 100.0 / percent) as u64)
     }
 
     /// About when the oldest row of the table was created; `None`: nobody knows without reading all

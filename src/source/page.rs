@@ -89,7 +89,7 @@ impl Source {
     }
 }
 
-fn select_heads(shape: &Shape, order: KeyOrder) -> Sql {
+pub(in crate::source) fn select_heads(shape: &Shape, order: KeyOrder) -> Sql {
     let sizes: Vec<_> = shape
         .columns
         .iter()
@@ -118,7 +118,7 @@ pub(in crate::source) fn offloaded_sql(shape: &Shape) -> &'static str {
     }
 }
 
-fn head(row: &PgRow, order: KeyOrder) -> anyhow::Result<Head> {
+pub(in crate::source) fn head(row: &PgRow, order: KeyOrder) -> anyhow::Result<Head> {
     let row_id: Uuid = row.try_get("id")?;
     let node = if order == KeyOrder::ByRun { row_id } else { Uuid::nil() };
     Ok(Head {

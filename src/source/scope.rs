@@ -102,17 +102,22 @@ impl Scope {
             _ => sql.push(&format!(" FROM {table} t WHERE true")),
         }
         self.push_span(sql, span);
+        self.push_rows(sql);
+        if self.order == KeyOrder::Rest {
+            sql.push(" AND NOT EXISTS (SELECT FROM public.workflow_runs r WHERE r.id = t.workflow_run_id");
+            push_window(sql, "r.created_at", self.runs_since(), self.until);
+            sql.push(")");
+        }
+    }
+
+    /// The conditions of window and filter on row `t`.
+    pub(in crate::source) fn push_rows(&self, sql: &mut Sql) {
         push_window(sql, "t.created_at", self.since, self.until);
         for (column, id) in [("tenant_id", self.tenant_id), ("app_id", self.app_id)] {
             if let Some(id) = id {
                 let id = sql.id(id);
                 sql.push(&format!(" AND t.{column} = {id}"));
             }
-        }
-        if self.order == KeyOrder::Rest {
-            sql.push(" AND NOT EXISTS (SELECT FROM public.workflow_runs r WHERE r.id = t.workflow_run_id");
-            push_window(sql, "r.created_at", self.runs_since(), self.until);
-            sql.push(")");
         }
     }
 

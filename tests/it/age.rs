@@ -20,7 +20,7 @@ fn the_oldest_batch_is_pulled_back_and_found_before_others_go() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(400, 20);
     fixture
-        .tool("run --batch-kib 64 --range-rows 50")
+        .tool("run -v --batch-kib 64 --range-rows 50")
         .run()
         .exits(0)
         .tells("workflow_runs: rows of ")

@@ -37,6 +37,10 @@ mod odd_rows;
 #[cfg(feature = "simulator")]
 mod pace;
 #[cfg(feature = "simulator")]
+mod page;
+#[cfg(feature = "simulator")]
+mod plan;
+#[cfg(feature = "simulator")]
 mod postgres;
 #[cfg(feature = "simulator")]
 mod probe;

@@ -174,3 +174,18 @@ fn without_escapes(screen: &str) -> String {
     }
     text
 }
+
+#[test]
+fn a_table_that_was_never_analysed_has_a_total_and_a_time_left_on_the_first_run() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(1000, 20);
+    fixture.database.psql(
+        "UPDATE pg_class SET reltuples = -1, relpages = 0 WHERE relname IN \
+         ('workflow_runs', 'workflow_node_executions')",
+    );
+    fixture.slow_down(300);
+    let run = "run --tables workflow_runs --batch-kib 64 --workers 1 --progress-every-s 1";
+    let outcome = fixture.tool(run).run().exits(0);
+    let outcome = outcome.tells(" of about 1,000 rows, ").tells(" left").tells("SLS keeps rows of");
+    assert!(!outcome.stderr.contains("go first"), "the canary tells one line: {outcome}");
+}

@@ -20,6 +20,42 @@ fn every_finished_row_is_in_sls_once_and_a_second_run_has_nothing_to_do() {
 }
 
 #[test]
+fn a_nightly_run_accounts_for_itself_and_status_counts_every_row_once() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(300, 20);
+    fixture.tool("run --tables workflow_runs").run().exits(0);
+    let whole = "workflow_runs: 300 rows seen = 294 in SLS + 6 held + 0 gone";
+    fixture.tool("status --tables workflow_runs").run().exits(0).prints(whole);
+    // Nothing is new: the look-back of two days is read again, night after night.
+    for _ in 0..2 {
+        let night = fixture.tool("run --tables workflow_runs").run().exits(0);
+        night
+            .prints("29 rows seen + 6 held before = 0 in SLS + 6 held + 29 already + 0 gone")
+            .prints("    0 batches, 0 B before compression");
+        fixture.tool("status --tables workflow_runs").run().exits(0).prints(whole);
+    }
+    // A run that was held has finished, and one is new.
+    fixture.database.psql(
+        "UPDATE workflow_runs SET status = 'succeeded', finished_at = created_at \
+         WHERE id = (SELECT id FROM workflow_runs WHERE status = 'running' \
+                     ORDER BY created_at LIMIT 1); \
+         INSERT INTO workflow_runs SELECT (r).* FROM (SELECT jsonb_populate_record(t, \
+           jsonb_build_object('id', md5('new')::uuid)) AS r FROM workflow_runs t \
+           WHERE finished_at IS NOT NULL ORDER BY created_at DESC LIMIT 1) n",
+    );
+    fixture
+        .tool("run --tables workflow_runs")
+        .run()
+        .exits(0)
+        .prints("30 rows seen + 6 held before = 2 in SLS + 5 held + 29 already + 0 gone");
+    fixture
+        .tool("status --tables workflow_runs")
+        .run()
+        .exits(0)
+        .prints("workflow_runs: 301 rows seen = 296 in SLS + 5 held + 0 gone");
+}
+
+#[test]
 fn small_ranges_in_every_order_read_no_row_twice() {
     for order in ["by-run", "walk"] {
         let fixture = Fixture::new("dify-1.12");
@@ -141,9 +177,15 @@ fn held_rows_are_tried_again_when_their_reason_can_pass() {
         .tool("run")
         .run()
         .exits(0)
-        .prints("= 49 in SLS + 1 held + 19 already + 0 gone")
+        .prints("19 rows seen + 1 held before = 0 in SLS + 1 held + 19 already + 0 gone")
         .prints("held, missing: 1")
-        .prints("200 in SLS + 0 held");
+        .prints("76 rows seen + 6 held before = 6 in SLS + 0 held + 76 already + 0 gone");
+    fixture
+        .tool("status")
+        .run()
+        .exits(0)
+        .prints("= 49 in SLS + 1 held + 0 gone")
+        .prints("200 in SLS + 0 held + 0 gone");
     fixture.holds_every_finished_row_once();
 }
 

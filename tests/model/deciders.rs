@@ -308,6 +308,7 @@ fn in_code(open: &OpenBatch) -> (InDoubtBatch, Seen) {
         ingest_time: 0,
         sendings: 1,
         sent,
+        is_revision: false,
         report: report_in_code(open.report),
     };
     let seen = Seen { is_open: true, found, passed_ago_s: open.passed.map(i64::from) };

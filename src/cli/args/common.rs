@@ -1,8 +1,12 @@
 //! Flags that several commands share, and how their values are read.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use clap::{Args, Command};
 
+use crate::commands::page::PageWish;
+use crate::commands::setup::{PostgresSettings, SlsSettings};
 use crate::pipeline::recover::rules::Timings;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -68,6 +72,45 @@ impl TimingsArgs {
     }
 }
 
+/// A page beside what is printed.
+#[derive(Args)]
+pub struct PageArgs {
+    /// Also write the result as a page: one file that needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+impl PageArgs {
+    /// Whether a page is asked for.
+    pub fn is_asked(&self) -> bool {
+        self.html.is_some()
+    }
+
+    pub fn wish(&self, postgres: &PostgresSettings, sls: Option<&SlsSettings>) -> Option<PageWish> {
+        let mut settings = vec![
+            ("Postgres".to_owned(), postgres.source.to_string()),
+            ("database".to_owned(), postgres.source.login().database.clone()),
+            ("ledger".to_owned(), postgres.ledger.to_string()),
+        ];
+        settings.extend(sls.map(|sls| ("SLS".to_owned(), sls.place())));
+        let path = self.html.clone()?;
+        Some(PageWish { path, command: command_line(std::env::args()), settings })
+    }
+}
+
+/// The command as it was typed; a URL may hold a password.
+fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    let program = env!("CARGO_PKG_NAME").to_owned();
+    let shown = arguments.skip(1).map(|argument| match argument.split_once("://") {
+        Some((before, _)) => match before.split_once('=') {
+            Some((flag, _)) => format!("{flag}=***"),
+            None => "***".to_owned(),
+        },
+        None => argument,
+    });
+    std::iter::once(program).chain(shown).collect::<Vec<_>>().join(" ")
+}
+
 /// Tables in the order in which they are moved, each once.
 pub fn tables(wanted: &[Table]) -> Vec<Table> {
     Table::ALL.into_iter().filter(|table| wanted.contains(table)).collect()
@@ -125,6 +168,18 @@ pub fn typed<T: Args>(command: &'static str, flags: Vec<String>) -> anyhow::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_shows_what_was_typed_and_no_password() {
+        let typed = |line: &str| super::command_line(line.split(' ').map(str::to_owned));
+        let url = "postgres://u:secret@db/dify";
+        let shown =
+            typed(&format!("./x verify --ledger-url {url} --ledger-url={url} --level counts"));
+        assert_eq!(
+            shown,
+            "dify-sls-backfill verify --ledger-url *** --ledger-url=*** --level counts"
+        );
+    }
 
     #[test]
     fn durations_are_typed_with_a_unit() {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::common::{LedgerArgs, parse_age, parse_table, parse_time, tables};
+use crate::cli::args::common::{LedgerArgs, PageArgs, parse_age, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::purge::settings::PurgeSettings;
@@ -31,6 +31,8 @@ Examples:
                         dify-sls-backfill purge --older-than 30d --execute     # asks, then deletes"
 )]
 pub struct PurgeArgs {
+    #[command(flatten)]
+    page: PageArgs,
     #[command(flatten)]
     ledger: LedgerArgs,
     /// Delete; without it only the plan is printed, and nothing is written
@@ -117,10 +119,12 @@ impl PurgeArgs {
         format: Format,
     ) -> anyhow::Result<PurgeSettings> {
         let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
+        let sls = environment.sls(60)?;
         Ok(PurgeSettings {
+            page: self.page.wish(&postgres, Some(&sls)),
             target: environment.target(self.purge_url.as_deref())?,
             postgres,
-            sls: environment.sls(60)?,
+            sls,
             tables: tables(&self.tables),
             since: self.since,
             until: self.until,

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
 use crate::cli::args::common::{
-    LedgerArgs, OUTPUT, TimingsArgs, parse_table, parse_time, tables, typed,
+    LedgerArgs, OUTPUT, PageArgs, TimingsArgs, parse_table, parse_time, tables, typed,
 };
 use crate::cli::args::purge::PurgeArgs;
 use crate::cli::args::verify::VerifyArgs;
@@ -17,6 +17,7 @@ use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::run_and_purge::Stages;
 use crate::commands::run_settings::{RunSettings, Verify, WORKERS};
+use crate::commands::setup::SlsSettings;
 use crate::dify::conversion::LogTime;
 use crate::pipeline::guard::pace::Rates;
 use crate::pipeline::read::batching::BatchLimits;
@@ -205,6 +206,8 @@ pub struct RunArgs {
 
     #[command(flatten)]
     ledger: LedgerArgs,
+    #[command(flatten)]
+    page: PageArgs,
 
     /// How often progress is logged where there is no progress bar
     #[arg(long, help_heading = OUTPUT, value_name = "SECONDS", default_value_t = 10,
@@ -274,6 +277,28 @@ impl RunArgs {
             true => None,
             false => Some(environment.sls(self.deadline_s)?),
         };
+        anyhow::ensure!(
+            self.dry_run || !self.page.is_asked(),
+            "--html is for `run --dry-run`: when the run is done, `report --html` makes a page of it"
+        );
+        self.settings_with(environment, format, sls)
+    }
+
+    /// The settings of a run that is only planned: without an SLS where none is set.
+    pub fn settings_to_plan(
+        &self,
+        environment: &Environment,
+        format: Format,
+    ) -> anyhow::Result<RunSettings> {
+        self.settings_with(environment, format, environment.sls(self.deadline_s).ok())
+    }
+
+    fn settings_with(
+        &self,
+        environment: &Environment,
+        format: Format,
+        sls: Option<SlsSettings>,
+    ) -> anyhow::Result<RunSettings> {
         let is_loopback = sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback);
         let timings = self.timings.timings(is_loopback)?;
         let visible_s = timings.visible_s.unsigned_abs();
@@ -286,8 +311,10 @@ impl RunArgs {
             !(self.resend_unkept && matches!(self.verify, VerifyArg::None)),
             "--resend-unkept must read everything first: it does not go with --verify none"
         );
+        let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
         Ok(RunSettings {
-            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            page: self.page.wish(&postgres, sls.as_ref()),
+            postgres,
             sls,
             timings,
             probe: !self.no_probe,
@@ -362,7 +389,7 @@ impl RunArgs {
 }
 
 /// A size such as `5000000`, `5MB` or `64KiB`, in KiB, rounded down.
-fn parse_kib(text: &str) -> anyhow::Result<NonZeroU32> {
+pub fn parse_kib(text: &str) -> anyhow::Result<NonZeroU32> {
     let digits = text.trim_end_matches(|char: char| char.is_ascii_alphabetic());
     let unit: u64 = match text[digits.len()..].to_ascii_lowercase().as_str() {
         "" | "b" => 1,

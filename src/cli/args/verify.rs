@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use uuid::Uuid;
 
 use crate::cli::args::common::{
-    LedgerArgs, TimingsArgs, parse_duration, parse_table, parse_time, tables,
+    LedgerArgs, PageArgs, TimingsArgs, parse_duration, parse_table, parse_time, tables,
 };
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
-use crate::commands::verify::{Level, VerifySettings};
+use crate::commands::verify::{Level, ParityWish, VerifySettings};
 use crate::ledger::verification::BatchScope;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
@@ -21,13 +22,15 @@ Examples:
   dify-sls-backfill verify                          # counts, day by day
   dify-sls-backfill verify --level content          # reads every log back
   dify-sls-backfill verify --level content --recheck
+  dify-sls-backfill verify --level parity           # does Dify show the same?
 ";
 
 #[derive(Args)]
 pub struct VerifyArgs {
     #[command(flatten)]
     ledger: LedgerArgs,
-    /// Count rows and logs day by day, or pull every log back and compare it
+    /// Count rows and logs day by day; pull every log back and compare it; or ask both sides what
+    /// Dify's own readers ask
     #[arg(long, value_enum, default_value = "counts")]
     level: LevelArg,
     /// Only these tables
@@ -49,6 +52,17 @@ pub struct VerifyArgs {
     /// Content: a quick look at that part of the batches, such as 5%; proves nothing
     #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
     sample: Option<u32>,
+    /// Parity: only this app; can be given several times
+    #[arg(long = "app", value_name = "ID")]
+    apps: Vec<Uuid>,
+    /// Parity: at most this many apps, each with one way of starting its runs
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    apps_max: u32,
+    /// Parity: this many runs of each app are looked at one by one, with their nodes
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    runs_per_app: u32,
     /// How often progress is told where there are no bars (seconds)
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     progress_every_s: u64,
@@ -60,6 +74,8 @@ pub struct VerifyArgs {
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(1..=600))]
     deadline_s: u64,
     #[command(flatten)]
+    page: PageArgs,
+    #[command(flatten)]
     timings: TimingsArgs,
 }
 
@@ -67,6 +83,7 @@ pub struct VerifyArgs {
 enum LevelArg {
     Counts,
     Content,
+    Parity,
 }
 
 impl VerifyArgs {
@@ -80,17 +97,30 @@ impl VerifyArgs {
             is_content || !(self.recheck || self.sample.is_some() || self.older_than.is_some()),
             "--recheck, --sample and --older-than are about the content: add --level content"
         );
+        let is_parity = self.level == LevelArg::Parity;
+        anyhow::ensure!(
+            is_parity || self.apps.is_empty(),
+            "--app is about what Dify shows: add --level parity"
+        );
         let sls = environment.sls(self.deadline_s)?;
+        let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
         Ok(VerifySettings {
-            postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
+            page: self.page.wish(&postgres, Some(&sls)),
+            postgres,
             timings: self.timings.timings(sls.endpoint.is_loopback)?,
             connections: self.connections,
             sls,
             tables: tables(&self.tables),
-            level: match (is_content, self.sample) {
+            level: match (self.level, self.sample) {
                 (_, Some(share)) => Level::Sample(share),
-                (true, None) => Level::Content,
-                (false, None) => Level::Counts,
+                (LevelArg::Content, None) => Level::Content,
+                (LevelArg::Counts, None) => Level::Counts,
+                (LevelArg::Parity, None) => Level::Parity(ParityWish {
+                    apps: self.apps.clone(),
+                    apps_max: self.apps_max,
+                    runs_per_app: self.runs_per_app,
+                    has_graph: environment.truth("LOGSTORE_ENABLE_PUT_GRAPH_FIELD", true)?,
+                }),
             },
             scope: BatchScope { since: self.since, until: self.until, unproved_s: self.older_than },
             recheck: self.recheck,

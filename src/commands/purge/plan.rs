@@ -72,11 +72,7 @@ const CONSEQUENCES: [&str; 5] = [
 /// Prints the plans.
 pub fn print(plans: &[TablePlan], settings: &PurgeSettings) -> anyhow::Result<()> {
     if settings.format == Format::Json {
-        let tables: serde_json::Map<_, _> =
-            plans.iter().map(|plan| (plan.shape.table.name().to_owned(), as_json(plan))).collect();
-        output::line(
-            &json!({"schema_version": 1, "execute": settings.execute, "plan": tables}).to_string(),
-        );
+        output::line(&all_as_json(plans, settings).to_string());
         return Ok(());
     }
     for plan in plans {
@@ -92,6 +88,13 @@ pub fn print(plans: &[TablePlan], settings: &PurgeSettings) -> anyhow::Result<()
         );
     }
     Ok(())
+}
+
+/// The plans for a program.
+pub fn all_as_json(plans: &[TablePlan], settings: &PurgeSettings) -> serde_json::Value {
+    let tables: serde_json::Map<_, _> =
+        plans.iter().map(|plan| (plan.shape.table.name().to_owned(), as_json(plan))).collect();
+    json!({"schema_version": 1, "execute": settings.execute, "plan": tables})
 }
 
 fn as_json(plan: &TablePlan) -> serde_json::Value {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::commands::output::Format;
+use crate::commands::page::PageWish;
 use crate::commands::setup::{PostgresSettings, SlsSettings};
 use crate::pg::Address;
 use crate::pipeline::guard::pace::Rates;
@@ -44,4 +45,6 @@ pub struct PurgeSettings {
     pub allow_fsync_off: bool,
     pub progress_every: Duration,
     pub format: Format,
+    /// A page of the plan.
+    pub page: Option<PageWish>,
 }

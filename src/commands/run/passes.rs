@@ -56,12 +56,8 @@ impl Run<'_> {
             Verify::Tags => Some(tokio::spawn(tail_reader.clone().follow(tail_stop.clone()))),
             Verify::None => None,
         };
-        // Before the first ANALYZE the planner guesses without knowing anything.
-        let rows_estimated = match shape.rows_estimated {
-            0 => 0,
-            _ => self.source.rows_estimated(&scope(&pass.plan)).await?,
-        };
-        let rows_left = rows_estimated.saturating_sub(self.ledger.rows_seen(&pass).await?);
+        let rows_expected = self.source.rows_expected(&scope(&pass.plan), shape).await?;
+        let rows_left = rows_expected.saturating_sub(self.ledger.rows_seen(&pass).await?);
         let progress = Progress::new(table, rows_left);
         let resolver = self.resolver(shape, &pass, &tail_reader, &progress)?;
         let resolver = tokio::spawn(resolver.resolve(tail_stop));

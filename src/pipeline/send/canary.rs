@@ -156,7 +156,7 @@ impl Canaries {
             match decision {
                 Decision::Go => return Ok(Some(Clearance { of: None })),
                 Decision::Canary if is_fresh => {
-                    tracing::info!(
+                    tracing::debug!(
                         "{}: rows of {} go first; others of that age follow when these are proved",
                         self.table,
                         span.first()

@@ -40,6 +40,11 @@ impl Fixture {
         fixture
     }
 
+    /// A database of that shape and a local SLS, both empty: no `init` was run.
+    pub(crate) fn of_nothing(shape: &str) -> Self {
+        Self { database: Database::of_shape(shape), sls: Simulator::start() }
+    }
+
     /// Whether the ledger takes SLS to refuse a repeated number.
     pub(crate) fn set_proven(&self, proven: bool) {
         let port = self.sls.port;

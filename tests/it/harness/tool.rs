@@ -145,10 +145,6 @@ impl Running {
         assert!(status.success(), "kill -s {name} {id}");
     }
 
-    pub(crate) fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     /// It, unless it has ended.
     pub(crate) fn alive(&mut self) -> Option<&mut Self> {
         (!self.has_ended()).then_some(self)

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dify_sls_backfill::demo;
 use dify_sls_backfill::demo::settings::HistorySettings;
+use dify_sls_backfill::dify::readers::Owner;
 use dify_sls_backfill::secret::Secret;
 use dify_sls_backfill::wire::sign::{Credentials, SignatureVersion, SignedParts, percent, sign};
 use serde_json::{Value, json};
@@ -134,6 +135,12 @@ impl Migrated {
     #[track_caller]
     pub(crate) fn value(&self, sql: &str) -> String {
         self.fixture.database.psql(sql)
+    }
+
+    /// The same as Dify's readers are asked with.
+    pub(crate) fn owner(&self) -> Owner {
+        let Self { tenant, app, trigger, .. } = self;
+        Owner { tenant: tenant.clone(), app: app.clone(), trigger: trigger.clone() }
     }
 
     /// The condition on tenant and app that most statements have.

@@ -2,30 +2,14 @@
 //!
 //! They choose the newest log of each id first and filter that.
 
+use dify_sls_backfill::dify::readers::newest::{self, CREATED_AT, Daily, latest};
+use dify_sls_backfill::dify::readers::{Node, Owner};
+
 use crate::queries::asking::{Migrated, NODES, RUNS, Row, same_rows};
 use crate::queries::nodes::{self, FIELDS, nodes_of_run, some_node};
 
-/// Their time of a run, in SLS's words.
-const CREATED_AT: &str =
-    "to_unixtime(from_iso8601_timestamp(COALESCE(NULLIF(created_at, ''), started_at)))";
-
 /// A zone in which days differ from those of UTC.
 const ZONE: &str = "Asia/Shanghai";
-
-/// The newest log of each id.
-fn latest(logstore: &str, owner: &[(&str, &str)]) -> String {
-    let conditions: Vec<_> =
-        owner.iter().map(|(name, value)| format!("\"{name}\" = '{value}'")).collect();
-    format!(
-        "
-        SELECT * FROM (
-            SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY log_version DESC) AS _version_rank
-            FROM \"{logstore}\" WHERE __time__ > 0 AND {}
-        ) versions WHERE _version_rank = 1
-    ",
-        conditions.join(" AND ")
-    )
-}
 
 fn latest_of_app(dify: &Migrated) -> String {
     latest(RUNS, &[("tenant_id", &dify.tenant), ("app_id", &dify.app)])
@@ -65,6 +49,7 @@ fn the_list_of_runs_is_ordered_and_goes_on_behind_a_run() {
         rows
     };
     same_rows(&page("", 21), &without_time(&twin[..21]));
+    same_rows(&dify.sls(RUNS, "*", &newest::list(&dify.owner(), 21)), &page("", 21));
     let (id, created) = (&twin[19]["id"], &twin[19]["created"]);
     let behind =
         format!(" AND ({CREATED_AT} < {created} OR ({CREATED_AT} = {created} AND id < '{id}'))");
@@ -120,23 +105,20 @@ fn runs_are_counted_by_status_since_a_time() {
     same_rows(&sls, &twin);
 }
 
-/// Their statistics by day: `outer` is what is selected of `source`, `{}` in both.
-fn by_day(dify: &Migrated, outer: &str, outer_twin: &str) {
-    let current = latest_of_trigger(dify);
+/// Their statistics by day: `outer_twin` is what Postgres selects of its source, `{}` in it.
+fn by_day(dify: &Migrated, wanted: Daily, outer_twin: &str) {
     let (start, end) = (1_765_000_000.0, 1_766_500_000.0);
-    let date = format!("date_format(from_unixtime({CREATED_AT}, '{ZONE}'), '%Y-%m-%d')");
     let bounds = format!("{CREATED_AT} >= {start:?} AND {CREATED_AT} < {end:?}");
     let bounds_twin =
         format!("extract(epoch FROM begun) >= {start:?} AND extract(epoch FROM begun) < {end:?}");
     for (bounds, bounds_twin) in [("1 = 1", "true"), (&*bounds, &*bounds_twin)] {
-        let source =
-            format!("SELECT *, {date} AS run_date FROM ({current}) current_runs WHERE {bounds}");
+        let source = newest::with_day(&dify.owner(), ZONE, bounds);
         let source_twin = format!(
             "SELECT *, (begun AT TIME ZONE 'UTC' AT TIME ZONE '{ZONE}')::date AS run_date \
              FROM run_log WHERE {} AND {bounds_twin}",
             dify.of_trigger()
         );
-        let sls = dify.sls(RUNS, "*", &outer.replace("{}", &source));
+        let sls = dify.sls(RUNS, "*", &newest::daily(&source, wanted));
         same_rows(&sls, &dify.twin(&outer_twin.replace("{}", &source_twin)));
     }
 }
@@ -145,7 +127,7 @@ fn by_day(dify: &Migrated, outer: &str, outer_twin: &str) {
 fn runs_are_counted_by_day_of_a_time_zone() {
     by_day(
         &Migrated::shared(),
-        "SELECT run_date AS date, COUNT(*) AS runs FROM ({}) runs GROUP BY run_date ORDER BY run_date",
+        Daily::Runs,
         "SELECT run_date AS date, count(*) AS runs FROM ({}) runs GROUP BY 1 ORDER BY 1",
     );
 }
@@ -154,8 +136,7 @@ fn runs_are_counted_by_day_of_a_time_zone() {
 fn users_are_counted_by_day_of_a_time_zone() {
     by_day(
         &Migrated::shared(),
-        "SELECT run_date AS date, COUNT(DISTINCT created_by) AS terminal_count FROM ({}) runs \
-         GROUP BY run_date ORDER BY run_date",
+        Daily::Terminals,
         "SELECT run_date AS date, count(DISTINCT created_by) AS terminal_count FROM ({}) runs \
          GROUP BY 1 ORDER BY 1",
     );
@@ -165,8 +146,7 @@ fn users_are_counted_by_day_of_a_time_zone() {
 fn tokens_are_summed_by_day_of_a_time_zone() {
     by_day(
         &Migrated::shared(),
-        "SELECT run_date AS date, SUM(total_tokens) AS token_count FROM ({}) runs \
-         GROUP BY run_date ORDER BY run_date",
+        Daily::Tokens,
         "SELECT run_date AS date, sum(total_tokens) AS token_count FROM ({}) runs \
          GROUP BY 1 ORDER BY 1",
     );
@@ -176,13 +156,7 @@ fn tokens_are_summed_by_day_of_a_time_zone() {
 fn interactions_are_averaged_by_day_of_a_time_zone() {
     by_day(
         &Migrated::shared(),
-        "
-                SELECT run_date AS date, ROUND(AVG(interactions), 2) AS interactions
-                FROM (
-                    SELECT run_date, created_by, COUNT(*) AS interactions
-                    FROM ({}) runs GROUP BY run_date, created_by
-                ) per_actor GROUP BY run_date ORDER BY run_date
-            ",
+        Daily::Interactions,
         "SELECT run_date AS date, round(avg(n), 2) AS interactions FROM (SELECT run_date, \
          created_by, count(*) AS n FROM ({}) runs GROUP BY 1, 2) t GROUP BY 1 ORDER BY 1",
     );
@@ -192,12 +166,9 @@ fn interactions_are_averaged_by_day_of_a_time_zone() {
 fn the_last_execution_of_a_node_is_found() {
     let dify = Migrated::shared();
     let [tenant, app, workflow, node] = some_node(&dify);
-    let owner =
-        [("tenant_id", &*tenant), ("app_id", &app), ("workflow_id", &workflow), ("node_id", &node)];
-    let sql = format!(
-        "SELECT * FROM ({}) nodes WHERE status != 'paused' ORDER BY created_at DESC, id DESC LIMIT 1",
-        latest(NODES, &owner)
-    );
+    let owner = Owner { tenant: tenant.clone(), app: app.clone(), trigger: String::new() };
+    let sql =
+        newest::last_of_node(&owner, &Node { workflow: workflow.clone(), node: node.clone() });
     let twin = dify.twin(&format!(
         "SELECT {FIELDS} FROM node_log WHERE tenant_id = '{tenant}' AND app_id = '{app}' \
          AND workflow_id = '{workflow}' AND node_id = '{node}' ORDER BY begun DESC, id DESC LIMIT 1"
@@ -210,14 +181,8 @@ fn the_nodes_of_a_run_come_in_pages() {
     let dify = Migrated::shared();
     let whose = nodes::some_run(&dify);
     let [tenant, app, run] = &whose;
-    let owner = [("tenant_id", &**tenant), ("app_id", app), ("workflow_run_id", run)];
     let page = |offset: usize, count: usize| {
-        let sql = format!(
-            "SELECT * FROM ({}) nodes ORDER BY created_at ASC, \"index\" ASC, id ASC \
-             LIMIT {offset}, {count}",
-            latest(NODES, &owner)
-        );
-        dify.sls(NODES, "*", &sql)
+        dify.sls(NODES, "*", &newest::nodes_of_run(tenant, app, run, offset, count))
     };
     let twin = nodes_of_run(&dify, &whose);
     same_rows(&page(0, 1000), &twin);

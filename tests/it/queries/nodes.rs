@@ -1,5 +1,7 @@
 //! Statements 11 to 14: what the two repositories of node executions ask.
 
+use dify_sls_backfill::dify::readers::{self, Node, Owner, TRACE_ORDER};
+
 use crate::queries::asking::{Asking, Migrated, NODES, Row, same_rows, same_set};
 use serde_json::json;
 
@@ -71,22 +73,11 @@ fn statement_11_finds_the_last_execution_of_a_node() {
         "tenant_id = '{tenant}' AND app_id = '{app}' AND workflow_id = '{workflow}' \
          AND node_id = '{node}'"
     );
+    let owner = Owner { tenant, app, trigger: String::new() };
     let sls = dify.sls(
         NODES,
         &condition.replace(" = '", ": \"").replace("' AND", "\" and").replace('\'', "\""),
-        &format!(
-            "
-                SELECT * FROM (
-                    SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY log_version DESC) AS rn
-                    FROM \"workflow_node_execution\"
-                    WHERE {condition} AND __time__ > 0
-                ) AS executions WHERE rn = 1
-                  AND (triggered_from IS NULL
-                       OR triggered_from != 'workflow-tool')
-                  AND (status IS NULL OR status != 'paused')
-                ORDER BY created_at DESC LIMIT 1
-            "
-        ),
+        &readers::last_of_node(&owner, &Node { workflow, node }),
     );
     same_rows(
         &sls,
@@ -112,19 +103,7 @@ fn statement_12_finds_the_nodes_of_a_run() {
     let [tenant, app, run] = &whose;
     let twin = nodes_of_run(&dify, &whose);
     assert!(twin.len() > 10, "{}", twin.len());
-    let sql = format!(
-        "
-                    SELECT * FROM (
-                        SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY log_version DESC) AS rn
-                        FROM \"workflow_node_execution\"
-                        WHERE tenant_id = '{tenant}'
-                          AND app_id = '{app}'
-                          AND workflow_run_id = '{run}'
-                          AND __time__ > 0
-                    ) AS subquery WHERE rn = 1
-                    LIMIT 1000
-                "
-    );
+    let sql = readers::nodes_of_run(tenant, app, run);
     same_set(dify.sls_plain(NODES, &sql), twin.clone());
     let query =
         format!("tenant_id:\"{tenant}\" and app_id:\"{app}\" and workflow_run_id:\"{run}\"");
@@ -237,26 +216,13 @@ fn statement_14_orders_the_nodes_of_a_run_by_an_unquoted_index() {
     let [tenant, app, run] = &whose;
     let of_run = format!("workflow_run_id='{run}' AND tenant_id='{tenant}' AND app_id='{app}'");
     for (order, twin) in [
-        (
-            "index ASC, created_at ASC",
-            "\"index\", created_at COLLATE \"C\", node_execution_id COLLATE \"C\"",
-        ),
+        (TRACE_ORDER, "\"index\", created_at COLLATE \"C\", node_execution_id COLLATE \"C\""),
         (
             "index DESC, created_at DESC",
             "\"index\" DESC, created_at COLLATE \"C\" DESC, node_execution_id COLLATE \"C\"",
         ),
     ] {
-        let sql = format!(
-            "
-            SELECT * FROM (
-                SELECT *, ROW_NUMBER() OVER (PARTITION BY node_execution_id ORDER BY log_version DESC) AS rn
-                FROM workflow_node_execution
-                WHERE {of_run}
-                  AND __time__ > 0
-            ) t
-            WHERE rn = 1
-             ORDER BY {order}"
-        );
+        let sql = readers::trace_of_run(tenant, app, run, order);
         let newest = dify.twin(&format!(
             "SELECT * FROM (SELECT DISTINCT ON (node_execution_id) {FIELDS} FROM node_log \
              WHERE {of_run} ORDER BY node_execution_id, ended DESC, status = 'retry') t \

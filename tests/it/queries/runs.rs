@@ -1,5 +1,7 @@
 //! Statements 1 to 10: what `logstore_api_workflow_run_repository.py` asks about runs.
 
+use dify_sls_backfill::dify::readers::{self, Daily};
+
 use crate::queries::asking::{Migrated, NODES, RUNS, Row, same_rows, same_set};
 
 const FIELDS: &str = "id, tenant_id, app_id, workflow_id, triggered_from, type, version, graph, \
@@ -49,6 +51,9 @@ fn statement_1_lists_the_runs_of_an_app() {
     let all = list_twin(&dify, "");
     assert!(all.len() > 21, "{}", all.len());
     same_set(list(&dify, "", 1000), all.clone());
+    let of_trigger =
+        dify.twin(&format!("SELECT {FIELDS} FROM run_log WHERE {}", dify.of_trigger()));
+    same_set(dify.sls(RUNS, "*", &readers::list(&dify.owner(), None, 1000)), of_trigger);
     // Without an order to go by, a page is any rows of the list, each once.
     let page = list(&dify, "", 21);
     let mut ids: Vec<_> = page.iter().map(|row| &row["id"]).collect();
@@ -93,8 +98,7 @@ fn statement_2_finds_a_run_by_id_tenant_and_app() {
         dify.tenant, dify.app
     );
     same_rows(&dify.sls_plain(RUNS, &sql), &twin);
-    let query =
-        format!("id:\"{id}\" and tenant_id:\"{}\" and app_id:\"{}\"", dify.tenant, dify.app);
+    let query = readers::run_search(&dify.owner(), &id);
     same_rows(&dify.search(RUNS, &query), &twin);
     let foreign = format!("id:\"{id}\" and tenant_id:\"{}\" and app_id:\"x\"", dify.tenant);
     assert_eq!(dify.search(RUNS, &foreign), []);
@@ -105,17 +109,7 @@ fn statement_3_finds_a_run_by_id_alone() {
     let dify = Migrated::shared();
     let id = some_run(&dify);
     let twin = dify.twin(&format!("SELECT {FIELDS} FROM run_log WHERE id = '{id}'"));
-    let sql = format!(
-        "
-                    SELECT * FROM (
-                        SELECT *,
-                            ROW_NUMBER() OVER (PARTITION BY id ORDER BY log_version DESC) as rn
-                        FROM \"workflow_execution\"
-                        WHERE id = '{id}' AND __time__ > 0
-                    ) AS subquery WHERE rn = 1
-                    LIMIT 100
-                "
-    );
+    let sql = readers::run_by_id(&id);
     same_rows(&dify.sls_plain(RUNS, &sql), &twin);
     same_rows(&dify.search(RUNS, &format!("id:\"{id}\"")), &twin);
 }
@@ -136,21 +130,7 @@ fn search_gives_every_field_in_full() {
 fn statement_4_counts_the_runs_of_a_status() {
     let dify = Migrated::shared();
     for status in ["succeeded", "failed", "stopped", "partial-succeeded"] {
-        let sls = dify.sls(
-            RUNS,
-            "*",
-            &format!(
-                "
-                    SELECT COUNT(DISTINCT id) as count
-                    FROM workflow_execution
-                    WHERE {}
-                      AND status='{status}'
-                      AND finished_at IS NOT NULL
-                      \u{20}
-                ",
-                dify.of_trigger()
-            ),
-        );
+        let sls = dify.sls(RUNS, "*", &readers::count_status(&dify.owner(), status));
         let twin = dify.twin(&format!(
             "SELECT count(*) FROM run_log WHERE {} AND status = '{status}'",
             dify.of_trigger()
@@ -162,24 +142,7 @@ fn statement_4_counts_the_runs_of_a_status() {
 #[test]
 fn statement_5_counts_the_running_runs() {
     let dify = Migrated::shared();
-    let sls = dify.sls(
-        RUNS,
-        "*",
-        &format!(
-            "
-                SELECT COUNT(*) as count
-                FROM (
-                    SELECT *, ROW_NUMBER() OVER (PARTITION BY id ORDER BY log_version DESC) AS rn
-                    FROM workflow_execution
-                    WHERE {}
-                      AND status='running'
-                      \u{20}
-                ) t
-                WHERE rn = 1
-            ",
-            dify.of_trigger()
-        ),
-    );
+    let sls = dify.sls(RUNS, "*", &readers::count_running(&dify.owner()));
     // A backfill writes none that still runs.
     same_rows(&sls, &dify.twin("SELECT 0 AS count"));
 }
@@ -187,21 +150,7 @@ fn statement_5_counts_the_running_runs() {
 #[test]
 fn statement_6_counts_the_runs_of_each_status() {
     let dify = Migrated::shared();
-    let sls = dify.sls(
-        RUNS,
-        "*",
-        &format!(
-            "
-                SELECT status, COUNT(DISTINCT id) as count
-                FROM workflow_execution
-                WHERE {}
-                  AND finished_at IS NOT NULL
-                  \u{20}
-                GROUP BY status
-            ",
-            dify.of_trigger()
-        ),
-    );
+    let sls = dify.sls(RUNS, "*", &readers::count_by_status(&dify.owner()));
     let twin = dify.twin(&format!(
         "SELECT status, count(*) FROM run_log WHERE {} GROUP BY status ORDER BY status COLLATE \"C\"",
         dify.of_trigger()
@@ -212,7 +161,7 @@ fn statement_6_counts_the_runs_of_each_status() {
 }
 
 /// The days of statements 7 to 9, unlimited and within times as the API gives them.
-fn daily(dify: &Migrated, wanted: &str, wanted_twin: &str) {
+fn daily(dify: &Migrated, wanted: Daily, wanted_twin: &str) {
     let (start, end) = ("2025-12-10T00:00:00", "2025-12-20T13:30:00");
     let filter = format!(
         " AND __time__ >= to_unixtime(from_iso8601_timestamp('{start}')) \
@@ -222,22 +171,7 @@ fn daily(dify: &Migrated, wanted: &str, wanted_twin: &str) {
         " AND date_trunc('second', ended) >= '{start}' AND date_trunc('second', ended) < '{end}'"
     );
     for (filter, filter_twin) in [("", ""), (filter.as_str(), filter_twin.as_str())] {
-        let sls = dify.sls(
-            RUNS,
-            "*",
-            &format!(
-                "
-            SELECT DATE(from_unixtime(__time__)) as date, {wanted}
-            FROM workflow_execution
-            WHERE {}
-              AND finished_at IS NOT NULL
-              {filter}
-            GROUP BY date
-            ORDER BY date
-        ",
-                dify.of_trigger()
-            ),
-        );
+        let sls = dify.sls(RUNS, "*", &readers::daily(&dify.owner(), wanted, filter));
         let twin = dify.twin(&format!(
             "SELECT ended::date AS date, {wanted_twin} FROM run_log WHERE {} {filter_twin} \
              GROUP BY 1 ORDER BY 1",
@@ -250,51 +184,23 @@ fn daily(dify: &Migrated, wanted: &str, wanted_twin: &str) {
 
 #[test]
 fn statement_7_counts_the_runs_of_each_day() {
-    daily(&Migrated::shared(), "COUNT(DISTINCT id) as runs", "count(*) AS runs");
+    daily(&Migrated::shared(), Daily::Runs, "count(*) AS runs");
 }
 
 #[test]
 fn statement_8_counts_the_users_of_each_day() {
-    daily(
-        &Migrated::shared(),
-        "COUNT(DISTINCT created_by) as terminal_count",
-        "count(DISTINCT created_by) AS terminal_count",
-    );
+    daily(&Migrated::shared(), Daily::Terminals, "count(DISTINCT created_by) AS terminal_count");
 }
 
 #[test]
 fn statement_9_sums_the_tokens_of_each_day() {
-    let sum = "SUM(total_tokens) as token_count";
-    daily(&Migrated::shared(), sum, "sum(total_tokens) AS token_count");
+    daily(&Migrated::shared(), Daily::Tokens, "sum(total_tokens) AS token_count");
 }
 
 #[test]
 fn statement_10_averages_the_runs_of_a_user_of_each_day() {
     let dify = Migrated::shared();
-    let mut sls = dify.sls(
-        RUNS,
-        "*",
-        &format!(
-            "
-            SELECT
-                AVG(sub.interactions) AS interactions,
-                sub.date
-            FROM (
-                SELECT
-                    DATE(from_unixtime(__time__)) AS date,
-                    created_by,
-                    COUNT(DISTINCT id) AS interactions
-                FROM workflow_execution
-                WHERE {}
-                  AND finished_at IS NOT NULL
-                  \u{20}
-                GROUP BY date, created_by
-            ) sub
-            GROUP BY sub.date
-        ",
-            dify.of_trigger()
-        ),
-    );
+    let mut sls = dify.sls(RUNS, "*", &readers::average_interactions(&dify.owner()));
     sls.sort_by(|a, b| a["date"].cmp(&b["date"]));
     let twin = dify.twin(&format!(
         "SELECT avg(n) AS interactions, date FROM (SELECT ended::date AS date, created_by, \

@@ -1,6 +1,7 @@
 //! The table: each row is a test, and a row of docs/verify.md.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dify_sls_backfill::secret::Secret;
@@ -93,6 +94,18 @@ fn tamper(fixture: &Fixture, change: &Value) {
 
 /// Stores logs as they are under other tags.
 fn store(fixture: &Fixture, logstore: &str, logs: &[StoredLog], tags: &[(&str, &str)]) {
+    put(fixture, logstore, logs, tags, "dify-sls-backfill");
+}
+
+/// Stores logs as another writer does: of that source, without tags.
+pub(crate) fn store_of(fixture: &Fixture, logstore: &str, logs: &[StoredLog], source: &str) {
+    put(fixture, logstore, logs, &[], source);
+}
+
+/// A number is stored once.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+fn put(fixture: &Fixture, logstore: &str, logs: &[StoredLog], tags: &[(&str, &str)], source: &str) {
     let client = Client::new(ClientSettings {
         endpoint: Endpoint::parse(&format!("http://127.0.0.1:{}", fixture.sls.port), PROJECT)
             .unwrap(),
@@ -123,11 +136,13 @@ fn store(fixture: &Fixture, logstore: &str, logs: &[StoredLog], tags: &[(&str, &
         .map(|(key, value)| (key.as_str(), value.as_str().unwrap()))
         .collect();
     all.extend(tags.iter().copied());
-    group.finish(Some(""), Some("dify-sls-backfill"), &all.into_iter().collect::<Vec<_>>());
+    // Another writer knows no tags of ours.
+    all.retain(|key, _| source == "dify-sls-backfill" || !key.ends_with("__"));
+    group.finish(Some(""), Some(source), &all.into_iter().collect::<Vec<_>>());
     let put = Put {
         logstore,
         hash_key: "0123456789abcdef0123456789abcdef",
-        number: 1,
+        number: NUMBER.fetch_add(1, Ordering::Relaxed),
         body: &Lz4::default().compress(group.bytes()),
         raw_size: group.bytes().len(),
         signed_at: client.now(),

@@ -117,17 +117,30 @@ async fn add_held(
     }
 }
 
-/// What has left Postgres of a batch is what it had less what is left; its days tell of all of it.
+/// Rows that have left Postgres with our knowledge.
 async fn add_purged(
     all: &mut SourceDays,
     source: &Source,
     ledger: &Ledger,
     table: Table,
 ) -> anyhow::Result<()> {
-    let mut after = Uuid::nil();
+    for (day, rows) in purged_days(source, ledger, table).await? {
+        all.of(Some(day)).purged += rows;
+    }
+    Ok(())
+}
+
+/// How many rows have left Postgres with our knowledge, by the day on which they finished. What has
+/// left of a batch is what it had less what is left; its days tell of all of it.
+pub async fn purged_days(
+    source: &Source,
+    ledger: &Ledger,
+    table: Table,
+) -> anyhow::Result<BTreeMap<Day, u64>> {
+    let (mut days, mut after) = (BTreeMap::new(), Uuid::nil());
     loop {
         let purged = ledger.purged_batches(table, after, 256).await?;
-        let Some((last, _)) = purged.last() else { return Ok(()) };
+        let Some((last, _)) = purged.last() else { return Ok(days) };
         after = *last;
         for (_, mut batch) in purged {
             for page in batch.left.chunks(PAGE_ROWS) {
@@ -138,7 +151,7 @@ async fn add_purged(
                 }
             }
             for (day, rows) in batch.days {
-                all.of(Some(day)).purged += rows;
+                *days.entry(day).or_default() += rows;
             }
         }
     }
