@@ -30,8 +30,8 @@ use crate::machine::Protocol;
 use crate::search::walk;
 use crate::setup::At::{Finished, Nowhere, Running};
 use crate::setup::Bug::{
-    ClockAlone, HoldLeftOpen, NewLane, NoSecondLook, PositionOnAcknowledgement, RowsNotLookedUp,
-    WokenSignsNow,
+    ClockAlone, HoldLeftOpen, LagForgotten, NewLane, NoSecondLook, PositionOnAcknowledgement,
+    RowsNotLookedUp, WokenSignsNow,
 };
 use crate::setup::Fault::{
     Crash, Duplicate, Failover, Late, LostAnswer, LostCommit, Pause, RowChanges, RowVanishes, Split,
@@ -120,8 +120,13 @@ fn two_processes_die_and_sleep() {
 }
 
 /// Readers see what they like.
-const LAGGING: Setup =
-    Setup { name: "lag without bound", kinds: &[Crash, LostAnswer], lag: true, ..SENDING };
+const LAGGING: Setup = Setup {
+    name: "lag without bound",
+    faults: 1,
+    kinds: &[Crash, LostAnswer],
+    lag: true,
+    ..SENDING
+};
 
 #[test]
 fn readers_lag_without_bound() {
@@ -193,6 +198,11 @@ fn giving_up_without_a_second_look_is_found_out() {
 #[test]
 fn the_clock_alone_is_found_out() {
     finds(&[ClockAlone], LAGGING, TWICE);
+}
+
+#[test]
+fn a_look_that_knows_no_earlier_lag_is_found_out() {
+    finds(&[LagForgotten], LAGGING, TWICE);
 }
 
 #[test]

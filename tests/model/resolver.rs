@@ -132,7 +132,7 @@ impl Threads<'_, '_> {
         let unseen = (0..batches.len()).filter(|nth| !clock_alone && unseen & (1 << nth) != 0);
         let unseen = unseen.filter_map(|nth| batches[nth].as_ref());
         let late = batches.iter().flatten().filter_map(|batch| batch.found_late).min();
-        let late = late.filter(|_| !clock_alone);
+        let late = late.filter(|_| !clock_alone && !self.steps.has(Bug::LagForgotten));
         let when =
             When { read_from, is_split: self.steps.from.sls.is_split, skew: self.skew, late };
         let (verdict, behind) = self.steps.deciders.look(open, asked, unseen, when);

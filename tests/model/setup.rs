@@ -34,6 +34,8 @@ pub(crate) enum Bug {
     NoSecondLook,
     /// What was acknowledged and is not seen does not count.
     ClockAlone,
+    /// A look knows only of a lag that it has seen itself.
+    LagForgotten,
     /// Rows are not looked up in the ledger, and no entry keeps a row out of two batches.
     RowsNotLookedUp,
 }
