@@ -18,7 +18,7 @@ use crate::record::day::Day;
 const BARS_MAX: usize = 31;
 
 /// So long is the longest bar.
-const BAR_WIDTH: f64 = 40.0;
+const BAR_WIDTH: f64 = 36.0;
 
 pub(in crate::commands::plan) fn print(outlook: &Outlook, settings: &PlanSettings) {
     if settings.run.format == Format::Json {

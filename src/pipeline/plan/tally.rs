@@ -254,6 +254,6 @@ mod tests {
         assert_eq!(count(10_000, 10_486, 50_000), 102.0, "1 MiB a request");
         assert_eq!(count(100, 2 << 20, 50_000), 100.0, "a large row goes alone");
         assert_eq!(count(1000, 10, 100), 10.0, "each range ends one");
-        assert_eq!(count(10_000, 10_486, 1000), 106.0, "and wastes half of it");
+        assert_eq!(count(10_000, 10_486, 1000).round(), 106.0, "and wastes half of it");
     }
 }
