@@ -1,7 +1,7 @@
 //! A result as a page: one file that needs no network, for screens of any width, light and dark,
 //! and for paper.
 //!
-//! A page is made of the same JSON that `--output json` prints ([`sections`]), so that both say the
+//! A page is made of the same JSON that `--output json` prints ([`mod@sections`]), so that both say the
 //! same. However much there is to tell, a page stays small: tables are cut, with the total beside.
 
 pub mod chart;
