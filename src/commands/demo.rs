@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, bytes, count};
 use crate::commands::setup::{PostgresSettings, SlsSettings, client};
-use crate::demo::finished::finished;
+use crate::demo::finished::{finished, finished_with_their_run};
 use crate::demo::settings::{HistorySettings, Profile};
 use crate::demo::{Connection, create_tables, fill};
 use crate::ledger::Ledger;
@@ -177,9 +177,9 @@ async fn purge_and_restore(
     tool.succeed(&["purge", "--older-than", "1h", "--execute", "--yes", "--vacuum"]).await?;
     let end = current_time();
     for table in Table::ALL {
-        let left = finished(conn, table, end.plus_s(-2 * SETTLE_S)).await?;
+        let left = finished_with_their_run(conn, table, end.plus_s(-2 * SETTLE_S)).await?;
         output::line(&format!(
-            "{table}: {} finished rows left in Postgres",
+            "{table}: {} rows left in Postgres that had finished, and their run with them",
             count(left.len() as u64)
         ));
         anyhow::ensure!(left.is_empty(), "rows of {table} that are proved were not purged");
