@@ -87,6 +87,31 @@ fn a_clean_history_is_equal_on_both_levels() {
 }
 
 #[test]
+fn only_what_finished_between_two_days_is_verified() {
+    let fixture = sent();
+    let sql = "SELECT (min(finished_at) + (max(finished_at) - min(finished_at)) / 2)::date \
+               FROM workflow_runs";
+    let middle = fixture.database.psql(sql).trim().to_owned();
+    let days = |bounds: &str| -> Vec<String> {
+        let (outcome, json) = verified(&fixture, &format!("--tables workflow_runs {bounds}"));
+        outcome.exits(0);
+        let days = json["tables"]["workflow_runs"]["days"].as_array().unwrap();
+        days.iter().filter_map(|day| day["day"].as_str().map(str::to_owned)).collect()
+    };
+    let (before, after) = (days(&format!("--until {middle}")), days(&format!("--since {middle}")));
+    assert!(!before.is_empty() && before.iter().all(|day| *day < middle), "{before:?}");
+    assert!(!after.is_empty() && after.iter().all(|day| *day >= middle), "{after:?}");
+    assert_eq!([before, after].concat(), days("--level counts"), "each day is on one side");
+
+    // A change is noticed on its own side alone.
+    let id = run_id(&fixture, 0);
+    fixture.database.psql(&format!("UPDATE workflow_runs SET outputs = NULL WHERE id = '{id}'"));
+    let content = "--level content --tables workflow_runs";
+    verified(&fixture, &format!("{content} --since {middle}")).0.exits(0);
+    verified(&fixture, &format!("{content} --until {middle}")).0.exits(4);
+}
+
+#[test]
 fn a_hundred_clean_seeds_give_no_alarm() {
     // Five databases with twenty histories each: when rows were made and when they finished, how they
     // ended, and what is odd about them, comes from the seed; how they are cut and sent from the round.
