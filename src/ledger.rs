@@ -28,6 +28,7 @@ pub mod purge;
 pub mod purge_plan;
 pub mod range;
 pub mod read_again;
+pub mod reader_lag;
 pub mod repair;
 pub mod restore;
 pub mod revision;

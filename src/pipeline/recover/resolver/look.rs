@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::ledger::in_doubt::Seen;
-use crate::ledger::sighting::Unseen;
+use crate::ledger::reader_lag::Unseen;
 use crate::pipeline::recover::absence::{Look, Scene, Wait, wait};
 use crate::pipeline::recover::resolver::{Resolver, ResolverParts, earliest};
 use crate::pipeline::recover::rules::{Presence, presence};
