@@ -152,8 +152,7 @@ impl Asking<'_> {
             condition(owner)
         );
         let rows = self.sql(findings, side, &sql).await?.unwrap_or_default();
-        let day = |row: &Row| Some((row.get("date")?.clone(), row.get("logs")?.parse().ok()?));
-        Ok(rows.iter().filter_map(day).collect())
+        rows.iter().map(|row| logs_by(row, "date")).collect()
     }
 
     /// The ids of an owner of which SLS has several terminal logs, ours or Dify's; at most 100.
@@ -170,8 +169,7 @@ impl Asking<'_> {
             condition(owner)
         );
         let rows = self.sql(findings, side, &sql).await?.unwrap_or_default();
-        let id = |row: &Row| Some((row.get("id")?.clone(), row.get("logs")?.parse().ok()?));
-        Ok(rows.iter().filter_map(id).collect())
+        rows.iter().map(|row| logs_by(row, "id")).collect()
     }
 
     /// Says why SLS shows rows that Postgres does not: purged, or Dify's own; else it is a finding.
@@ -202,6 +200,15 @@ impl Asking<'_> {
         }
         Ok(())
     }
+}
+
+/// How many logs a row of an answer counts for what stands in its column `name`. An answer that does
+/// not say so must not pass for one without logs.
+fn logs_by(row: &Row, name: &str) -> anyhow::Result<(String, u64)> {
+    let value = row.get(name).with_context(|| format!("SLS answers without the column {name}"))?;
+    let logs = row.get("logs").context("SLS answers without the column logs")?;
+    let logs = logs.parse().with_context(|| format!("SLS counts `{logs}` logs"))?;
+    Ok((value.clone(), logs))
 }
 
 fn condition(owner: &Owner) -> String {
