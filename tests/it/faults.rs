@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::fixture::Fixture;
 
+mod lagging_readers;
 mod postgres;
 mod rows;
 mod sends;
