@@ -22,6 +22,7 @@ pub mod live_rows;
 pub mod lost;
 pub mod migrate;
 pub mod pass;
+pub mod pass_account;
 pub mod process;
 pub mod proved_age;
 pub mod purge;

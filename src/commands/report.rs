@@ -76,10 +76,12 @@ async fn of_table(
     let mut result = serde_json::to_value(account).context("print the account")?;
     let days = ledger.days(table).await?;
     let day = |(day, of_day): (&Option<Day>, &_)| {
-        let LedgerDay { stored, open, lost, held, .. } = *of_day;
+        let LedgerDay { stored, open, lost, held, revised, .. } = *of_day;
+        // A row that was sent once more is one row of Postgres.
+        let read = (stored + open + lost).saturating_sub(revised) + held;
         json!({
-            "day": day, "stored": stored.to_string(), "in_doubt": open.to_string(),
-            "held": held.to_string(), "lost": lost.to_string(),
+            "day": day, "read": read.to_string(), "stored": stored.to_string(),
+            "in_doubt": open.to_string(), "held": held.to_string(), "lost": lost.to_string(),
         })
     };
     result["days"] = days.iter().map(day).collect();

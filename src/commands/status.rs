@@ -14,12 +14,16 @@ use crate::ledger::Ledger;
 use crate::ledger::account::{Account, RunAccount};
 use crate::ledger::hold::Reject;
 use crate::ledger::live_rows::StrayRow;
+use crate::ledger::pass_account::PassAccount;
 use crate::pg::pool::PoolSize;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 
 /// So many rejected rows are listed.
 const LISTED_ROWS_MAX: u32 = 20;
+
+/// So many passes are told one by one.
+const LISTED_PASSES_MAX: usize = 10;
 
 /// What `status` needs to know.
 pub struct StatusSettings {
@@ -38,14 +42,16 @@ pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
     )
     .await
     .or_exit(Exit::Preflight)?;
-    let mut accounts = Vec::new();
+    let (mut accounts, mut passes) = (Vec::new(), Vec::new());
     for table in &settings.tables {
-        accounts.push((*table, ledger.account(*table).await.context("read the ledger")?));
+        let (account, by_pass) = ledger.account_by_pass(*table).await.context("read the ledger")?;
+        accounts.push((*table, account));
+        passes.push(by_pass);
     }
     check(&accounts)?;
     let accounts: Vec<_> =
         accounts.into_iter().map(|(table, account)| (table, account.each_once())).collect();
-    print(&accounts, settings.format)?;
+    print(&accounts, &passes, settings.format)?;
     if settings.format == Format::Text {
         for table in &settings.tables {
             list_rejects(&ledger, *table).await?;
@@ -111,15 +117,77 @@ pub fn print_run(accounts: &[(Table, RunAccount)], format: Format) -> anyhow::Re
     Ok(())
 }
 
-/// Prints accounts as a table or as JSON.
-fn print(accounts: &[(Table, Account)], format: Format) -> anyhow::Result<()> {
+/// Prints accounts as a table or as JSON, each with its passes.
+fn print(
+    accounts: &[(Table, Account)],
+    passes: &[Vec<PassAccount>],
+    format: Format,
+) -> anyhow::Result<()> {
     match format {
-        Format::Json => output::line(&as_json(accounts)?.to_string()),
+        Format::Json => {
+            let mut json = as_json(accounts)?;
+            for ((table, _), passes) in accounts.iter().zip(passes) {
+                let passes: Vec<_> = passes.iter().map(pass_json).collect::<Result<_, _>>()?;
+                json["tables"][table.name()]["passes"] = passes.into();
+            }
+            output::line(&json.to_string());
+        }
         Format::Text => {
-            accounts.iter().for_each(|(table, account)| output::line(&text(*table, account)));
+            for ((table, account), passes) in accounts.iter().zip(passes) {
+                output::line(&text(*table, account));
+                pass_lines(passes).iter().for_each(|line| output::line(line));
+            }
         }
     }
     Ok(())
+}
+
+fn pass_json(pass: &PassAccount) -> anyhow::Result<Value> {
+    let mut json = serde_json::to_value(pass).context("print a pass")?;
+    json["moved"] = pass.moved().into();
+    Ok(json)
+}
+
+/// The last passes one by one, those before them together.
+fn pass_lines(passes: &[PassAccount]) -> Vec<String> {
+    let (earlier, last) = passes.split_at(passes.len().saturating_sub(LISTED_PASSES_MAX));
+    let mut lines = Vec::new();
+    if !earlier.is_empty() {
+        let mut all = PassAccount::default();
+        earlier.iter().for_each(|pass| all.add(pass));
+        let name = format!("{} earlier passes", count(earlier.len() as u64));
+        lines.push(format!("    {name}: {}", pass_text(&all)));
+    }
+    lines.extend(last.iter().map(|pass| {
+        let Some(id) = pass.pass else {
+            return format!("    of no known pass: {}", pass_text(pass));
+        };
+        let since = pass.since.as_ref().map(|since| format!(" from {since}")).unwrap_or_default();
+        let until = pass.until.as_deref().unwrap_or_default();
+        let filtered = if pass.is_filtered { ", filtered" } else { "" };
+        let open = if pass.is_done { "" } else { ", open" };
+        format!("    pass {id}{since} to {until}{filtered}{open}:\n      {}", pass_text(pass))
+    }));
+    lines
+}
+
+fn pass_text(pass: &PassAccount) -> String {
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let moved = pass.moved();
+    format!(
+        "{} rows seen{}{} = {} in SLS{}{}{} + {} held{} + {} already + {} gone",
+        count(pass.seen),
+        plus(signed(pass.adopted), "adopted by an audit"),
+        plus((-moved).max(0), "of other passes"),
+        count(pass.live.saturating_sub(pass.in_doubt)),
+        plus(signed(pass.in_doubt), "in doubt"),
+        plus(signed(pass.lost), "lost"),
+        plus(signed(pass.earlier), "of an earlier logstore"),
+        count(pass.held),
+        plus(moved.max(0), "with other passes"),
+        count(pass.already),
+        count(pass.gone),
+    )
 }
 
 fn as_json(accounts: &[(Table, impl Serialize)]) -> anyhow::Result<Value> {
@@ -283,6 +351,26 @@ pub fn held_line(reason: &str, rows: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn years_of_nights_are_a_few_lines_and_no_row_of_them_is_left_out() {
+        let night = |nth| PassAccount {
+            pass: Some(nth),
+            until: Some(format!("day {nth}")),
+            seen: 3,
+            live: 2,
+            already: 1,
+            is_done: true,
+            ..PassAccount::default()
+        };
+        let nights: Vec<_> = (1..=1000).map(night).collect();
+        let lines = pass_lines(&nights);
+        assert_eq!(lines.len(), LISTED_PASSES_MAX + 1);
+        let all = "990 earlier passes: 2,970 rows seen = 1,980 in SLS + 0 held + 990 already";
+        assert!(lines[0].contains(all), "{}", lines[0]);
+        assert!(lines[1].starts_with("    pass 991 to day 991:\n"), "{}", lines[1]);
+        assert_eq!(pass_lines(&nights[..10]).len(), 10);
+    }
 
     #[test]
     fn an_account_that_does_not_add_up_is_an_error() {

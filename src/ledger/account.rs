@@ -10,11 +10,24 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use serde::Serialize;
 use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
 use crate::ledger::Ledger;
-use crate::pg;
+use crate::pg::{self, Tx};
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
+use crate::record::timestamp::Timestamp;
+
+/// The batches of a table that an account counts, with what it counts each as: `kind`.
+pub(in crate::ledger) const BATCHES_BY_KIND: &str = "FROM sls_backfill.batch b \
+    LEFT JOIN (SELECT logstore, max(number) AS number FROM sls_backfill.generation \
+      GROUP BY logstore) g ON g.logstore = b.logstore, \
+    LATERAL (SELECT CASE WHEN state IN ('split', 'abandoned') THEN 'given up' \
+      WHEN revises IS NOT NULL THEN 'revision' \
+      WHEN state = 'lost' THEN 'lost' \
+      WHEN state <> 'intent' AND generation < g.number THEN 'earlier' \
+      ELSE 'live' END AS kind) k \
+    WHERE table_name = $1 AND (kind <> 'given up' OR adopted_rows <> 0)";
 
 /// Where every row that was seen has gone.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -147,88 +160,89 @@ impl RunAccount {
 impl Ledger {
     /// The account of `table` over all passes, in one snapshot.
     pub async fn account(&self, table: Table) -> anyhow::Result<Account> {
-        let context = || format!("add up the account of {table}");
         let covered = self.covered_until(table).await?;
         let mut tx = self.begin_count().await?;
-        let ranges = pg::statement(
-            "SELECT coalesce(sum(r.rows_seen), 0)::int8 AS seen, \
-             coalesce(sum(r.rows_already), 0)::int8 AS already, \
-             coalesce(sum(r.rows_gone), 0)::int8 AS gone, \
-             coalesce(sum(r.rows_expired), 0)::int8 AS expired, \
-             coalesce(sum(greatest(r.rows_counted - r.rows_read, 0)), 0)::int8 AS unread, \
-             coalesce(sum(greatest(r.rows_read - r.rows_counted, 0)), 0)::int8 AS vanished \
-             FROM sls_backfill.range r JOIN sls_backfill.pass p ON p.id = r.pass_id \
-             WHERE p.table_name = $1",
-        )
-        .bind(table.name())
-        .fetch_one(&mut *tx)
-        .await
-        .with_context(context)?;
-        let batches = pg::statement(
-            "SELECT coalesce(sum(rows) FILTER (WHERE kind = 'live'), 0)::int8 AS live, \
-             coalesce(sum(rows) FILTER (WHERE kind = 'revision'), 0)::int8 AS revisions, \
-             coalesce(sum(rows) FILTER (WHERE kind = 'lost'), 0)::int8 AS lost, \
-             coalesce(sum(rows) FILTER (WHERE kind = 'earlier'), 0)::int8 AS earlier, \
-             coalesce(sum(adopted_rows), 0)::int8 AS adopted, \
-             coalesce(sum(rows) FILTER (WHERE kind = 'live' AND state = 'intent'), 0)::int8 \
-               AS in_the_air, \
-             coalesce(sum(raw_bytes) FILTER (WHERE kind = 'live'), 0)::int8 AS raw_bytes, \
-             coalesce(sum(doubled_rows) FILTER (WHERE kind = 'live'), 0)::int8 AS doubled, \
-             coalesce(sum(not_json) FILTER (WHERE kind = 'live'), 0)::int8 AS not_json, \
-             count(*) FILTER (WHERE kind = 'live') AS batches \
-             FROM sls_backfill.batch b \
-             LEFT JOIN (SELECT logstore, max(number) AS number FROM sls_backfill.generation \
-               GROUP BY logstore) g ON g.logstore = b.logstore, \
-             LATERAL (SELECT CASE WHEN state IN ('split', 'abandoned') THEN 'given up' \
-               WHEN revises IS NOT NULL THEN 'revision' \
-               WHEN state = 'lost' THEN 'lost' \
-               WHEN state <> 'intent' AND generation < g.number THEN 'earlier' \
-               ELSE 'live' END AS kind) k \
-             WHERE table_name = $1 AND (kind <> 'given up' OR adopted_rows <> 0)",
-        )
-        .bind(table.name())
-        .fetch_one(&mut *tx)
-        .await
-        .with_context(context)?;
-        let holds = pg::statement(
-            "SELECT reason, count(*) AS rows FROM sls_backfill.hold \
-             WHERE table_name = $1 AND state = 'open' GROUP BY reason",
-        )
-        .bind(table.name())
-        .fetch_all(&mut *tx)
-        .await
-        .with_context(context)?;
-        let number = |row: &sqlx::postgres::PgRow, name: &str| -> anyhow::Result<u64> {
-            Ok(u64::try_from(row.try_get::<i64, _>(name)?)?)
-        };
-        let mut held = holds
-            .iter()
-            .map(|row| Ok((row.try_get("reason")?, number(row, "rows")?)))
-            .collect::<anyhow::Result<BTreeMap<String, u64>>>()?;
-        let expired = number(&ranges, "expired")?;
-        if expired > 0 {
-            *held.entry(HoldReason::Expired.name().to_owned()).or_default() += expired;
-        }
-        Ok(Account {
-            covered_until: covered.map(|until| until.to_string()),
-            seen: number(&ranges, "seen")?,
-            already: number(&ranges, "already")?,
-            gone: number(&ranges, "gone")?,
-            unread: number(&ranges, "unread")?,
-            vanished: number(&ranges, "vanished")?,
-            adopted: number(&batches, "adopted")?,
-            live: number(&batches, "live")?,
-            revisions: number(&batches, "revisions")?,
-            lost: number(&batches, "lost")?,
-            earlier: number(&batches, "earlier")?,
-            in_the_air: number(&batches, "in_the_air")?,
-            raw_bytes: number(&batches, "raw_bytes")?,
-            doubled: number(&batches, "doubled")?,
-            not_json: number(&batches, "not_json")?,
-            batches: number(&batches, "batches")?,
-            held,
-        })
+        account_in(&mut tx, table, covered).await
     }
+}
+
+/// The account of `table` as that transaction sees it.
+pub(in crate::ledger) async fn account_in(
+    tx: &mut Tx,
+    table: Table,
+    covered: Option<Timestamp>,
+) -> anyhow::Result<Account> {
+    let context = || format!("add up the account of {table}");
+    let ranges = pg::statement(
+        "SELECT coalesce(sum(r.rows_seen), 0)::int8 AS seen, \
+         coalesce(sum(r.rows_already), 0)::int8 AS already, \
+         coalesce(sum(r.rows_gone), 0)::int8 AS gone, \
+         coalesce(sum(r.rows_expired), 0)::int8 AS expired, \
+         coalesce(sum(greatest(r.rows_counted - r.rows_read, 0)), 0)::int8 AS unread, \
+         coalesce(sum(greatest(r.rows_read - r.rows_counted, 0)), 0)::int8 AS vanished \
+         FROM sls_backfill.range r JOIN sls_backfill.pass p ON p.id = r.pass_id \
+         WHERE p.table_name = $1",
+    )
+    .bind(table.name())
+    .fetch_one(&mut **tx)
+    .await
+    .with_context(context)?;
+    let batches = pg::made_statement(&format!(
+        "SELECT coalesce(sum(rows) FILTER (WHERE kind = 'live'), 0)::int8 AS live, \
+         coalesce(sum(rows) FILTER (WHERE kind = 'revision'), 0)::int8 AS revisions, \
+         coalesce(sum(rows) FILTER (WHERE kind = 'lost'), 0)::int8 AS lost, \
+         coalesce(sum(rows) FILTER (WHERE kind = 'earlier'), 0)::int8 AS earlier, \
+         coalesce(sum(adopted_rows), 0)::int8 AS adopted, \
+         coalesce(sum(rows) FILTER (WHERE kind = 'live' AND state = 'intent'), 0)::int8 \
+           AS in_the_air, \
+         coalesce(sum(raw_bytes) FILTER (WHERE kind = 'live'), 0)::int8 AS raw_bytes, \
+         coalesce(sum(doubled_rows) FILTER (WHERE kind = 'live'), 0)::int8 AS doubled, \
+         coalesce(sum(not_json) FILTER (WHERE kind = 'live'), 0)::int8 AS not_json, \
+         count(*) FILTER (WHERE kind = 'live') AS batches {BATCHES_BY_KIND}"
+    ))
+    .bind(table.name())
+    .fetch_one(&mut **tx)
+    .await
+    .with_context(context)?;
+    let holds = pg::statement(
+        "SELECT reason, count(*) AS rows FROM sls_backfill.hold \
+         WHERE table_name = $1 AND state = 'open' GROUP BY reason",
+    )
+    .bind(table.name())
+    .fetch_all(&mut **tx)
+    .await
+    .with_context(context)?;
+    let mut held = holds
+        .iter()
+        .map(|row| Ok((row.try_get("reason")?, number(row, "rows")?)))
+        .collect::<anyhow::Result<BTreeMap<String, u64>>>()?;
+    let expired = number(&ranges, "expired")?;
+    if expired > 0 {
+        *held.entry(HoldReason::Expired.name().to_owned()).or_default() += expired;
+    }
+    Ok(Account {
+        covered_until: covered.map(|until| until.to_string()),
+        seen: number(&ranges, "seen")?,
+        already: number(&ranges, "already")?,
+        gone: number(&ranges, "gone")?,
+        unread: number(&ranges, "unread")?,
+        vanished: number(&ranges, "vanished")?,
+        adopted: number(&batches, "adopted")?,
+        live: number(&batches, "live")?,
+        revisions: number(&batches, "revisions")?,
+        lost: number(&batches, "lost")?,
+        earlier: number(&batches, "earlier")?,
+        in_the_air: number(&batches, "in_the_air")?,
+        raw_bytes: number(&batches, "raw_bytes")?,
+        doubled: number(&batches, "doubled")?,
+        not_json: number(&batches, "not_json")?,
+        batches: number(&batches, "batches")?,
+        held,
+    })
+}
+
+pub(in crate::ledger) fn number(row: &PgRow, name: &str) -> anyhow::Result<u64> {
+    Ok(u64::try_from(row.try_get::<i64, _>(name)?)?)
 }
 
 #[cfg(test)]

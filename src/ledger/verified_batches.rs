@@ -1,6 +1,6 @@
 //! Batches as a verification needs them: to be judged by what SLS holds, or compared with Postgres.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::Context as _;
 use sqlx::Row as _;
@@ -14,6 +14,7 @@ use crate::ledger::generation::current_sql;
 use crate::ledger::sighting::sum_of;
 use crate::ledger::verification::Verification;
 use crate::pg;
+use crate::record::day::Day;
 use crate::record::digest::Sum;
 
 /// What the ledger says of a batch.
@@ -68,6 +69,17 @@ pub struct BatchToCompare {
     pub ingest_time: u32,
 }
 
+/// A day of a verification, the day on which rows finished; a batch counts as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VerifiedDay {
+    /// Rows of live batches.
+    pub sent: u64,
+    /// Those of batches that Postgres still has as they were sent.
+    pub equal_in_source: u64,
+    /// Those of batches that SLS has as they were sent.
+    pub proved_in_sls: u64,
+}
+
 /// The batches of a verification's scope, `b`; its parameters are $1 to $6.
 const IN_SCOPE: &str = "b.table_name = $1 AND b.id > $2 \
     AND ($3::timestamp IS NULL OR b.finished_last >= $3) \
@@ -120,6 +132,51 @@ impl Ledger {
         let is_adopted = row.try_get::<Option<bool>, _>("adopted")?.unwrap_or(false);
         let rows = u64::try_from(row.try_get::<i64, _>("rows")?)?;
         Ok((rows, first.filter(|_| !is_adopted)))
+    }
+
+    /// The days of the scope's live batches, by what this verification, which is done, has found of
+    /// each batch; `in_source`: the kinds of findings about Postgres.
+    pub async fn verified_days(
+        &self,
+        verification: &Verification,
+        in_source: &[&str],
+    ) -> anyhow::Result<BTreeMap<Day, VerifiedDay>> {
+        let mut tx = self.begin_count().await?;
+        let sql = format!(
+            "SELECT (d.day - DATE '2000-01-01')::int4 AS day, sum(d.rows)::int8 AS sent, \
+             coalesce(sum(d.rows) FILTER (WHERE is_equal), 0)::int8 AS equal, \
+             coalesce(sum(d.rows) FILTER (WHERE is_proved), 0)::int8 AS proved \
+             FROM (SELECT b.id, b.revises IS NULL AND b.state NOT IN ('purging', 'purged') \
+                 AND NOT EXISTS (SELECT FROM sls_backfill.verification_finding f \
+                   WHERE f.verification_id = $7 AND f.batch_id = b.id AND f.kind = ANY($8)) \
+                 AS is_equal, \
+               EXISTS (SELECT FROM sls_backfill.proof p WHERE p.batch_id = b.id \
+                 AND p.generation = (SELECT max(g.number) FROM sls_backfill.generation g \
+                   WHERE g.logstore = b.logstore)) AS is_proved \
+               FROM sls_backfill.batch b \
+               WHERE {IN_SCOPE} AND b.state NOT IN ('split', 'abandoned')) b \
+             JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
+             CROSS JOIN LATERAL unnest(r.finished_days, r.day_rows) AS d(day, rows) GROUP BY 1"
+        );
+        let rows = bind_scope(&sql, verification, Uuid::nil())
+            .bind(verification.id)
+            .bind(in_source.iter().map(|kind| (*kind).to_owned()).collect::<Vec<_>>())
+            .fetch_all(&mut *tx)
+            .await
+            .context("add up the days of a verification")?;
+        let number = |row: &PgRow, name: &str| -> anyhow::Result<u64> {
+            Ok(u64::try_from(row.try_get::<i64, _>(name)?)?)
+        };
+        rows.iter()
+            .map(|row| {
+                let day = VerifiedDay {
+                    sent: number(row, "sent")?,
+                    equal_in_source: number(row, "equal")?,
+                    proved_in_sls: number(row, "proved")?,
+                };
+                Ok((Day::from_postgres(row.try_get("day")?), day))
+            })
+            .collect()
     }
 
     /// The next batches of the scope behind `after`, at most `limit`, in the order of ids.

@@ -60,13 +60,17 @@ fn every_result_has_a_page_that_needs_no_network_and_shows_no_secret() {
     fixture.tool("run").run().exits(0);
     let counts = page(&fixture, folder, "verify --level counts", 0);
     assert!(counts.contains("rows in Postgres") && counts.contains("logs in SLS"));
-    page(&fixture, folder, "verify --level content", 0);
+    let content = page(&fixture, folder, "verify --level content", 0);
+    let both = "rows as sent, in Postgres</span><span class=\"key k1\">logs as sent, in SLS";
+    assert_eq!(content.matches(both).count(), 2, "a chart of each table: {content}");
     let parity = page(&fixture, folder, "verify --level parity", 0);
     assert!(parity.contains("equal"));
     let purge = page(&fixture, folder, "purge --older-than 5d", 0);
     assert!(purge.contains("rows that may go"));
     let report = page(&fixture, folder, "report", 0);
     assert!(report.contains("Throughput by hour") && report.contains("held: running"));
+    let both = "rows read from Postgres</span><span class=\"key k1\">logs in SLS";
+    assert_eq!(report.matches(both).count(), 2, "a chart of each table: {report}");
     // A page that cannot be written is no success.
     let nowhere = folder.join("nowhere/page.html");
     fixture.tool(&format!("report --html {}", nowhere.display())).run().exits(70).tells("write ");

@@ -159,9 +159,18 @@ fn a_plan_writes_nothing_needs_no_sls_and_fits_the_terminal() {
     let path = folder.path().join("prices.json");
     let mut prices = plan["prices"].clone();
     prices["currency"] = json!("CNY");
+    let index = prices["index_traffic_per_gb"].as_f64().unwrap();
+    prices["index_traffic_per_gb"] = json!(3.0 * index);
     std::fs::write(&path, prices.to_string()).unwrap();
     let prices = format!("plan --tables workflow_runs --prices {}", path.display());
     tool(&prices).run().exits(0).prints("CNY");
+    // Only what its price says is dearer; another sample of a few rows weighs the same.
+    let dearer = tool(&format!("{prices} --output json")).run().exits(0);
+    let dearer: Value = serde_json::from_str(&dearer.stdout).unwrap();
+    let times =
+        |item: &str| dearer["cost"][item].as_f64().unwrap() / plan["cost"][item].as_f64().unwrap();
+    assert!((times("index_traffic") - 3.0).abs() < 0.01, "{dearer}");
+    assert!((times("write_traffic") - 1.0).abs() < 0.01, "{dearer}");
     std::fs::write(&path, "{}").unwrap();
     tool(&prices).run().exits(2).tells("prices.json");
 }

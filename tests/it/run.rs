@@ -52,7 +52,27 @@ fn a_nightly_run_accounts_for_itself_and_status_counts_every_row_once() {
         .tool("status --tables workflow_runs")
         .run()
         .exits(0)
-        .prints("workflow_runs: 301 rows seen = 296 in SLS + 5 held + 0 gone");
+        .prints("workflow_runs: 301 rows seen = 296 in SLS + 5 held + 0 gone")
+        .prints(
+            "      300 rows seen = 294 in SLS + 5 held + 1 with other passes + 0 already + 0 gone",
+        )
+        .prints("      29 rows seen = 0 in SLS + 0 held + 29 already + 0 gone")
+        .prints("      30 rows seen + 1 of other passes = 2 in SLS + 0 held + 29 already + 0 gone");
+    // Pass by pass it adds up to the whole; and a row that has moved is one that one pass has
+    // held and another has sent, as the ledger's entries say, too.
+    let status = fixture.tool("status --tables workflow_runs --output json").run().exits(0);
+    let status: serde_json::Value = serde_json::from_str(&status.stdout).unwrap();
+    let runs = &status["tables"]["workflow_runs"];
+    let passes = runs["passes"].as_array().unwrap();
+    let sum = |name: &str| passes.iter().map(|pass| pass[name].as_i64().unwrap()).sum::<i64>();
+    assert_eq!((passes.len(), sum("moved")), (4, 0));
+    assert_eq!(sum("seen") - sum("already"), runs["seen"].as_i64().unwrap());
+    assert_eq!((sum("live"), sum("held"), sum("gone")), (296, 5, 0));
+    let moved = fixture.database.psql(
+        "SELECT count(*) FROM sls_backfill.hold h JOIN sls_backfill.batch b ON b.id = h.batch_id \
+         WHERE h.state = 'stored' AND h.pass_id <> b.pass_id",
+    );
+    assert_eq!(moved.trim(), passes[0]["moved"].to_string());
 }
 
 #[test]

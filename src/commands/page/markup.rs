@@ -91,3 +91,26 @@ fn one(section: &Section) -> Markup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::page::sections::sections;
+    use serde_json::json;
+
+    #[test]
+    fn a_page_of_a_million_differences_over_ten_years_stays_small_and_says_how_many_there_are() {
+        let difference = |nth: u32| json!({"id": nth, "what": "status", "detail": "x".repeat(40)});
+        let day = |nth: u32| json!({"day": nth.to_string(), "verdict": "differs", "postgres": "1"});
+        let result = json!({"tables": {"workflow_runs": {
+            "differences": (0..10_000).map(difference).collect::<Vec<_>>(),
+            "differences_left_out": "990000",
+            "days": (0..3650).map(day).collect::<Vec<_>>(),
+        }}});
+        let head = Head { title: "Verification", command: "", now: "", settings: &[] };
+        let page = page(&head, &sections(&result));
+        assert!(page.len() < 300_000, "{} bytes", page.len());
+        assert!(page.contains("The first 500 of 1,000,000"), "{page}");
+        assert!(page.contains("The first 500 of 3,650"), "{page}");
+    }
+}

@@ -70,8 +70,12 @@ fn section(title: &str, result: &Value) -> Section {
                 }
             }
             (_, Value::Array(rows)) => {
-                let texts = rows.iter().map(|row| text("", row));
+                let texts = rows.iter().take(ROWS_MAX).map(|row| text("", row));
                 section.notes.extend(texts.map(|text| format!("{}: {text}", words(name))));
+                if rows.len() > ROWS_MAX {
+                    let all = HumanCount(rows.len() as u64);
+                    section.notes.push(format!("{}: {ROWS_MAX} of {all} are told", words(name)));
+                }
             }
             (_, value) => section.figures.push(figure(name, value)),
         }
@@ -154,6 +158,7 @@ enum DayKind {
     Compared,
     Purge,
     Stored,
+    Verified,
     Planned,
 }
 
@@ -167,7 +172,9 @@ fn chart(days: &Value) -> Option<Chart> {
     } else if has("proved") {
         (["rows that may go", "rows that stay"], DayKind::Purge)
     } else if has("stored") {
-        (["rows in SLS", "rows held"], DayKind::Stored)
+        (["rows read from Postgres", "logs in SLS"], DayKind::Stored)
+    } else if has("proved_in_sls") {
+        (["rows as sent, in Postgres", "logs as sent, in SLS"], DayKind::Verified)
     } else {
         (["rows", ""], DayKind::Planned)
     };
@@ -176,7 +183,8 @@ fn chart(days: &Value) -> Option<Chart> {
         match kind {
             DayKind::Compared => [get("postgres"), number(&day["sls"]["logs"])],
             DayKind::Purge => [get("proved"), get("not_proved") + get("held") + get("not_kept")],
-            DayKind::Stored => [get("stored"), get("held")],
+            DayKind::Stored => [get("read"), get("stored")],
+            DayKind::Verified => [get("equal_in_postgres"), get("proved_in_sls")],
             DayKind::Planned => [get("rows"), 0.0],
         }
     };
@@ -288,5 +296,20 @@ mod tests {
         let all = sections(&result);
         let table = &all[0].tables[0];
         assert_eq!((table.rows.len(), table.total), (ROWS_MAX, 1_000_000));
+        let notes = vec!["a note"; 10_000];
+        assert_eq!(sections(&json!({"notes": notes}))[0].notes.len(), ROWS_MAX + 1);
+    }
+
+    #[test]
+    fn days_are_postgres_against_sls_in_whatever_words_a_result_tells_of_them() {
+        let values = |day: Value| {
+            let all = sections(&json!({"tables": {"workflow_runs": {"days": [day]}}}));
+            all[0].charts[0].bars[0].values
+        };
+        assert_eq!(values(json!({"postgres": "9", "sls": {"logs": "8"}})), [9.0, 8.0]);
+        let report = json!({"read": "9", "stored": "7", "held": "2", "in_doubt": "0"});
+        assert_eq!(values(report), [9.0, 7.0]);
+        let content = json!({"sent": "9", "equal_in_postgres": "6", "proved_in_sls": "5"});
+        assert_eq!(values(content), [6.0, 5.0]);
     }
 }

@@ -8,11 +8,13 @@ use crate::commands::setup;
 use crate::commands::verify::{Outcome, Verify, number};
 use crate::dify::conversion::LogTime;
 use crate::ledger::finding::Finding;
+use crate::ledger::verified_batches::VerifiedDay;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::verify::content::compare::{NOT_COMPARED, SOURCE_CHANGED, SOURCE_GONE};
 use crate::pipeline::verify::content::unaccounted::UNACCOUNTED;
 use crate::pipeline::verify::content::verdict::Verdict;
 use crate::pipeline::verify::content::{self, ContentParts, ContentReport};
+use crate::record::day::Day;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::source::catalog::Shape;
@@ -222,6 +224,14 @@ fn as_json(report: &ContentReport, findings: &[(i64, Finding)]) -> Value {
         json!({"batches": number(findings), "rows": number(rows)})
     };
     let listed: Vec<_> = findings.iter().map(|(_, finding)| finding_as_json(finding)).collect();
+    let day = |(day, of_day): (&Day, &VerifiedDay)| {
+        json!({
+            "day": day,
+            "sent": number(of_day.sent),
+            "equal_in_postgres": number(of_day.equal_in_source),
+            "proved_in_sls": number(of_day.proved_in_sls),
+        })
+    };
     let all: u64 = report.findings.values().map(|(findings, ..)| findings).sum();
     json!({
         "verification": number(report.id.unsigned_abs()),
@@ -238,6 +248,7 @@ fn as_json(report: &ContentReport, findings: &[(i64, Finding)]) -> Value {
             "gone": of(SOURCE_GONE),
             "not_compared": of(NOT_COMPARED),
         },
+        "days": report.days.iter().map(day).collect::<Vec<_>>(),
         "rows_looked_for": number(report.rows_accounted),
         "unaccounted_rows": of(UNACCOUNTED)["rows"],
         "findings": listed,

@@ -30,6 +30,7 @@ use uuid::Uuid;
 use crate::dify::conversion::Conversion;
 use crate::ledger::Ledger;
 use crate::ledger::verification::{BatchScope, ShardSpan, Verification};
+use crate::ledger::verified_batches::VerifiedDay;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::recover::rules::Timings;
 use crate::pipeline::retry::with_retries;
@@ -44,6 +45,7 @@ use crate::pipeline::verify::content::sample::{SampleReport, sample, unwritten};
 use crate::pipeline::verify::content::shard_reader::{ReadTally, ReaderParts};
 use crate::pipeline::verify::content::unaccounted::{AccountParts, UNACCOUNTED};
 use crate::pipeline::verify::content::verdict::{Look, Verdict};
+use crate::record::day::Day;
 use crate::record::table::Table;
 use crate::sls::client::Client;
 use crate::source::Source;
@@ -54,6 +56,9 @@ const CLOCKS_S: i64 = 3600;
 
 /// Findings read from the ledger at once.
 const PAGE_FINDINGS: u32 = 1000;
+
+/// The kinds of findings about what Postgres has of a batch.
+const IN_SOURCE: [&str; 4] = [SOURCE_CHANGED, SOURCE_DIFFERS, SOURCE_GONE, NOT_COMPARED];
 
 /// What is verified, and with what.
 #[derive(Clone)]
@@ -79,6 +84,8 @@ pub struct ContentReport {
     pub verdicts: BTreeMap<Verdict, VerdictTally>,
     pub read: ReadTally,
     pub compared: CompareTally,
+    /// The days of the batches in scope.
+    pub days: BTreeMap<Day, VerifiedDay>,
     /// By kind of finding: findings, rows, logs found.
     pub findings: BTreeMap<String, (u64, u64, u64)>,
     /// Rows of Postgres that must be known, and were looked for.
@@ -232,6 +239,7 @@ pub async fn verify(
     ledger.end_verification(verification.id).await?;
     let findings = ledger.finding_counts(verification.id).await?;
     Ok(Some(ContentReport {
+        days: ledger.verified_days(&verification, &IN_SOURCE).await?,
         verdicts,
         read,
         compared,
@@ -289,8 +297,7 @@ impl Targets {
                 None => return Ok(None),
             }
         }
-        let kinds = [SOURCE_CHANGED, SOURCE_DIFFERS, SOURCE_GONE, NOT_COMPARED];
-        ledger.renew_findings(verification, &kinds, &all).await?;
+        ledger.renew_findings(verification, &IN_SOURCE, &all).await?;
         Ok(Some(tally))
     }
 

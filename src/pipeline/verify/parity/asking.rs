@@ -219,3 +219,27 @@ fn condition(owner: &Owner) -> String {
         escaped(&owner.trigger)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_cannot_be_read_is_an_error_and_never_no_logs() {
+        let row = |pairs: &[(&str, &str)]| -> Row {
+            pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+        };
+        let counted = logs_by(&row(&[("date", "2025-01-31"), ("logs", "12")]), "date").unwrap();
+        assert_eq!(counted, ("2025-01-31".to_owned(), 12));
+        for (odd, why) in [
+            (row(&[("logs", "12")]), "SLS answers without the column date"),
+            (row(&[("date", "2025-01-31")]), "SLS answers without the column logs"),
+            (row(&[("date", "2025-01-31"), ("logs", "")]), "SLS counts `` logs"),
+            (row(&[("date", "2025-01-31"), ("logs", "null")]), "SLS counts `null` logs"),
+            (row(&[("date", "2025-01-31"), ("logs", "-1")]), "SLS counts `-1` logs"),
+            (row(&[("date", "2025-01-31"), ("logs", "1.2E1")]), "SLS counts `1.2E1` logs"),
+        ] {
+            assert_eq!(logs_by(&odd, "date").unwrap_err().to_string(), why);
+        }
+    }
+}
