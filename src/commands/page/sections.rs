@@ -302,7 +302,8 @@ mod tests {
 
     #[test]
     fn days_are_postgres_against_sls_in_whatever_words_a_result_tells_of_them() {
-        let values = |day: Value| {
+        let values = |mut day: Value| {
+            day["day"] = json!("2026-01-02");
             let all = sections(&json!({"tables": {"workflow_runs": {"days": [day]}}}));
             all[0].charts[0].bars[0].values
         };
