@@ -6,7 +6,7 @@ use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::tool::Running;
-use crate::harness::{DEADLINE, at_once, poll};
+use crate::harness::{DEADLINE, poll};
 
 /// Waits for `running` to have ended well; gives the most sessions that it had at any moment.
 fn sessions_max(fixture: &Fixture, mut running: Running) -> u32 {
@@ -25,19 +25,17 @@ fn sessions_max(fixture: &Fixture, mut running: Running) -> u32 {
 
 #[test]
 fn a_run_opens_as_many_connections_as_it_says() {
-    at_once(
-        [("", 14), (" --connections 5", 5), (" --connections 2", 2)],
-        |(flags, connections)| {
-            let fixture = Fixture::new("dify-1.12");
-            fixture.fill(1500, 20);
-            fixture.slow_down(20);
-            let run = format!("run --batch-kib 64 --range-rows 300{flags}");
-            let most = sessions_max(&fixture, fixture.tool(&run).spawn());
-            assert!((1..=connections).contains(&most), "{run}: {most} sessions");
-            assert!(connections == 14 || most == connections, "{run}: {most} sessions");
-            fixture.holds_every_finished_row_once();
-        },
-    );
+    // One after the other: each has the sessions of a whole run.
+    for (flags, connections) in [("", 14), (" --connections 5", 5), (" --connections 2", 2)] {
+        let fixture = Fixture::new("dify-1.12");
+        fixture.fill(1500, 20);
+        fixture.slow_down(20);
+        let run = format!("run --batch-kib 64 --range-rows 300{flags}");
+        let most = sessions_max(&fixture, fixture.tool(&run).spawn());
+        assert!((1..=connections).contains(&most), "{run}: {most} sessions");
+        assert!(connections == 14 || most == connections, "{run}: {most} sessions");
+        fixture.holds_every_finished_row_once();
+    }
 }
 
 #[test]

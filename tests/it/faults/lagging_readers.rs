@@ -1,6 +1,5 @@
 //! Readers that are behind: what is stored and not visible yet, against what is not there.
 
-
 use serde_json::json;
 
 use crate::faults::Numbers::Unproven;
