@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::simulator::Simulator;
+use crate::harness::{DEADLINE, poll};
 
 /// How many batches of the ledger are in each state.
 fn batches(fixture: &Fixture) -> String {
@@ -114,7 +114,7 @@ fn an_sls_that_says_stored_and_drops_old_logs_stops_every_run_until_a_person_dec
     assert_eq!(batches(&fixture), "stored|1");
     // SLS still drops old logs; these are of now.
     let resend = format!("{IMPATIENT} --resend-unkept --log-time ingest --new-conversion");
-    poll("the signature to be over", Duration::from_secs(20), || {
+    poll("the signature to be over", DEADLINE, || {
         let outcome = fixture.tool(&resend).run();
         match outcome.status.code() {
             Some(75) => None,
@@ -159,7 +159,7 @@ fn an_acknowledged_batch_that_cannot_be_pulled_yet_stays_stored_and_is_not_sent_
     assert_eq!(batches(&fixture), "stored|1", "no second one of that age");
     // What only was slow is found by whichever run comes later, even if it may be sent again.
     fixture.sls.switch(&json!({"receive_lag_ms": null}));
-    poll("the batch to be found", Duration::from_secs(30), || {
+    poll("the batch to be found", DEADLINE, || {
         let outcome = fixture.tool(IMPATIENT).run();
         match outcome.status.code() {
             Some(4) => None,
@@ -183,7 +183,7 @@ fn a_batch_of_which_sls_gives_back_a_part_is_not_sent_again_even_when_asked() {
     fixture.sls.switch(&json!({"split_groups_ms": null}));
     // The other half comes before the run has ended: what is sent now is shown after it.
     let patient = IMPATIENT.replace("--pull-wait-s 1", "--pull-wait-s 30");
-    poll("the signature to be over", Duration::from_secs(12), || {
+    poll("the signature to be over", DEADLINE, || {
         let outcome = fixture.tool(&format!("{patient} --resend-unkept")).run();
         (outcome.status.code() != Some(75)).then_some(outcome)
     })

@@ -4,7 +4,6 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -13,7 +12,7 @@ use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::simulator::Simulator;
 use crate::harness::tool::{Outcome, Tool};
-use crate::harness::{golden, poll};
+use crate::harness::{DEADLINE, golden, poll};
 
 const RUNS: &str = "workflow_runs";
 const NODES: &str = "workflow_node_executions";
@@ -260,7 +259,7 @@ fn a_restart_of_postgres_loses_and_doubles_nothing() {
     fixture.slow_down(20);
     let mut running = fixture.tool("run --workers 2 --batch-kib 64").spawn();
     running.wait_for("order time");
-    poll("some batches to be stored", Duration::from_secs(10), || {
+    poll("some batches to be stored", DEADLINE, || {
         (fixture.stored("workflow_execution").len() > 300).then_some(())
     });
     cluster.restart();

@@ -1,18 +1,17 @@
 //! How many connections to Postgres a process opens, so that Dify keeps its own.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::tool::Running;
+use crate::harness::{DEADLINE, poll};
 
 /// Waits for `running` to have ended well; gives the most sessions that it had at any moment.
 fn sessions_max(fixture: &Fixture, mut running: Running) -> u32 {
     let mut most = 0;
-    poll("the run to end", Duration::from_secs(60), || {
+    poll("the run to end", DEADLINE, || {
         let count = fixture.database.psql(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'dify-sls-backfill' \
              AND datname = current_database()",
@@ -26,6 +25,7 @@ fn sessions_max(fixture: &Fixture, mut running: Running) -> u32 {
 
 #[test]
 fn a_run_opens_as_many_connections_as_it_says() {
+    // One after the other: each has the sessions of a whole run.
     for (flags, connections) in [("", 14), (" --connections 5", 5), (" --connections 2", 2)] {
         let fixture = Fixture::new("dify-1.12");
         fixture.fill(1500, 20);
@@ -76,8 +76,7 @@ fn sixteen_processes_that_begin_at_once_share_the_work() {
     fixture.fill(1500, 20);
     fixture.slow_down(20);
     let run = "run --join --workers 1 --connections 2 --batch-kib 64 --range-rows 100";
-    let deadline = Duration::from_secs(90);
-    let all: Vec<_> = (0..16).map(|_| fixture.tool(run).deadline(deadline).spawn()).collect();
+    let all: Vec<_> = (0..16).map(|_| fixture.tool(run).spawn()).collect();
     for running in all {
         running.wait().exits(0);
     }

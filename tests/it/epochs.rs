@@ -2,16 +2,15 @@
 //! sends, and `audit` makes it fit again. The simulator's own count says that no row is there twice.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::session::Sessions;
 use crate::harness::tool::Tool;
+use crate::harness::{DEADLINE, poll};
 
 /// A run whose processes look every 130 ms whether others are at work.
 const RUN: &str = "run --signature-life-s 2 --late-s 1 --visible-s 1 --batch-kib 64 \
@@ -122,7 +121,7 @@ fn a_ledger_that_went_back_within_one_run_meets_batches_that_it_lacks() {
     fixture.fill(600, 10);
     fixture.slow_down(20);
     let running = fixture.tool(RUN).spawn();
-    poll("ten batches", Duration::from_secs(30), || {
+    poll("ten batches", DEADLINE, || {
         let batches = "SELECT count(*) FROM sls_backfill.batch WHERE state <> 'intent'";
         let batches = fixture.database.try_psql(batches).ok()?.parse::<u32>().ok()?;
         (batches >= 10).then_some(())
@@ -175,7 +174,7 @@ fn a_run_stops_when_a_copy_is_audited_meanwhile() {
     staging.psql(FORGET_WHO);
     fixture.slow_down(50);
     let running = fixture.tool(RUN).spawn();
-    poll("a batch of the second run", Duration::from_secs(30), || {
+    poll("a batch of the second run", DEADLINE, || {
         let alive = "SELECT count(*) FROM sls_backfill.batch b JOIN sls_backfill.lane l \
                      ON l.id = b.lane_id JOIN sls_backfill.process p ON p.id = l.process_id \
                      WHERE p.ended_at IS NULL";
@@ -231,10 +230,10 @@ fn a_replica_that_lacks_the_last_second_is_on_another_timeline() {
     let psql = |sql: &str| sessions.run(sql).unwrap();
     let seen = "SELECT count(*) FROM sls_backfill.batch";
     let wanted = fixture.database.psql(seen);
-    poll("the replica to follow", Duration::from_secs(30), || (psql(seen) == wanted).then_some(()));
+    poll("the replica to follow", DEADLINE, || (psql(seen) == wanted).then_some(()));
     psql("ALTER SYSTEM SET primary_conninfo = ''");
     psql("SELECT pg_reload_conf()");
-    poll("the replica to stand alone", Duration::from_secs(30), || {
+    poll("the replica to stand alone", DEADLINE, || {
         (psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0").then_some(())
     });
     fixture.tool(RUN).arg("--max-rows=200").run().exits(75);
@@ -272,7 +271,7 @@ fn a_kill_before_or_after_the_groups_are_made_costs_nothing() {
         let action = json!({action: {"then_cut": action == "hold_before"}});
         fixture.sls.post("/_sim/faults", &json!({"kind": "admin", "nth": nth, "action": action}));
         let running = fixture.tool(RUN).spawn();
-        poll("the request that is held", Duration::from_secs(30), || {
+        poll("the request that is held", DEADLINE, || {
             let faults: serde_json::Value =
                 serde_json::from_str(&fixture.sls.get("/_sim/faults")).unwrap();
             (faults["held"] != json!(0)).then_some(())
@@ -352,9 +351,7 @@ fn an_intent_that_never_arrived_is_given_up_where_another_batch_has_its_rows() {
     fixture.sls.order(&json!({"kind": "put", "times": 1_000_000, "action": "cut_before"}));
     let running = fixture.tool(RUN).spawn();
     let intents = "SELECT count(*) FROM sls_backfill.batch WHERE state = 'intent'";
-    poll("an intent", Duration::from_secs(30), || {
-        (fixture.database.psql(intents) != "0").then_some(())
-    });
+    poll("an intent", DEADLINE, || (fixture.database.psql(intents) != "0").then_some(()));
     running.kill();
     fixture.sls.forget_faults();
     in_the(&staging, &fixture, RUN).run().exits(3);

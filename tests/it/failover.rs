@@ -2,7 +2,6 @@
 //! crashes, behind a PgBouncer. Counted by id in the simulator, nothing is there twice.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -10,7 +9,7 @@ use crate::harness::bouncer::Bouncer;
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
+use crate::harness::{DEADLINE, poll};
 
 /// Its process looks once a minute whether others are at work: whatever is found here is found by
 /// the statements themselves.
@@ -23,7 +22,7 @@ const STORED: &str = "SELECT count(*) FROM sls_backfill.batch WHERE state IN ('s
 /// Waits until `number` batches are known to be stored.
 #[track_caller]
 fn wait_for_batches(fixture: &Fixture, number: usize) {
-    poll(&format!("{number} batches"), Duration::from_secs(30), || {
+    poll(&format!("{number} batches"), DEADLINE, || {
         let stored = fixture.database.try_psql(STORED).ok()?.trim().parse::<usize>().ok()?;
         (stored >= number).then_some(())
     });
@@ -44,7 +43,7 @@ fn a_replica_promoted_behind_a_pgbouncer_in_mid_run_stops_it_and_doubles_nothing
     // From here on the replica hears of nothing.
     psql("ALTER SYSTEM SET primary_conninfo = ''");
     psql("SELECT pg_reload_conf()");
-    poll("the replica to stand alone", Duration::from_secs(30), || {
+    poll("the replica to stand alone", DEADLINE, || {
         (psql("SELECT count(*) FROM pg_stat_wal_receiver") == "0").then_some(())
     });
     let kept: usize = psql(STORED).parse().unwrap();
@@ -75,7 +74,7 @@ fn a_step_is_not_recorded_on_a_promoted_replica_even_if_it_lacks_nothing() {
     let run = format!("{RUN} --tables workflow_runs");
     let running = fixture.tool(&run).env("DB_PORT", bouncer.port.to_string()).spawn();
     fixture.sls.wait_until("held", 1);
-    poll("the range on the replica", Duration::from_secs(30), || {
+    poll("the range on the replica", DEADLINE, || {
         (psql("SELECT count(*) > 0 FROM sls_backfill.range WHERE owner IS NOT NULL") == "t")
             .then_some(())
     });
@@ -93,7 +92,7 @@ fn a_process_whose_own_range_went_back_ends() {
     fixture.fill(400, 20);
     fixture.slow_down(100);
     let run = RUN.replace("--workers 2", "--workers 1").replace("rows 50", "rows 5000");
-    let running = fixture.tool(&run).deadline(Duration::from_secs(25)).spawn();
+    let running = fixture.tool(&run).spawn();
     wait_for_batches(&fixture, 3);
     // No timeline tells of it: as after the snapshot of a disk.
     fixture.database.psql("UPDATE sls_backfill.range SET position = after WHERE owner IS NOT NULL");

@@ -29,6 +29,17 @@ use std::time::{Duration, Instant};
 /// because all tests share its cores.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
+/// Does `work` with each of `cases` at the same time: most of what tests do is to wait. Fails if one
+/// of them does.
+pub(crate) fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, work: impl Fn(T) + Sync) {
+    let work = &work;
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || work(case));
+        }
+    });
+}
+
 /// Asks `ready` every 5 ms until it answers; panics with `what` after `deadline`.
 #[track_caller]
 pub(crate) fn poll<T>(what: &str, deadline: Duration, mut ready: impl FnMut() -> Option<T>) -> T {

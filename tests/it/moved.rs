@@ -1,11 +1,9 @@
 //! Rows whose `created_at` is changed: ids decide whether a row was sent, whatever the window says.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
+use crate::harness::{DEADLINE, poll};
 
 /// Every row, as if it had been created longer ago.
 const MOVE_BACK: &str = "UPDATE workflow_runs SET created_at = created_at - interval '400 days'; \
@@ -29,9 +27,7 @@ fn a_row_that_moves_behind_the_position_of_its_pass_is_not_sent_again() {
     let run = "run --batch-kib 64 --workers 1 --range-rows 300";
     let running = fixture.tool(run).spawn();
     let stored = "SELECT count(*) > 1 FROM sls_backfill.batch WHERE state <> 'intent'";
-    poll("two batches in SLS", Duration::from_secs(30), || {
-        (fixture.database.psql(stored) == "t").then_some(())
-    });
+    poll("two batches in SLS", DEADLINE, || (fixture.database.psql(stored) == "t").then_some(()));
     // What was read first is the oldest; now it is the youngest of the window.
     fixture.database.psql(
         "UPDATE workflow_runs SET created_at = (SELECT max(created_at) FROM workflow_runs) \
@@ -65,7 +61,7 @@ fn a_row_that_two_workers_have_looked_up_is_taken_by_one_of_them() {
     );
     let open =
         format!("SELECT count(*) FROM sls_backfill.range WHERE state = 'open' AND id <> {range}");
-    poll("the other worker's end", Duration::from_secs(30), || {
+    poll("the other worker's end", DEADLINE, || {
         let cut = fixture.database.psql("SELECT bool_or(cut_done) FROM sls_backfill.pass") == "t";
         (cut && fixture.database.psql(&open) == "0").then_some(())
     });

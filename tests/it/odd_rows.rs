@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::harness::at_once;
 use crate::harness::fixture::Fixture;
 use crate::harness::simulator::StoredLog;
 use crate::harness::tool::Running;
@@ -210,7 +211,7 @@ fn rows_over_the_limits_are_held_and_cost_no_memory() {
 
 #[test]
 fn ten_thousand_rows_of_one_moment_are_paged_without_loss() {
-    for order in ["time", "by-run", "walk"] {
+    at_once(["time", "by-run", "walk"], |order| {
         let fixture = Fixture::new("dify-1.12");
         fixture.fill(2500, 5);
         // One second each, and NULL stays NULL.
@@ -227,7 +228,7 @@ fn ten_thousand_rows_of_one_moment_are_paged_without_loss() {
             .prints("10,000 rows seen = 9,800 in SLS + 200 held + 0 already + 0 gone");
         fixture.tool("run").run().exits(0);
         fixture.holds_every_finished_row_once();
-    }
+    });
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! Rates and quotas: how fast a run may go, and that it shows why it waits.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::json;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::session::Sessions;
 use crate::harness::simulator::Simulator;
+use crate::harness::{DEADLINE, poll};
 
 #[test]
 fn a_rate_is_kept_and_shown_as_the_reason_to_wait() {
@@ -84,12 +84,12 @@ fn reading_waits_for_a_replica_that_is_too_far_behind() {
     let ledger = fixture.database.url();
     let sessions = Sessions::new(replica.port, &fixture.database.name);
     let on_replica = |sql: &str| sessions.run(sql).unwrap();
-    poll("the replica to have it all", Duration::from_secs(20), || {
+    poll("the replica to have it all", DEADLINE, || {
         (on_replica("SELECT count(*) FROM workflow_runs") == "200").then_some(())
     });
     on_replica("SELECT pg_wal_replay_pause()");
     fixture.database.psql("CREATE TABLE something_new (id int)");
-    poll("the replica to be behind", Duration::from_secs(20), || {
+    poll("the replica to be behind", DEADLINE, || {
         let sql = "SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn() \
                    AND clock_timestamp() - pg_last_xact_replay_timestamp() > interval '2 seconds'";
         (on_replica(sql) == "t").then_some(())

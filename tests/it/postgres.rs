@@ -1,14 +1,13 @@
 //! What is between the tool and Postgres: PgBouncer, replicas, restarts, rights, and plans.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::harness::bouncer::Bouncer;
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::simulator::Simulator;
+use crate::harness::{DEADLINE, poll};
 
 /// A world where nothing was done yet: not even the ledger is there.
 fn untouched(cluster: &Arc<Cluster>) -> Fixture {
@@ -65,7 +64,7 @@ fn a_replica_is_read_with_its_ledger_on_the_primary() {
     let replica = primary.start_replica();
     // Before the first commit reaches it, it cannot say up to when it shows what there is.
     fixture.fill(200, 20);
-    poll("the replica to have it all", Duration::from_secs(20), || {
+    poll("the replica to have it all", DEADLINE, || {
         let sql = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication";
         (fixture.database.psql(sql) == "t").then_some(())
     });

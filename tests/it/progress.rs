@@ -1,12 +1,10 @@
 //! What a person, a log file and a program see of a run.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::tool::{Running, Tool};
+use crate::harness::{DEADLINE, poll};
 
 /// A run that takes a few seconds where SLS answers slowly.
 const SLOW_RUN: &str = "run --workers 2 --batch-kib 64";
@@ -143,7 +141,7 @@ impl Terminal {
     }
 
     fn wait_for(&mut self, text: &str) {
-        poll(text, Duration::from_secs(30), || self.script.stdout().contains(text).then_some(()));
+        poll(text, DEADLINE, || self.script.stdout().contains(text).then_some(()));
     }
 
     /// What Ctrl-C does.

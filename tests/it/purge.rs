@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::harness::at_once;
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::{Fixture, TABLES};
@@ -151,7 +152,7 @@ fn a_column_that_came_later_keeps_its_row_unless_it_is_null() {
 
 #[test]
 fn nothing_is_deleted_that_sls_does_not_hold_any_more() {
-    for made_anew in [false, true] {
+    at_once([false, true], |made_anew| {
         let fixture = migrated();
         for (_, logstore) in TABLES {
             fixture.delete_logstore(logstore);
@@ -163,7 +164,7 @@ fn nothing_is_deleted_that_sls_does_not_hold_any_more() {
         assert!([3, 4].contains(&outcome.status.code().unwrap()), "{outcome}");
         assert_eq!(count(&fixture.database, "workflow_runs"), 120, "{outcome}");
         assert_eq!(count(&fixture.database, NODES), 480, "{outcome}");
-    }
+    });
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -16,9 +15,9 @@ use crate::harness::bouncer::Bouncer;
 use crate::harness::cluster::{Cluster, Owner, binary};
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::simulator::Simulator;
 use crate::harness::tool::{Outcome, Running, Tool};
+use crate::harness::{DEADLINE, poll};
 
 /// Fewer rows than any limit, more than one.
 fn small_world() -> Fixture {
@@ -371,7 +370,7 @@ impl Secrets {
 /// The command line as every user of this machine can see it.
 fn command_line(running: &Running) -> String {
     let path = format!("/proc/{}/cmdline", running.id());
-    poll("the program to be started", Duration::from_secs(10), || {
+    poll("the program to be started", DEADLINE, || {
         let text = String::from_utf8_lossy(&fs::read(&path).ok()?).replace('\0', " ");
         // Before exec it is still the test's own; a process that has ended has none.
         (text.is_empty() || text.contains("dify-sls-backfill ")).then_some(text)

@@ -7,6 +7,7 @@ use dify_sls_backfill::wire::log_group::LogGroupWriter;
 use serde_json::Value;
 
 use crate::faults::{SHORT, fault, refuse};
+use crate::harness::at_once;
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
@@ -102,7 +103,7 @@ fn a_wrong_source_is_refused_and_stops_nothing() {
 
 #[test]
 fn a_request_that_sls_has_timed_out_is_repeated() {
-    for proven in [true, false] {
+    at_once([true, false], |proven| {
         let fixture = Fixture::new("dify-1.12");
         fixture.fill(100, 5);
         fixture.set_proven(proven);
@@ -110,7 +111,7 @@ fn a_request_that_sls_has_timed_out_is_repeated() {
         fixture.sls.order(&fault("put", 1, 2, timed_out));
         fixture.tool(SHORT).run().exits(0).tells("RequestTimeout");
         fixture.holds_every_finished_row_once();
-    }
+    });
 }
 
 #[test]

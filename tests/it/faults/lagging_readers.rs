@@ -1,15 +1,13 @@
 //! Readers that are behind: what is stored and not visible yet, against what is not there.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::faults::Numbers::Unproven;
 use crate::faults::{Case, SHORT, ends_well, fault};
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::simulator::Simulator;
+use crate::harness::{DEADLINE, at_once, poll};
 
 #[test]
 fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
@@ -30,7 +28,7 @@ fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
 fn a_batch_behind_readers_that_lag_further_than_the_clock_believes_is_not_stored_twice() {
     // With a bound the clock is right. Without one, every group of a shard waits behind the one
     // before: in the end for a quarter of a minute.
-    for lag_max_ms in [Some(800), None] {
+    at_once([Some(800), None], |lag_max_ms| {
         let fixture = Fixture::new("dify-1.12");
         fixture.fill(2000, 20);
         fixture.set_proven(false);
@@ -41,8 +39,8 @@ fn a_batch_behind_readers_that_lag_further_than_the_clock_believes_is_not_stored
                                       "logstore": "workflow_execution"}));
         }
         let run = format!("{SHORT} --tables workflow_runs --no-canary-search --workers 4");
-        poll("all to be there", Duration::from_secs(120), || {
-            let outcome = fixture.tool(&run).deadline(Duration::from_secs(120)).run();
+        poll("all to be there", DEADLINE, || {
+            let outcome = fixture.tool(&run).run();
             match outcome.status.code() {
                 Some(75) => None,
                 Some(0) => Some(()),
@@ -53,12 +51,12 @@ fn a_batch_behind_readers_that_lag_further_than_the_clock_believes_is_not_stored
             (fixture.stored("workflow_execution"), fixture.finished("workflow_runs"));
         assert_eq!(stored.len(), wanted.len(), "lag of at most {lag_max_ms:?} ms");
         assert_eq!(stored, wanted);
-    }
+    });
 }
 
 #[test]
 fn where_nothing_was_acknowledged_before_the_clock_alone_tells_what_is_not_there() {
-    for lag_max_ms in [Some(500), None] {
+    at_once([Some(500), None], |lag_max_ms| {
         let fixture = Fixture::new("dify-1.12");
         fixture.fill(20, 20);
         fixture.set_proven(false);
@@ -69,7 +67,7 @@ fn where_nothing_was_acknowledged_before_the_clock_alone_tells_what_is_not_there
         let outcome = fixture.tool(&run).run().exits(0).tells("0 found in SLS, 1 sent again");
         assert!(!outcome.stderr.contains("does not give back"), "{outcome}");
         assert_eq!(fixture.stored("workflow_execution"), fixture.finished("workflow_runs"));
-    }
+    });
 }
 
 #[test]
@@ -84,7 +82,7 @@ fn who_waits_for_readers_that_lag_says_so_and_ends_with_75() {
     fixture.sls.switch(&json!({"receive_lag_ms": 3_000_000}));
     fixture.tool(&run).arg("--max-rows=60").run().exits(75);
     fixture.sls.order(&fault("put", 1, 1, json!("cut_after")));
-    let running = fixture.tool(&run).arg("--max-rows=60").deadline(Duration::from_secs(60));
+    let running = fixture.tool(&run).arg("--max-rows=60");
     let outcome = running.run().exits(75);
     outcome.tells("does not give back yet").tells("1 still in doubt").tells("hint: run the same");
     let stored = fixture.stored("workflow_execution");

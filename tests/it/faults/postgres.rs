@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, Numbers, SHORT, ends_well, fault};
+use crate::harness::at_once;
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
@@ -81,7 +82,7 @@ fn a_full_disk_under_the_ledger_stops_sending_and_loses_nothing() {
 
 #[test]
 fn a_process_killed_while_its_commit_hangs_sends_nothing_that_the_ledger_lacks() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let fixture = Case::of(numbers).fixture();
         fixture.database.psql(&trigger(THIRD_HANGS));
         let lock = fixture.database.hold_lock(4711);
@@ -91,7 +92,7 @@ fn a_process_killed_while_its_commit_hangs_sends_nothing_that_the_ledger_lacks()
         drop(lock);
         fixture.database.psql(NO_TRIGGER);
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]
@@ -110,6 +111,12 @@ fn a_commit_whose_answer_is_lost_is_looked_up() {
     running.wait().exits(0);
     ends_well(&fixture);
 }
+
+/// The sessions whose COMMIT of an intent waits; nothing else writes that table, and others who
+/// wait, a heartbeat for instance, are no part of the test.
+const INTENT_WAITS: &str = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pid IN \
+    (SELECT pid FROM pg_locks WHERE relation = 'sls_backfill.batch_rows'::regclass \
+     AND mode = 'RowExclusiveLock')";
 
 /// A cluster of its own, whose commits a test can keep from being answered.
 struct Unanswered {
@@ -138,17 +145,14 @@ impl Unanswered {
         fixture.sls.wait_until("held", 1);
         self.begin();
         fixture.sls.release();
-        let waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-        fixture.database.wait_until(waiting, "t");
+        fixture.database.wait_until(&format!("SELECT count(*) > 0 {INTENT_WAITS}"), "t");
         running
     }
 
-    /// Closes the connections of those who wait: they never hear that their commit came through.
+    /// Closes the connection of the intent that waits: it never hears that its commit came through.
     fn end(&self) {
         let database = &self.fixture.database;
-        database.psql(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
-        );
+        database.psql(&format!("SELECT pg_terminate_backend(pid) {INTENT_WAITS}"));
         database.psql("ALTER SYSTEM RESET synchronous_standby_names");
         database.psql("SELECT pg_reload_conf()");
     }
@@ -166,17 +170,17 @@ fn a_commit_that_came_through_without_an_answer_is_looked_up() {
 
 #[test]
 fn a_process_killed_before_it_hears_of_its_commit_doubles_nothing() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let unanswered = Unanswered::new(numbers);
         unanswered.run().kill();
         unanswered.end();
         ends_well(&unanswered.fixture);
-    }
+    });
 }
 
 #[test]
 fn a_process_taken_for_dead_while_it_works_writes_nothing_more() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let fixture = Case::of(numbers).fixture();
         fixture.slow_down(100);
         let first = fixture.tool(&format!("{SHORT} --workers 2")).spawn();
@@ -197,7 +201,7 @@ fn a_process_taken_for_dead_while_it_works_writes_nothing_more() {
         assert_eq!(fixture.database.psql(later), "0");
         fixture.holds_every_finished_row_once();
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]
@@ -217,7 +221,7 @@ fn who_dies_is_taken_over_by_who_shares_its_pass() {
 
 #[test]
 fn a_process_stopped_past_its_lease_in_the_middle_of_a_request_doubles_nothing() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let order = fault("put", 3, 1, json!({"hold_before": {}}));
         let fixture = Case { faults: vec![order], ..Case::of(numbers) }.fixture();
         let first = fixture.tool(&format!("{SHORT} --workers 1")).spawn();
@@ -238,7 +242,7 @@ fn a_process_stopped_past_its_lease_in_the_middle_of_a_request_doubles_nothing()
         first.wait();
         fixture.holds_every_finished_row_once();
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]

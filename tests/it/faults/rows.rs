@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault};
+use crate::harness::at_once;
 use crate::harness::fixture::TABLES;
 
 /// A run that left two batches open that never arrived.
@@ -36,7 +37,7 @@ const OPEN_ROWS: &str = "SELECT encode(substring(row_ids FROM 16 * n + 1 FOR 16)
 
 #[test]
 fn rows_that_change_between_intent_and_recovery_are_sent_as_they_are_now() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let fixture = with_open_batches(numbers);
         fixture.database.psql(&format!(
             "UPDATE workflow_runs SET outputs = '{{\"a\": \"changed\"}}' WHERE id IN ({OPEN_ROWS})"
@@ -50,12 +51,12 @@ fn rows_that_change_between_intent_and_recovery_are_sent_as_they_are_now() {
             .count();
         assert_ne!(changed, 0);
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]
 fn rows_that_are_offloaded_between_intent_and_recovery_are_held_and_never_sent_shortened() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let fixture = with_open_batches_of("workflow_node_executions", numbers);
         fixture.database.psql(&format!(
             "CREATE TEMP TABLE open AS {OPEN_ROWS}; \
@@ -80,12 +81,12 @@ fn rows_that_are_offloaded_between_intent_and_recovery_are_held_and_never_sent_s
         }
         fixture.database.psql("DELETE FROM workflow_node_execution_offload");
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]
 fn a_batch_that_was_never_answered_is_halved_and_goes_through() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let fixture = with_open_batches(numbers);
         fixture.database.psql("UPDATE sls_backfill.batch SET unknowns = 10 WHERE state = 'intent'");
         fixture.tool(SHORT).run().exits(0).tells(" halved, 0 read again, 0 still in doubt");
@@ -93,12 +94,12 @@ fn a_batch_that_was_never_answered_is_halved_and_goes_through() {
                       AND state = 'proved'";
         assert_eq!(fixture.database.psql(halves).trim(), "t");
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]
 fn rows_that_vanish_between_intent_and_recovery_are_held_until_they_are_gone() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let fixture = with_open_batches(numbers);
         // The first row of every open batch, and its nodes.
         fixture.database.psql(
@@ -119,7 +120,7 @@ fn rows_that_vanish_between_intent_and_recovery_are_held_until_they_are_gone() {
         );
         fixture.tool(SHORT).run().exits(0).prints(&format!(" + {missing} gone"));
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]

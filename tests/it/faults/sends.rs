@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault, refuse};
+use crate::harness::at_once;
 use crate::harness::fixture::Fixture;
 
 /// `name: Case { … }`: the test of that name, and one in each world.
@@ -13,9 +14,9 @@ macro_rules! cases {
     ($($name:ident in $numbers:expr => $changed:tt)*) => {$(
         #[test]
         fn $name() {
-            for numbers in $numbers {
+            at_once($numbers, |numbers| {
                 cases!(@of numbers $changed).holds();
-            }
+            });
         }
     )*};
     (@of $numbers:ident { $($field:ident: $value:expr),* $(,)? }) => {
@@ -187,7 +188,7 @@ fn a_batch_that_cannot_be_looked_for_yet_ends_the_run_with_75() {
         "UPDATE sls_backfill.batch SET number_used_at = now() - interval '1 minute' \
          WHERE state = 'intent'",
     );
-    let outcome = fixture.tool(run).deadline(Duration::from_secs(40)).run().exits(75);
+    let outcome = fixture.tool(run).run().exits(75);
     outcome.tells("may still be on its way to SLS").tells("1 still in doubt");
 }
 
@@ -202,7 +203,7 @@ fn a_batch_that_is_all_there_ends_though_nobody_has_marked_it() {
          signed_at = signed_at - interval '20 minutes' WHERE id = \
            (SELECT id FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1)",
     );
-    let outcome = fixture.tool("run").deadline(Duration::from_secs(40)).run().exits(0);
+    let outcome = fixture.tool("run").run().exits(0);
     outcome.tells("1 found in SLS, 0 sent again");
     fixture.holds_every_finished_row_once();
 }
@@ -254,7 +255,7 @@ fn a_logstore_that_was_made_anew_is_not_written_to_before_an_audit() {
 
 #[test]
 fn a_refused_row_is_held_alone_and_the_rest_goes_through() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let case = Case::of(numbers);
         let fixture = case.fixture();
         // A value of over 1 MB, which this SLS refuses.
@@ -288,12 +289,12 @@ fn a_refused_row_is_held_alone_and_the_rest_goes_through() {
         let retry = format!("{SHORT} --retry {}", file.display());
         fixture.tool(&retry).run().exits(0).tells("1 held rows of");
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]
 fn a_shard_that_splits_in_mid_run_doubles_nothing() {
-    for forgets in [false, true] {
+    at_once([false, true], |forgets| {
         let case = Case {
             switches: json!({"child_forgets_numbers": forgets}),
             faults: vec![
@@ -310,7 +311,7 @@ fn a_shard_that_splits_in_mid_run_doubles_nothing() {
         fixture.sls.release();
         running.wait();
         ends_well(&fixture);
-    }
+    });
 }
 
 #[test]
@@ -328,7 +329,7 @@ fn a_logstore_deleted_in_mid_run_is_told_and_nothing_is_sent_into_the_new_one_un
 
 #[test]
 fn credentials_that_expire_in_mid_run_stop_it_and_the_next_run_goes_on() {
-    for numbers in [Proven, Unproven] {
+    at_once([Proven, Unproven], |numbers| {
         let expired = refuse(401, "SecurityTokenExpired", "the token has expired");
         let case = Case {
             faults: vec![fault("put", 4, 1000, expired)],
@@ -337,7 +338,7 @@ fn credentials_that_expire_in_mid_run_stop_it_and_the_next_run_goes_on() {
             ..Case::of(numbers)
         };
         case.holds();
-    }
+    });
 }
 
 #[test]
@@ -375,7 +376,7 @@ fn a_run_does_not_wait_for_a_batch_whose_shard_was_split_longer_than_for_others(
          WHERE state = 'intent'",
     );
     fixture.split_shards();
-    let outcome = fixture.tool(run).deadline(Duration::from_secs(60)).run();
+    let outcome = fixture.tool(run).run();
     outcome.exits(75).tells("may still be on its way to SLS").tells("1 still in doubt");
 }
 
@@ -410,7 +411,7 @@ fn a_batch_whose_halves_two_processes_have_found_at_once_is_known_to_be_stored()
          UPDATE sls_backfill.batch SET unknowns = 1, signed_at = now() - interval '1 minute', \
            number_used_at = now() - interval '1 minute' WHERE state = 'intent'",
     );
-    fixture.tool(&run).deadline(Duration::from_secs(60)).run().exits(0).tells("1 found in SLS");
+    fixture.tool(&run).run().exits(0).tells("1 found in SLS");
     assert_eq!(fixture.stored("workflow_execution"), fixture.finished("workflow_runs"));
 }
 

@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(running.wait_for("bye"), "bye");
         assert_eq!(running.stderr(), "");
         running.wait().exits(5);
-        let killed = sh("sleep 60").arg("unused").spawn().kill();
+        let killed = sh("exec sleep 60").arg("unused").spawn().kill();
         assert_eq!(killed.status.signal(), Some(9));
     }
 

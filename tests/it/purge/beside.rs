@@ -1,11 +1,9 @@
 //! A purge while others change what it looks at: SLS between proof and purge, and a run.
 
-use std::time::Duration;
-
 use serde_json::json;
 
 use crate::harness::fixture::{Fixture, TABLES};
-use crate::harness::poll;
+use crate::harness::{DEADLINE, poll};
 use crate::purge::{NODES, count, migrated, purge};
 use crate::queries::asking::Asking;
 
@@ -21,7 +19,7 @@ fn what_is_hidden_in_sls_after_its_proof_stays() {
     let path = "/logstores/workflow_execution/deletelogtasks";
     fixture.sls.call("POST", path, &[], &body.to_string());
     let asked = format!("* | SELECT count(*) AS logs FROM workflow_execution WHERE id = '{id}'");
-    poll("the log to be hidden", Duration::from_secs(20), || {
+    poll("the log to be hidden", DEADLINE, || {
         let found = Asking(&fixture.sls).sql("workflow_execution", &asked);
         (found[0]["logs"] == "0").then_some(())
     });

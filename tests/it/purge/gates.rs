@@ -1,15 +1,14 @@
 //! What a purge waits for, and that it goes on afterwards: each gate is shut in a real Postgres.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
 use crate::harness::tool::Tool;
+use crate::harness::{DEADLINE, poll};
 use crate::purge::{count, purge};
 
 /// Migrated runs in a cluster of their own: what others do in it would shut gates, too.
@@ -62,7 +61,7 @@ fn a_replica_that_is_behind_is_waited_for() {
     replica.sessions.run("SELECT pg_wal_replay_pause()").unwrap();
     let behind = "SELECT coalesce(max(replay_lag) > interval '1 second', false) \
                   FROM pg_stat_replication";
-    poll("the replica to be behind", Duration::from_secs(30), || {
+    poll("the replica to be behind", DEADLINE, || {
         fixture
             .database
             .psql("CREATE TABLE IF NOT EXISTS busy (n int); INSERT INTO busy VALUES (1)");

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use crate::harness::at_once;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::tool::Tool;
@@ -218,12 +219,12 @@ const TWO: [(&str, At); 6] = [
 ];
 
 fn killed(is_one: bool, steps: &[(&str, At)]) {
-    for (step, at) in steps {
+    at_once(steps, |(step, at)| {
         let world = World::new(is_one);
         world.kill_at(at);
         world.loses_nothing(step);
         world.goes_on(step);
-    }
+    });
 }
 
 #[test]

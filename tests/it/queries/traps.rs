@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::harness::poll;
+use crate::harness::{DEADLINE, poll};
 use crate::queries::asking::{Row, now_s};
 use crate::queries::small::{STORE, Small};
 
@@ -115,7 +115,7 @@ fn the_index_takes_its_time_for_old_logs() {
     small.put(now_s() - 9, &[("id", "new")]);
     assert_eq!(small.found("*"), ["new"]);
     assert_eq!(small.column("SELECT id"), ["new"]);
-    poll("the old log to be found", Duration::from_secs(20), || {
+    poll("the old log to be found", DEADLINE, || {
         (small.found("*") == ["old", "new"]).then_some(())
     });
     assert!(begin.elapsed() >= Duration::from_millis(400));

@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use crate::harness::fixture::Fixture;
-use crate::harness::poll;
+use crate::harness::{DEADLINE, poll};
 use crate::reading::{NODES, RUNS, ago, id, insert_old, set_ttl, with_held_put, with_ttl};
 
 /// So many rows of both tables that finished 600 days ago, and one that finished yesterday.
@@ -33,7 +33,7 @@ fn rows_touched(fixture: &Fixture) -> u64 {
                WHERE relname IN ('workflow_runs', 'hold')";
     let mut last = String::new();
     // Nobody tells when the figures of a session that has just ended are added up.
-    poll("figures that stay", std::time::Duration::from_secs(20), || {
+    poll("figures that stay", DEADLINE, || {
         std::thread::sleep(std::time::Duration::from_millis(600));
         let now = fixture.database.psql(sql);
         let stay = now == last;
