@@ -25,7 +25,7 @@ pub async fn dry_run(
     screen: &Screen,
     shutdown: &Shutdown,
 ) -> Result<Exit, Ended> {
-    let workers = settings.workers;
+    let workers = settings.workers.at_first;
     let source = setup::source(&settings.postgres, workers + 1).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let rows = RowBudget::new(settings.rows_max);

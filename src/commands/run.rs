@@ -91,13 +91,13 @@ pub async fn run(
     let Some(sls) = settings.sls.as_ref().filter(|_| !settings.dry_run) else {
         return dry_run(settings, screen, &shutdown).await;
     };
-    let source = setup::source(&settings.postgres, 2 * settings.workers + 2).await?;
+    let source = setup::source(&settings.postgres, 2 * settings.workers.at_first + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
     setup::check_logstores(&client, &sls.project, &settings.tables).await?;
     // Two stages of each worker, the watch, the tail reader, the resolver and the heartbeat may
     // write at the same time.
-    let connections = 2 * settings.workers + 4;
+    let connections = 2 * settings.workers.at_first + 4;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
@@ -144,7 +144,11 @@ pub async fn run(
         now,
         kept,
         rows: RowBudget::new(settings.rows_max),
-        pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
+        pace: Arc::new(Pace::new(
+            settings.rates,
+            settings.limits.batch_bytes,
+            settings.workers.at_most,
+        )),
         shutdown,
     };
     let epoch = Epoch {

@@ -22,6 +22,14 @@ pub enum Verify {
     Tags,
 }
 
+/// How many batches are prepared and sent at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    pub at_first: u32,
+    /// More are added up to this while SLS's answers are what is waited for.
+    pub at_most: u32,
+}
+
 /// What `run` needs to know.
 pub struct RunSettings {
     pub postgres: PostgresSettings,
@@ -30,7 +38,9 @@ pub struct RunSettings {
     pub tables: Vec<Table>,
     pub wish: Wish,
     pub rows_max: Option<u64>,
-    pub workers: u32,
+    pub workers: Workers,
+    /// Split each logstore into so many shards first.
+    pub split_shards: Option<u32>,
     pub rates: Rates,
     /// How far a replica of the source may be behind; `None`: as far as it likes.
     pub replica_lag_max_s: Option<u32>,

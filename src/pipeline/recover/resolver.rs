@@ -30,7 +30,7 @@ use crate::pipeline::recover::rules::{
     ArrivalDeadline, Guarantees, Presence, arrival_deadline, is_due, is_repeatable, presence,
 };
 use crate::pipeline::retry::with_retries;
-use crate::pipeline::send::lane_keeper::{LaneKeeper, is_at_home};
+use crate::pipeline::send::lane_keeper::{LaneKeeper, Wanted, is_at_home};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::verify::tail_reader::TailReader;
 use crate::record::table::Table;
@@ -128,7 +128,7 @@ impl Resolver {
     /// `shutdown`: the wish to end the run.
     pub fn new(parts: ResolverParts, shutdown: Shutdown) -> anyhow::Result<Self> {
         let ResolverParts { client, ledger, process, table, nth, .. } = &parts;
-        let lane = LaneKeeper::new(client, ledger, process, table.logstore(), *nth);
+        let lane = LaneKeeper::new(client, ledger, process, table.logstore(), Wanted::Nth(*nth));
         Ok(Self {
             assembler: Assembler::new(parts.conversion.clone(), parts.shape.clone())?,
             lane,
