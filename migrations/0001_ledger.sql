@@ -4,13 +4,16 @@
 CREATE TABLE sls_backfill.ledger (
   singleton       boolean PRIMARY KEY DEFAULT true CHECK (singleton),
   id              uuid NOT NULL,
+  seal_key        bytea NOT NULL,
   created_at      timestamptz NOT NULL DEFAULT now(),
   project         text,
+  endpoint        text,
   epoch           bigint NOT NULL DEFAULT 0,
   own_identity    jsonb,
   source_identity jsonb,
   stopped_because text,
   audit           jsonb,
+  audited_groups  jsonb NOT NULL DEFAULT '{}',
   seqid_proven    boolean,
   seqid_probed_at timestamptz,
   seqid_of        text
@@ -18,16 +21,38 @@ CREATE TABLE sls_backfill.ledger (
 COMMENT ON TABLE  sls_backfill.ledger IS 'One row: who this ledger is and where it sends.';
 COMMENT ON COLUMN sls_backfill.ledger.singleton IS 'Always true: there is one row.';
 COMMENT ON COLUMN sls_backfill.ledger.id IS 'Random; first half of every __batch__ tag in SLS.';
+COMMENT ON COLUMN sls_backfill.ledger.seal_key IS '32 random bytes; with them it makes the __seal__ tag, by which it knows its own batches in SLS.';
 COMMENT ON COLUMN sls_backfill.ledger.created_at IS 'When the ledger was made.';
 COMMENT ON COLUMN sls_backfill.ledger.project IS 'The SLS project that the batches went to; NULL before the first run. Another one is refused.';
+COMMENT ON COLUMN sls_backfill.ledger.endpoint IS 'The SLS that the project is in: host (and port, if it is not the usual one) without -intranet or -share; NULL before the first run. Another one is refused until an audit has looked into it.';
 COMMENT ON COLUMN sls_backfill.ledger.epoch IS 'Number of the last process that might send; each takes the next.';
 COMMENT ON COLUMN sls_backfill.ledger.own_identity IS 'The Postgres and the table that hold this ledger, as last seen: system identifier, timeline, object ids; another one may be a copy, or a state of the past.';
 COMMENT ON COLUMN sls_backfill.ledger.source_identity IS 'The source as last seen: system identifier, timeline, database.';
 COMMENT ON COLUMN sls_backfill.ledger.stopped_because IS 'Why nothing may be sent before an audit; NULL: nothing stands against it.';
 COMMENT ON COLUMN sls_backfill.ledger.audit IS 'An audit that is not finished: its number, when it began to keep others out (Unix s, SLS''s clock), the consumer groups of others it found; NULL: none.';
+COMMENT ON COLUMN sls_backfill.ledger.audited_groups IS 'Consumer groups of other ledgers, with their timeouts, whose batches an audit has written down: they stay in SLS, to vouch for these batches should this ledger be dropped, too.';
 COMMENT ON COLUMN sls_backfill.ledger.seqid_proven IS 'Whether a probe saw SLS refuse a repeated number; NULL: not probed.';
 COMMENT ON COLUMN sls_backfill.ledger.seqid_probed_at IS 'When that probe was made.';
 COMMENT ON COLUMN sls_backfill.ledger.seqid_of IS 'The project and endpoint that it was made on; it tells nothing about any other.';
+
+CREATE TABLE sls_backfill.generation (
+  logstore       text NOT NULL,
+  number         integer NOT NULL,
+  created_at_s   bigint,
+  ttl_days       integer,
+  others_since_s bigint,
+  audited        boolean NOT NULL,
+  first_seen_at  timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (logstore, number)
+);
+COMMENT ON TABLE  sls_backfill.generation IS 'Each creation of a logstore. The highest number is the logstore as it is now; what was sent to, seen or proved in an earlier one is gone with it.';
+COMMENT ON COLUMN sls_backfill.generation.logstore IS 'The logstore.';
+COMMENT ON COLUMN sls_backfill.generation.number IS 'From 1.';
+COMMENT ON COLUMN sls_backfill.generation.created_at_s IS 'When SLS says that it was made (createTime of GetLogstore, Unix s); NULL: it does not say.';
+COMMENT ON COLUMN sls_backfill.generation.ttl_days IS 'How many days it keeps logs, as last seen; 3650: for ever; NULL: SLS does not say.';
+COMMENT ON COLUMN sls_backfill.generation.others_since_s IS 'The oldest log time (Unix s) in log groups of another writer that were read in it; NULL: none was.';
+COMMENT ON COLUMN sls_backfill.generation.audited IS 'Whether nothing was to be lost when it was first met, or an audit has looked since what of it is left.';
+COMMENT ON COLUMN sls_backfill.generation.first_seen_at IS 'When the ledger first met it.';
 
 CREATE TABLE sls_backfill.process (
   id          uuid PRIMARY KEY,
@@ -182,10 +207,11 @@ CREATE TABLE sls_backfill.batch (
   table_name     text NOT NULL,
   logstore       text NOT NULL,
   state          text NOT NULL CHECK (state IN
-    ('intent', 'stored', 'proved', 'split', 'abandoned', 'purging', 'purged')),
+    ('intent', 'stored', 'proved', 'lost', 'split', 'abandoned', 'purging', 'purged')),
+  generation     integer NOT NULL,
   rows           integer NOT NULL,
   raw_bytes      bigint NOT NULL,
-  digest         bytea NOT NULL,
+  digest         bytea,
   not_json       integer NOT NULL,
   conversion_id  bigint REFERENCES sls_backfill.conversion,
   owner          uuid REFERENCES sls_backfill.process,
@@ -218,10 +244,11 @@ CREATE TABLE sls_backfill.batch (
   ledger_id      uuid,
   UNIQUE (lane_id, number),
   CHECK (adopted_by IS NOT NULL OR
-    num_nulls(pass_id, range_id, conversion_id) = 0)
+    num_nulls(pass_id, range_id, conversion_id, digest) = 0)
 );
 CREATE INDEX batch_unproved ON sls_backfill.batch (table_name)
   WHERE state IN ('intent', 'stored');
+CREATE INDEX batch_lost ON sls_backfill.batch (table_name, id) WHERE state = 'lost';
 CREATE INDEX batch_pass ON sls_backfill.batch (pass_id);
 CREATE INDEX batch_doubled ON sls_backfill.batch (table_name) WHERE doubled_rows > 0;
 CREATE INDEX batch_to_purge ON sls_backfill.batch (table_name, finished_last)
@@ -232,10 +259,11 @@ COMMENT ON COLUMN sls_backfill.batch.pass_id IS 'Its pass; NULL where an audit h
 COMMENT ON COLUMN sls_backfill.batch.range_id IS 'The range it was read from.';
 COMMENT ON COLUMN sls_backfill.batch.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.batch.logstore IS 'The logstore it was sent to.';
-COMMENT ON COLUMN sls_backfill.batch.state IS 'intent: may be in SLS; stored: SLS said so, or it was seen there; proved: pulled back and equal; split, abandoned: not in SLS; purging, purged: its rows left Postgres.';
+COMMENT ON COLUMN sls_backfill.batch.state IS 'intent: may be in SLS; stored: SLS said so, or it was seen there; proved: pulled back and equal; lost: it was in SLS, an audit did not find it, and the TTL does not tell why (its rows are not sent again but by an explicit word); split, abandoned: not in SLS; purging, purged: its rows left Postgres.';
+COMMENT ON COLUMN sls_backfill.batch.generation IS 'The creation of the logstore that it was last sent to, or last seen in.';
 COMMENT ON COLUMN sls_backfill.batch.rows IS 'Number of logs.';
 COMMENT ON COLUMN sls_backfill.batch.raw_bytes IS 'Bytes of the LogGroup before compression.';
-COMMENT ON COLUMN sls_backfill.batch.digest IS 'Sum of its logs'' digests, 32 bytes.';
+COMMENT ON COLUMN sls_backfill.batch.digest IS 'Sum of its logs'' digests, 32 bytes; NULL: not known, for its tags cannot be read, so nothing proves it.';
 COMMENT ON COLUMN sls_backfill.batch.not_json IS 'JSON columns in it whose text is not JSON and went through unchanged.';
 COMMENT ON COLUMN sls_backfill.batch.conversion_id IS 'The conversion that made its bytes; NULL: not known.';
 COMMENT ON COLUMN sls_backfill.batch.owner IS 'The process that alone may send it while it is an intent; NULL: nobody, it waits to be settled.';
@@ -256,7 +284,7 @@ COMMENT ON COLUMN sls_backfill.batch.finished_first IS 'The earliest finished_at
 COMMENT ON COLUMN sls_backfill.batch.finished_last IS 'The latest finished_at of its rows (UTC).';
 COMMENT ON COLUMN sls_backfill.batch.request_id IS 'x-log-requestid of the answer that stored it.';
 COMMENT ON COLUMN sls_backfill.batch.intended_at IS 'When the intent was written.';
-COMMENT ON COLUMN sls_backfill.batch.stored_at IS 'When it was known to be stored.';
+COMMENT ON COLUMN sls_backfill.batch.stored_at IS 'When it was known to be stored; where an audit has found it, when SLS received it.';
 COMMENT ON COLUMN sls_backfill.batch.proved_at IS 'When what SLS gave back was last equal.';
 COMMENT ON COLUMN sls_backfill.batch.purged_at IS 'When its rows were deleted from Postgres.';
 COMMENT ON COLUMN sls_backfill.batch.purged_rows IS 'How many of its rows were deleted.';
@@ -335,7 +363,7 @@ COMMENT ON TABLE  sls_backfill.hold IS 'Rows deliberately not stored, with their
 COMMENT ON COLUMN sls_backfill.hold.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.hold.row_id IS 'The row.';
 COMMENT ON COLUMN sls_backfill.hold.pass_id IS 'The pass that first saw it.';
-COMMENT ON COLUMN sls_backfill.hold.reason IS 'running, no finish time, control row, offloaded, live, live?, missing, expired, too large, invalid, refused or late.';
+COMMENT ON COLUMN sls_backfill.hold.reason IS 'running, no finish time, control row, offloaded, live, live?, missing, expired, lost, too large, invalid, refused or late.';
 COMMENT ON COLUMN sls_backfill.hold.detail IS 'More for a person; never content of the row.';
 COMMENT ON COLUMN sls_backfill.hold.created_at IS 'The row''s created_at (UTC).';
 COMMENT ON COLUMN sls_backfill.hold.finished_at IS 'The row''s finished_at (UTC) when it was held; NULL: it had none.';
@@ -344,17 +372,19 @@ COMMENT ON COLUMN sls_backfill.hold.batch_id IS 'The batch that took the row.';
 COMMENT ON COLUMN sls_backfill.hold.tries IS 'How often the row was looked at.';
 COMMENT ON COLUMN sls_backfill.hold.look_again IS 'Who looks at it again: every run; a run whose turn it is, the longest held first; a run that finds that the logstore keeps logs of its age; or only one that is asked to.';
 COMMENT ON COLUMN sls_backfill.hold.first_held_at IS 'When it was first held.';
-COMMENT ON COLUMN sls_backfill.hold.last_held_at IS 'When it was last held; of a missing row, when it was first missed.';
+COMMENT ON COLUMN sls_backfill.hold.last_held_at IS 'When it was last held; of a missing row, when it was first missed; of a lost one, when the run began that sends it again.';
 
 CREATE TABLE sls_backfill.read_position (
   logstore   text NOT NULL,
+  generation integer NOT NULL,
   shard      integer NOT NULL,
   cursor     text NOT NULL,
   updated_at timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (logstore, shard)
+  PRIMARY KEY (logstore, generation, shard)
 );
 COMMENT ON TABLE  sls_backfill.read_position IS 'Up to where the tail reader has read each shard.';
 COMMENT ON COLUMN sls_backfill.read_position.logstore IS 'The logstore.';
+COMMENT ON COLUMN sls_backfill.read_position.generation IS 'Which creation of it.';
 COMMENT ON COLUMN sls_backfill.read_position.shard IS 'The shard.';
 COMMENT ON COLUMN sls_backfill.read_position.cursor IS 'Where it reads on; all before it is in sighting.';
 COMMENT ON COLUMN sls_backfill.read_position.updated_at IS 'When it last moved.';
@@ -362,6 +392,7 @@ COMMENT ON COLUMN sls_backfill.read_position.updated_at IS 'When it last moved.'
 CREATE TABLE sls_backfill.sighting (
   batch_id   uuid NOT NULL,
   logstore   text NOT NULL,
+  generation integer NOT NULL,
   shard      integer NOT NULL,
   rows       bigint NOT NULL,
   digest     bytea NOT NULL,
@@ -370,11 +401,12 @@ CREATE TABLE sls_backfill.sighting (
   last_cursor  text NOT NULL,
   audit      bigint NOT NULL DEFAULT 0,
   seen_at    timestamptz NOT NULL DEFAULT now(),
-  PRIMARY KEY (batch_id, logstore, shard)
+  PRIMARY KEY (batch_id, logstore, generation, shard)
 );
 COMMENT ON TABLE  sls_backfill.sighting IS 'What the tail reader has found in SLS under our tags, summed up by batch and shard.';
 COMMENT ON COLUMN sls_backfill.sighting.batch_id IS 'The batch its tag names; it may be one that the ledger lacks.';
 COMMENT ON COLUMN sls_backfill.sighting.logstore IS 'The logstore.';
+COMMENT ON COLUMN sls_backfill.sighting.generation IS 'Which creation of it.';
 COMMENT ON COLUMN sls_backfill.sighting.shard IS 'The shard.';
 COMMENT ON COLUMN sls_backfill.sighting.rows IS 'Logs found.';
 COMMENT ON COLUMN sls_backfill.sighting.digest IS 'Sum of their digests, 32 bytes.';
@@ -401,7 +433,7 @@ COMMENT ON TABLE  sls_backfill.proof IS 'Where and when a verification of the co
 COMMENT ON COLUMN sls_backfill.proof.batch_id IS 'The batch.';
 COMMENT ON COLUMN sls_backfill.proof.logstore IS 'The logstore.';
 COMMENT ON COLUMN sls_backfill.proof.shard IS 'The shard.';
-COMMENT ON COLUMN sls_backfill.proof.generation IS 'Which of the logstores that bore this name, one after the other.';
+COMMENT ON COLUMN sls_backfill.proof.generation IS 'Which creation of it.';
 COMMENT ON COLUMN sls_backfill.proof.first_cursor IS 'Cursor of the page that held the first of its logs there.';
 COMMENT ON COLUMN sls_backfill.proof.end_cursor IS 'Cursor behind the page that held the last of them.';
 COMMENT ON COLUMN sls_backfill.proof.rows IS 'Its logs in that shard.';
@@ -410,21 +442,37 @@ COMMENT ON COLUMN sls_backfill.proof.received_last IS 'When SLS received the las
 COMMENT ON COLUMN sls_backfill.proof.proved_at IS 'When they were seen.';
 
 CREATE TABLE sls_backfill.proved_age (
-  logstore  text PRIMARY KEY,
-  since     timestamp NOT NULL,
-  batch_id  uuid NOT NULL REFERENCES sls_backfill.batch,
-  proved_at timestamptz NOT NULL DEFAULT now()
+  logstore   text NOT NULL,
+  generation integer NOT NULL,
+  since      timestamp NOT NULL,
+  batch_id   uuid NOT NULL REFERENCES sls_backfill.batch,
+  proved_at  timestamptz NOT NULL DEFAULT now(),
+  PRIMARY KEY (logstore, generation)
 );
 COMMENT ON TABLE  sls_backfill.proved_age IS 'How old logs may be that a logstore has been seen to keep: canaries were pulled back and found by search.';
 COMMENT ON COLUMN sls_backfill.proved_age.logstore IS 'The logstore.';
+COMMENT ON COLUMN sls_backfill.proved_age.generation IS 'Which creation of it.';
 COMMENT ON COLUMN sls_backfill.proved_age.since IS 'The oldest log time (UTC) of any canary that was proved.';
 COMMENT ON COLUMN sls_backfill.proved_age.batch_id IS 'That canary.';
 COMMENT ON COLUMN sls_backfill.proved_age.proved_at IS 'When it was proved.';
+
+CREATE TABLE sls_backfill.unkept (
+  batch_id   uuid PRIMARY KEY REFERENCES sls_backfill.batch,
+  since      timestamp NOT NULL,
+  noticed_at timestamptz NOT NULL DEFAULT now(),
+  decided_at timestamptz
+);
+COMMENT ON TABLE  sls_backfill.unkept IS 'Canaries that SLS acknowledged and did not give back in time. While one is stored and not proved, nothing is sent before a person decides.';
+COMMENT ON COLUMN sls_backfill.unkept.batch_id IS 'The canary.';
+COMMENT ON COLUMN sls_backfill.unkept.since IS 'Its oldest log time (UTC).';
+COMMENT ON COLUMN sls_backfill.unkept.noticed_at IS 'When it was waited for in vain.';
+COMMENT ON COLUMN sls_backfill.unkept.decided_at IS 'When a person decided to go on without it; NULL: nobody has.';
 
 CREATE TABLE sls_backfill.verification (
   id             bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
   table_name     text NOT NULL,
   logstore       text NOT NULL,
+  generation     integer NOT NULL,
   scope          jsonb NOT NULL,
   state          text NOT NULL DEFAULT 'reading' CHECK (state IN ('reading', 'done')),
   noted_at       timestamptz NOT NULL,
@@ -439,6 +487,7 @@ COMMENT ON TABLE  sls_backfill.verification IS 'The last verification of a table
 COMMENT ON COLUMN sls_backfill.verification.id IS 'Its number.';
 COMMENT ON COLUMN sls_backfill.verification.table_name IS 'The source table.';
 COMMENT ON COLUMN sls_backfill.verification.logstore IS 'The logstore that was read.';
+COMMENT ON COLUMN sls_backfill.verification.generation IS 'Which creation of it.';
 COMMENT ON COLUMN sls_backfill.verification.scope IS 'Which batches it is about; one with another scope begins anew.';
 COMMENT ON COLUMN sls_backfill.verification.state IS 'reading, or done.';
 COMMENT ON COLUMN sls_backfill.verification.noted_at IS 'Batches that the ledger knew to be stored then must be found; the ledger''s clock.';
@@ -480,7 +529,7 @@ CREATE TABLE sls_backfill.verification_found (
 COMMENT ON TABLE  sls_backfill.verification_found IS 'What a verification has found of each batch, page by page; forgotten when the next one begins.';
 COMMENT ON COLUMN sls_backfill.verification_found.verification_id IS 'The verification.';
 COMMENT ON COLUMN sls_backfill.verification_found.batch_id IS 'The batch that the tag names; it may be one that the ledger lacks.';
-COMMENT ON COLUMN sls_backfill.verification_found.ledger_id IS 'The ledger that the tag names.';
+COMMENT ON COLUMN sls_backfill.verification_found.ledger_id IS 'The ledger that the tag names; all zeros: this one, but without its seal.';
 COMMENT ON COLUMN sls_backfill.verification_found.shard IS 'The shard.';
 COMMENT ON COLUMN sls_backfill.verification_found.first_cursor IS 'Where the page begins.';
 COMMENT ON COLUMN sls_backfill.verification_found.end_cursor IS 'Where it ends.';
@@ -511,7 +560,7 @@ COMMENT ON COLUMN sls_backfill.verification_finding.id IS 'Its number.';
 COMMENT ON COLUMN sls_backfill.verification_finding.verification_id IS 'The verification.';
 COMMENT ON COLUMN sls_backfill.verification_finding.kind IS 'About SLS: missing, doubled, changed, given_up, foreign, expired, lost; about Postgres: source_changed, source_gone, unaccounted, not_compared.';
 COMMENT ON COLUMN sls_backfill.verification_finding.batch_id IS 'The batch; NULL for unaccounted rows.';
-COMMENT ON COLUMN sls_backfill.verification_finding.ledger_id IS 'The ledger that the tag of a foreign batch names.';
+COMMENT ON COLUMN sls_backfill.verification_finding.ledger_id IS 'The ledger that the tag of a foreign batch names; all zeros: this one, but without its seal.';
 COMMENT ON COLUMN sls_backfill.verification_finding.rows IS 'Rows that should be there; of a finding about Postgres, the rows it is about.';
 COMMENT ON COLUMN sls_backfill.verification_finding.found IS 'Logs that are there.';
 COMMENT ON COLUMN sls_backfill.verification_finding.row_ids IS 'The rows it is about, where they are known, 16 bytes each.';

@@ -8,8 +8,10 @@ pub mod acknowledge;
 pub mod adopt;
 pub mod audit_conclusion;
 pub mod batch_rows;
+pub mod continuity;
 pub mod day_counts;
 pub mod finding;
+pub mod generation;
 pub mod hold;
 pub mod in_doubt;
 pub mod inspection;
@@ -17,6 +19,7 @@ pub mod intent;
 pub mod known_rows;
 pub mod lane;
 pub mod live_rows;
+pub mod lost;
 pub mod migrate;
 pub mod pass;
 pub mod process;
@@ -40,7 +43,9 @@ use uuid::Uuid;
 
 use crate::error_text::error_text;
 use crate::ledger::migrate::migrate;
+use crate::pg::identity::timeline;
 use crate::pg::{self, Address, Tx};
+use crate::record::seal::Seal;
 
 /// Any statement of the ledger is a matter of milliseconds; one that is not hangs.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,6 +60,10 @@ pub struct Ledger {
     pool: PgPool,
     /// First half of every `__batch__` tag.
     pub id: Uuid,
+    /// The timeline of its Postgres when it was opened; `None`: this user may not ask for it.
+    timeline: Option<String>,
+    /// What tells its tags from those of others.
+    pub seal: Seal,
 }
 
 /// A write named a token or a position that is not the range's any more: somebody else owns it.
@@ -115,35 +124,19 @@ impl Ledger {
             ),
             false => error,
         })?;
-        let id = pg::statement(
-            "INSERT INTO sls_backfill.ledger (id) VALUES ($1) \
-             ON CONFLICT (singleton) DO UPDATE SET singleton = true RETURNING id",
+        let row = pg::statement(
+            "INSERT INTO sls_backfill.ledger (id, seal_key) VALUES ($1, $2) \
+             ON CONFLICT (singleton) DO UPDATE SET singleton = true RETURNING id, seal_key",
         )
         .bind(Uuid::new_v4())
+        .bind(rand::random::<[u8; 32]>().to_vec())
         .fetch_one(&mut *tx)
-        .await?
-        .try_get("id")?;
+        .await?;
+        let (id, key): (_, &[u8]) = (row.try_get("id")?, row.try_get("seal_key")?);
+        let key = key.try_into().context("the key of the ledger's seal has 32 bytes")?;
+        let timeline = timeline(&mut tx).await?;
         tx.commit().await.context("make the schema sls_backfill")?;
-        Ok(Self { pool, id })
-    }
-
-    /// Remembers the SLS project that this ledger's batches go to; refuses any other.
-    pub async fn bind_project(&self, project: &str) -> anyhow::Result<()> {
-        let mut tx = self.begin().await?;
-        let bound: String = pg::statement(
-            "UPDATE sls_backfill.ledger SET project = coalesce(project, $1) RETURNING project",
-        )
-        .bind(project)
-        .fetch_one(&mut *tx)
-        .await?
-        .try_get("project")?;
-        tx.commit().await.context("write the project into the ledger")?;
-        anyhow::ensure!(
-            bound == project,
-            "this ledger's rows went to SLS project {bound}, not to {project}\n\
-             hint: name {bound}, or use another ledger (--ledger-url) for another project"
-        );
-        Ok(())
+        Ok(Self { pool, id, timeline, seal: Seal::new(id, key) })
     }
 
     /// A transaction whose commit is on disk when it is answered.
@@ -169,6 +162,17 @@ impl Ledger {
             .await
     }
 
+    /// A transaction whose statements all see the same and may take minutes: millions of rows take
+    /// a while to count.
+    pub(in crate::ledger) async fn begin_count(&self) -> anyhow::Result<Tx> {
+        let mut tx = self.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+        sqlx::raw_sql("SET LOCAL statement_timeout = '10min'")
+            .execute(&mut *tx)
+            .await
+            .context("begin a transaction in the ledger")?;
+        Ok(tx)
+    }
+
     async fn begin_with(&self, begin: &str) -> anyhow::Result<Tx> {
         let begin = format!(
             "{begin}; {}; SET LOCAL statement_timeout = {}; \
@@ -182,6 +186,12 @@ impl Ledger {
             .await
             .context("begin a transaction in the ledger")
     }
+}
+
+/// What this transaction has written is on disk when its commit is answered, after all.
+pub(in crate::ledger) async fn make_durable(tx: &mut Tx) -> anyhow::Result<()> {
+    pg::statement("SET LOCAL synchronous_commit = on").execute(&mut **tx).await?;
+    Ok(())
 }
 
 /// The error with the chain of its causes, and what to do about it in the last line.

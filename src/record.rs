@@ -6,5 +6,6 @@ pub mod fingerprint;
 pub mod hold;
 pub mod key;
 pub mod row_set;
+pub mod seal;
 pub mod table;
 pub mod timestamp;

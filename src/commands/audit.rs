@@ -7,19 +7,19 @@ use serde_json::json;
 
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
-use crate::commands::run::beat;
+use crate::commands::run::{beat, enter_alone};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
 use crate::ledger::adopt::Findings;
+use crate::ledger::generation::LogstoreFacts;
 use crate::pipeline::guard::epoch::Epoch;
 use crate::pipeline::guard::signing_lease::SigningLease;
-use crate::pipeline::recover::audit::{Audited, Preview, audit, highest_number, preview};
+use crate::pipeline::recover::audit::{Audited, Preview, Subject, audit, highest_number, preview};
 use crate::pipeline::recover::rules::Timings;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
 use crate::sls::client::Client;
-use crate::source::Source;
 
 /// What `audit` needs to know.
 pub struct AuditSettings {
@@ -36,7 +36,8 @@ pub struct AuditSettings {
 pub async fn run(settings: &AuditSettings, mut shutdown: Shutdown) -> Result<Exit, Ended> {
     let source = setup::source(&settings.postgres, 1).await?;
     let client = setup::client(&settings.sls)?;
-    let tables = logstores(&client).await.or_exit(Exit::Preflight)?;
+    let (logstores, missing) = logstores(&client).await.or_exit(Exit::Preflight)?;
+    let tables: Vec<_> = logstores.iter().map(|(table, _)| *table).collect();
     let ledger = Ledger::open(&settings.postgres.ledger, 2, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
@@ -46,17 +47,23 @@ pub async fn run(settings: &AuditSettings, mut shutdown: Shutdown) -> Result<Exi
     }
     let highest = highest_number(&client, ledger.id, &tables).await.or_exit(Exit::Preflight)?;
     ledger.count_from(highest).await?;
-    let process = ledger.enter(false).await.map_err(|error| {
-        let ended = Ended::from(error);
-        let error =
-            anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
-        Ended { error, ..ended }
-    })?;
+    let facts: Vec<_> = logstores.iter().map(|(_, facts)| *facts).collect();
+    // That it stops the ledger is what an audit is for.
+    ledger.meet(&facts).await?;
+    let process = enter_alone(&ledger).await?;
     let signing_lease = Arc::new(SigningLease::new(settings.timings));
     let epoch =
         Epoch { client, ledger: ledger.clone(), process: process.clone(), tables, signing_lease };
+    let identity = source.identity().await?;
+    let subject = Subject {
+        epoch: &epoch,
+        missing: &missing,
+        service: &settings.sls.endpoint.service,
+        source: &identity,
+        timings: settings.timings,
+    };
     let audited = tokio::select! {
-        audited = on_source(&epoch, &source, settings.timings, &mut shutdown) => audited,
+        audited = audit(&subject, &mut shutdown) => audited,
         lost = beat(&ledger, &process) => Err(lost),
     };
     let left = ledger.leave(&process).await;
@@ -65,27 +72,21 @@ pub async fn run(settings: &AuditSettings, mut shutdown: Shutdown) -> Result<Exi
     Ok(conclude(&audited, settings.format))
 }
 
-async fn on_source(
-    epoch: &Epoch,
-    source: &Source,
-    timings: Timings,
-    shutdown: &mut Shutdown,
-) -> anyhow::Result<Audited> {
-    audit(epoch, &source.identity().await?, timings, shutdown).await
-}
-
-/// The tables whose logstore is there.
-async fn logstores(client: &Client) -> anyhow::Result<Vec<Table>> {
-    let mut tables = Vec::new();
+/// The tables whose logstore is there, with what SLS says of it, and those whose is not.
+async fn logstores(client: &Client) -> anyhow::Result<(Vec<(Table, LogstoreFacts)>, Vec<Table>)> {
+    let (mut tables, mut missing) = (Vec::new(), Vec::new());
     for table in Table::ALL {
         let logstore = table.logstore();
         let found = with_retries(|| client.logstore(logstore)).await;
         match found.with_context(|| format!("look for logstore {logstore}"))? {
-            Some(_) => tables.push(table),
-            None => tracing::info!("there is no logstore {logstore}, so nothing is in it"),
+            Some(found) => tables.push((table, setup::facts(table, &found))),
+            None => {
+                tracing::info!("there is no logstore {logstore}, so nothing is in it");
+                missing.push(table);
+            }
         }
     }
-    Ok(tables)
+    Ok((tables, missing))
 }
 
 async fn dry_run(
@@ -145,8 +146,25 @@ fn conclude(audited: &Audited, format: Format) -> Exit {
         }
     };
     print(findings, format);
+    let is_lost = findings.lost > 0;
+    if is_lost {
+        tracing::error!(
+            "{} batches with {} rows that were in SLS are not there any more, and the TTL does not \
+             tell why; their rows are not sent again\n\
+             hint: if they are to be sent again: `dify-sls-backfill run --resend-lost`",
+            count(findings.lost),
+            count(findings.lost_rows),
+        );
+    }
+    if findings.lost_purged_rows > 0 {
+        tracing::error!(
+            "{} of these rows were purged from Postgres, so nobody here has them any more\n\
+             hint: look for them in backups of Postgres",
+            count(findings.lost_purged_rows),
+        );
+    }
     if findings.unequal.is_empty() && findings.doubled_rows == 0 {
-        return Exit::Done;
+        return if is_lost { Exit::Difference } else { Exit::Done };
     }
     for batch_id in findings.unequal.iter().take(20) {
         tracing::error!("batch {batch_id}: what SLS holds is not what its tags say");
@@ -174,6 +192,16 @@ fn print(findings: &Findings, format: Format) {
     line("adopted, sent by another ledger:   ", findings.foreign, findings.foreign_rows);
     if findings.revived > 0 {
         output::line(&format!("abandoned, but in SLS:             {} batches", findings.revived));
+    }
+    if findings.passed_over_groups > 0 {
+        output::line(&format!(
+            "passed over, vouched for by nobody: {} log groups, {} rows",
+            count(findings.passed_over_groups),
+            count(findings.passed_over_rows),
+        ));
+    }
+    if findings.lost > 0 {
+        line("lost, not in SLS any more:         ", findings.lost, findings.lost_rows);
     }
     output::line("the ledger knows all that SLS holds; `run` can continue");
 }

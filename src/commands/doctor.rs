@@ -75,7 +75,7 @@ async fn try_out(
     let tried = async {
         let client = setup::client(sls)?;
         let ledger = Ledger::open(&postgres.ledger, 1, settings.allow_fsync_off).await?;
-        ledger.bind_project(&sls.project).await?;
+        ledger.bind(&sls.project, &sls.endpoint.service).await?;
         tracing::info!(
             "testing on logstore {LOGSTORE} whether SLS refuses repeated sequence numbers"
         );

@@ -56,7 +56,7 @@ pub async fn init(settings: &InitSettings) -> Result<Exit, Ended> {
     let ledger = Ledger::open(&settings.postgres.ledger, 1, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
-    ledger.bind_project(project).await.or_exit(Exit::Preflight)?;
+    ledger.bind(project, &settings.sls.endpoint.service).await.or_exit(Exit::Preflight)?;
     report("ledger", "sls_backfill", "ready");
     if exists {
         report("project", project, "unchanged");

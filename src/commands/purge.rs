@@ -32,8 +32,10 @@ pub async fn purge(
     let source = Source::connect(&settings.target, 2, &limits).await;
     let source = source.or_exit(Exit::Preflight)?;
     let client = setup::client(&settings.sls)?;
-    setup::check_logstores(&client, &settings.sls.project, &settings.tables).await?;
+    let logstores =
+        setup::check_logstores(&client, &settings.sls.project, &settings.tables).await?;
     let ledger = open_ledger(settings).await?;
+    setup::bind(&ledger, &settings.sls, &logstores).await?;
     let now = Timestamp::from_unix_s(client.now().min(setup::own_now()));
     let until = now.plus_s(-settings.older_than_s);
     let until = settings.until.map_or(until, |asked| asked.min(until));
@@ -74,7 +76,6 @@ async fn open_ledger(settings: &PurgeSettings) -> Result<Ledger, Ended> {
     let ledger =
         Ledger::open(address, 3, settings.allow_fsync_off).await.or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
-    ledger.bind_project(&settings.sls.project).await.or_exit(Exit::Preflight)?;
     Ok(ledger)
 }
 

@@ -19,6 +19,7 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
 use crate::commands::repair::parts::{Repair, RepairSettings, Tally};
 use crate::commands::repair::step::{Step, step};
+use crate::commands::run::{beat, enter_alone};
 use crate::commands::setup;
 use crate::ledger::Ledger;
 use crate::ledger::finding::Finding;
@@ -32,6 +33,7 @@ use crate::pipeline::verify::content::verdict::Verdict;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
+use crate::sls::tag_sums::NOT_SEALED;
 
 /// Findings read from the ledger at once.
 const PAGE_FINDINGS: u32 = 100;
@@ -46,22 +48,21 @@ pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {
     let ledger = Ledger::open(&settings.postgres.ledger, 2, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
-    ledger.bind_project(&settings.sls.project).await.or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
+    let mut logstores = Vec::new();
+    for table in &settings.tables {
+        logstores.push(setup::known_logstore(&client, &settings.sls.project, *table).await?);
+    }
+    setup::bind(&ledger, &settings.sls, &logstores).await?;
     let repair = Repair { settings, source, ledger: ledger.clone(), client };
     if !settings.execute {
         return repair.all_tables().await;
     }
     // Nobody sends meanwhile.
-    let process = ledger.enter(false).await.map_err(|error| {
-        let ended = Ended::from(error);
-        let error =
-            anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
-        Ended { error, ..ended }
-    })?;
+    let process = enter_alone(&ledger).await?;
     let done = tokio::select! {
         done = repair.all_tables() => done,
-        lost = crate::commands::run::beat(&ledger, &process) => Err(lost.into()),
+        lost = beat(&ledger, &process) => Err(lost.into()),
     };
     let left = ledger.leave(&process).await;
     let exit = done?;
@@ -210,7 +211,10 @@ impl Repair<'_> {
         };
         let tag = match self.ledger.searched_batch(batch_id).await? {
             Some(batch) => batch.tag,
-            None => format!("{}/{batch_id}", finding.ledger_id.unwrap_or(self.ledger.id)),
+            None => {
+                let ledger_id = finding.ledger_id.filter(|id| *id != NOT_SEALED);
+                format!("{}/{batch_id}", ledger_id.unwrap_or(self.ledger.id))
+            }
         };
         Ok(format!("{why}; found by: {}", copies::query(&tag, None)))
     }

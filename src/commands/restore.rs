@@ -56,11 +56,12 @@ pub async fn restore(settings: &RestoreSettings, shutdown: Shutdown) -> Result<E
     let limits = Limits::default();
     let source = Source::connect(&settings.target, 2, &limits).await.or_exit(Exit::Preflight)?;
     let client = setup::client(&settings.sls)?;
-    setup::check_logstores(&client, &settings.sls.project, &settings.tables).await?;
+    let logstores =
+        setup::check_logstores(&client, &settings.sls.project, &settings.tables).await?;
     let ledger = Ledger::open(&settings.postgres.ledger, 3, settings.allow_fsync_off).await;
     let ledger = ledger.or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
-    ledger.bind_project(&settings.sls.project).await.or_exit(Exit::Preflight)?;
+    setup::bind(&ledger, &settings.sls, &logstores).await?;
     let target = Writable::connect(&settings.target, 2, WriteLimits::default()).await;
     let target = target.or_exit(Exit::Preflight)?;
     let is_one_database = ledger.is_in(&target.identity().await?).await?;

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use crate::commands::output::count;
 use crate::commands::run_settings::RunSettings;
 use crate::dify::conversion::LogTime;
-use crate::pipeline::retry::with_retries;
+use crate::ledger::generation::LogstoreFacts;
 use crate::pipeline::send::age::kept_since;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::catalog::Shape;
 use crate::source::scope::Scope;
@@ -50,14 +49,14 @@ impl Kept {
 /// time when they finished.
 pub async fn kept(
     settings: &RunSettings,
-    client: &Client,
+    logstores: &[LogstoreFacts],
     source: &Source,
     shapes: &[Shape],
     now: Timestamp,
 ) -> anyhow::Result<BTreeMap<Table, Kept>> {
     let mut kept = BTreeMap::new();
     for shape in shapes {
-        let Some(ttl_days) = ttl_days(client, shape.table.logstore()).await else {
+        let Some(ttl_days) = ttl_days(logstores, shape.table.logstore()) else {
             kept.insert(shape.table, Kept::Unknown);
             continue;
         };
@@ -87,14 +86,12 @@ pub async fn kept(
 }
 
 /// How many days the logstore keeps logs; `None` when SLS does not tell.
-async fn ttl_days(client: &Client, logstore: &str) -> Option<i64> {
-    match with_retries(|| client.logstore(logstore)).await {
-        Ok(body) => body.as_ref().and_then(|body| body["ttl"].as_i64()),
-        Err(failure) => {
-            tracing::warn!("it is not known how long {logstore} keeps logs: {failure}");
-            None
-        }
+fn ttl_days(logstores: &[LogstoreFacts], logstore: &str) -> Option<i64> {
+    let facts = logstores.iter().find(|facts| facts.logstore == logstore)?;
+    if facts.ttl_days.is_none() {
+        tracing::warn!("it is not known how long {logstore} keeps logs");
     }
+    facts.ttl_days.map(i64::from)
 }
 
 fn too_short(

@@ -1,6 +1,8 @@
 //! `run`: sends what is to be sent, continues where the last run stopped, and verifies.
 
+mod live_writer;
 mod passes;
+mod unkept;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -57,6 +59,11 @@ struct Run<'a> {
     now: Timestamp,
     /// Which rows' logs are kept.
     kept: BTreeMap<Table, Kept>,
+    /// When this run has read for the first time what SLS had acknowledged before (Unix seconds,
+    /// SLS's clock).
+    behind_at: BTreeMap<Table, i64>,
+    /// Since when rows may have been stored by another writer when they finished.
+    live_since: BTreeMap<Table, Timestamp>,
     rows: RowBudget,
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
@@ -94,15 +101,19 @@ pub async fn run(
     let source = setup::source(&settings.postgres, 2 * settings.workers.at_first + 2).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(sls)?;
-    setup::check_logstores(&client, &sls.project, &settings.tables).await?;
+    let logstores = setup::check_logstores(&client, &sls.project, &settings.tables).await?;
     // Two stages of each worker, the watch, the tail reader, the resolver and the heartbeat may
     // write at the same time.
     let connections = 2 * settings.workers.at_first + 4;
     let ledger = Ledger::open(&settings.postgres.ledger, connections, settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
-    ledger.bind_project(&sls.project).await.or_exit(Exit::Preflight)?;
+    ledger.bind(&sls.project, &sls.endpoint.service).await.or_exit(Exit::Preflight)?;
     ledger.recognise(&source.identity().await?, settings.new_source).await?;
+    ledger.meet(&logstores).await?.stops().map_err(anyhow::Error::from)?;
+    if let Some((found, hint)) = ledger.standbys().await?.warning() {
+        tracing::warn!("the ledger's Postgres {found}\nhint: {hint}");
+    }
     let process = ledger.enter(settings.join).await.map_err(|error| {
         let ended = Ended::from(error);
         if ended.exit != Exit::Busy {
@@ -125,7 +136,7 @@ pub async fn run(
     }
     let now = Timestamp::from_unix_s(clocks.earliest());
     let guarantees = Guarantees { proven: false, timings: settings.timings };
-    let kept = retention::kept(settings, &client, &source, &shapes, now).await?;
+    let kept = retention::kept(settings, &logstores, &source, &shapes, now).await?;
     let health = Arc::new(HealthGate::new(settings.replica_lag_max_s));
     health.look(&source).await?;
     let watched = source.clone();
@@ -143,6 +154,8 @@ pub async fn run(
         process: process.clone(),
         now,
         kept,
+        behind_at: BTreeMap::new(),
+        live_since: BTreeMap::new(),
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(
             settings.rates,
@@ -200,6 +213,16 @@ fn in_the_middle(ended: Ended) -> Ended {
     Ended { exit, error }
 }
 
+/// Makes this the one process at work, for a command during which nobody sends.
+pub(in crate::commands) async fn enter_alone(ledger: &Ledger) -> Result<Process, Ended> {
+    ledger.enter(false).await.map_err(|error| {
+        let ended = Ended::from(error);
+        let error =
+            anyhow::anyhow!("{:#}\nnothing was done\nhint: wait for it, or stop it", ended.error);
+        Ended { error, ..ended }
+    })
+}
+
 /// Keeps the lease; ends when it is lost. Without the ledger nothing may be sent, so the run ends
 /// with it, wherever it is: its intents are in the ledger.
 pub(in crate::commands) async fn beat(ledger: &Ledger, process: &Process) -> anyhow::Error {
@@ -227,14 +250,25 @@ impl Run<'_> {
         epoch.claim().await.or_exit(Exit::Preflight)?;
         if self.settings.verify == Verify::Tags {
             for shape in shapes {
-                let mut tail_reader =
-                    TailReader::begin(&self.client, &self.ledger, shape.table).await?;
-                tail_reader.catch_up(&self.shutdown).await?;
+                self.read_first(shape.table).await?;
             }
         }
-        epoch.check_batches().await?;
+        self.check_live_writers().await?;
         self.guarantees.proven = self.is_seqid_proven().await?;
         self.all_tables(shapes).await
+    }
+
+    /// Reads what has become visible since the last run: what it tells comes before any decision.
+    async fn read_first(&mut self, table: Table) -> Result<(), Ended> {
+        let read_from = self.client.now();
+        let was_behind = !self.ledger.unseen(table, &[]).await?.is_empty();
+        let mut tail_reader = TailReader::begin(&self.client, &self.ledger, table).await?;
+        tail_reader.catch_up(&self.shutdown).await?;
+        if was_behind {
+            self.behind_at.insert(table, self.client.now());
+        }
+        // Who was asked to stop has not read to the end.
+        if self.shutdown.is_asked() { Ok(()) } else { self.check_unkept(table, read_from).await }
     }
 
     /// Whether SLS refuses a sequence number that it has stored; tests it where that is not known.
@@ -293,7 +327,9 @@ impl Run<'_> {
 
     /// Says how the run ended.
     fn conclude(&self, total: &Outcome, accounts: &[(Table, Account)]) -> Exit {
-        let rows_doubled: u64 = accounts.iter().map(|(_, account)| account.doubled).sum();
+        let sum = |of: fn(&Account) -> u64| accounts.iter().map(|(_, account)| of(account)).sum();
+        let (rows_doubled, rows_lost): (u64, u64) =
+            (sum(|account| account.doubled), sum(|account| account.lost));
         if rows_doubled > 0 {
             tracing::error!(
                 "{} rows are in two batches, so SLS holds them twice; nothing was deleted\n\
@@ -301,11 +337,18 @@ impl Run<'_> {
                 count(rows_doubled)
             );
         }
+        if rows_lost > 0 {
+            tracing::error!(
+                "{} rows that were in SLS are not there any more, and are not sent again\n\
+                 hint: if they are to be sent again, say --resend-lost",
+                count(rows_lost)
+            );
+        }
         for (difference, batches) in &total.differences {
             let batches = count(*batches);
             tracing::error!("{batches} batches {}; {}", difference.what(), difference.way_on());
         }
-        if rows_doubled > 0 || !total.differences.is_empty() {
+        if rows_doubled + rows_lost > 0 || !total.differences.is_empty() {
             return Exit::Difference;
         }
         if !total.is_complete {

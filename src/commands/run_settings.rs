@@ -63,9 +63,15 @@ pub struct RunSettings {
     /// Send also rows that are older than their logstore keeps logs.
     pub beyond_ttl: bool,
     pub canary: CanarySettings,
+    /// Send again what SLS has acknowledged and certainly does not keep.
+    pub resend_unkept: bool,
     /// Go on with an open pass although the conversion has changed.
     pub new_conversion: bool,
     pub verify: Verify,
+    /// Send rows although another writer may have stored them.
+    pub beside_live_writer: bool,
+    /// Send the rows of batches again that were in SLS and are not there any more.
+    pub resend_lost: bool,
     /// Dify's database has moved since the last run.
     pub new_source: bool,
     pub join: bool,

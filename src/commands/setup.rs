@@ -9,6 +9,8 @@ use anyhow::Context as _;
 use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::dify::conversion::{Conversion, LogTime, RULES};
 use crate::dify::fields::Fields;
+use crate::ledger::Ledger;
+use crate::ledger::generation::LogstoreFacts;
 use crate::pg::Address;
 use crate::pipeline::retry::with_retries;
 use crate::record::table::Table;
@@ -106,17 +108,20 @@ pub fn conversion(shape: &Shape, put_graph: bool, log_time: LogTime) -> Conversi
     }
 }
 
-/// Whether SLS is there, lets us in, and has the logstores with an index.
+/// Whether SLS is there, lets us in, and has the logstores with an index; gives what SLS says of
+/// each logstore.
 pub async fn check_logstores(
     client: &Client,
     project: &str,
     tables: &[Table],
-) -> Result<(), Ended> {
+) -> Result<Vec<LogstoreFacts>, Ended> {
+    let mut logstores = Vec::new();
     for table in tables {
         let logstore = table.logstore();
-        let index = look(|| client.index(logstore)).await.map_err(|failure| {
+        let error = |failure: Failure| {
             sls_error(&format!("look up logstore {logstore} of project {project}"), &failure)
-        });
+        };
+        let index = look(|| client.index(logstore)).await.map_err(error);
         let index = index.or_exit(Exit::Preflight)?.with_context(|| {
             format!(
                 "logstore {logstore} has no index: SLS finds only what is written after there is \
@@ -124,8 +129,47 @@ pub async fn check_logstores(
             )
         });
         index.or_exit(Exit::Preflight)?;
+        logstores.push(known_logstore(client, project, *table).await?);
     }
+    Ok(logstores)
+}
+
+/// What SLS says of the logstore of `table`, which must be there.
+pub async fn known_logstore(
+    client: &Client,
+    project: &str,
+    table: Table,
+) -> Result<LogstoreFacts, Ended> {
+    let logstore = table.logstore();
+    let found = look(|| client.logstore(logstore)).await.map_err(|failure| {
+        sls_error(&format!("look up logstore {logstore} of project {project}"), &failure)
+    });
+    let found = found.or_exit(Exit::Preflight)?.with_context(|| {
+        format!("project {project} has no logstore {logstore}\nhint: is it the right project?")
+    });
+    Ok(facts(table, &found.or_exit(Exit::Preflight)?))
+}
+
+/// Binds the ledger to project and service; refuses others, and logstores that were made anew since
+/// something was sent to them.
+pub async fn bind(
+    ledger: &Ledger,
+    sls: &SlsSettings,
+    logstores: &[LogstoreFacts],
+) -> Result<(), Ended> {
+    ledger.bind(&sls.project, &sls.endpoint.service).await.or_exit(Exit::Preflight)?;
+    let met = ledger.meet(logstores).await?;
+    met.stops().map_err(anyhow::Error::from)?;
     Ok(())
+}
+
+/// What GetLogstore's answer says of the logstore of `table`.
+pub fn facts(table: Table, found: &serde_json::Value) -> LogstoreFacts {
+    LogstoreFacts {
+        logstore: table.logstore(),
+        created_at_s: found["createTime"].as_i64(),
+        ttl_days: found["ttl"].as_i64().and_then(|days| i32::try_from(days).ok()),
+    }
 }
 
 /// After so many answers in a row that are not from SLS there is no SLS.

@@ -134,8 +134,13 @@ fn text(table: Table, account: &Account) -> String {
         0 => String::new(),
         rows => format!(" + {} adopted by an audit", count(rows)),
     };
+    let part = |rows: u64, what: &str| match rows {
+        0 => String::new(),
+        rows => format!(" + {} {what}", count(rows)),
+    };
+    let past = part(account.lost, "lost") + &part(account.earlier, "of an earlier logstore");
     let mut text = format!(
-        "{table}: {} rows seen{adopted} = {} in SLS{in_doubt} + {} held + {} already + {} gone",
+        "{table}: {} rows seen{adopted} = {} in SLS{in_doubt}{past} + {} held + {} already + {} gone",
         count(account.seen),
         count(account.live.saturating_sub(account.in_the_air)),
         count(account.held_rows()),
@@ -147,6 +152,10 @@ fn text(table: Table, account: &Account) -> String {
         count(account.batches),
         bytes(account.raw_bytes)
     );
+    if account.lost > 0 {
+        text +=
+            "\n    lost: an audit did not find them in SLS; `run --resend-lost` sends them again";
+    }
     text += &match &account.covered_until {
         Some(until) => format!("\n    covered: all rows created before {until}"),
         None => "\n    covered: no pass from the beginning is done yet".to_owned(),

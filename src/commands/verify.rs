@@ -16,6 +16,7 @@ use crate::commands::exit::{Ended, Exit, OrExit as _};
 use crate::commands::output::{self, Format, count};
 use crate::commands::setup::{self, PostgresSettings, SlsSettings};
 use crate::ledger::Ledger;
+use crate::ledger::generation::LogstoreFacts;
 use crate::ledger::verification::BatchScope;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::screen::Screen;
@@ -104,10 +105,10 @@ pub async fn run(
     let source = setup::source(&settings.postgres, 6).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;
     let client = setup::client(&settings.sls)?;
-    check_logstores(settings, &client).await?;
+    let logstores = check_logstores(settings, &client).await?;
     let ledger = Ledger::open(&settings.postgres.ledger, 8, settings.allow_fsync_off).await;
     let ledger = ledger.or_exit(Exit::Preflight)?;
-    ledger.bind_project(&settings.sls.project).await.or_exit(Exit::Preflight)?;
+    setup::bind(&ledger, &settings.sls, &logstores).await?;
     let mut verify = Verify { settings, screen, source, ledger, client, shutdown };
     let mut outcomes = Vec::new();
     for shape in &shapes {
@@ -123,27 +124,20 @@ pub async fn run(
     Ok(conclude(&outcomes))
 }
 
-/// Whether what is looked at is there.
-async fn check_logstores(settings: &VerifySettings, client: &Client) -> Result<(), Ended> {
+/// Whether what is looked at is there; gives what SLS says of it.
+async fn check_logstores(
+    settings: &VerifySettings,
+    client: &Client,
+) -> Result<Vec<LogstoreFacts>, Ended> {
     let (project, tables) = (&settings.sls.project, &settings.tables);
     if settings.level == Level::Counts {
         return setup::check_logstores(client, project, tables).await;
     }
+    let mut logstores = Vec::new();
     for table in tables {
-        let logstore = table.logstore();
-        let found = setup::look(|| client.logstore(logstore)).await.map_err(|failure| {
-            setup::sls_error(&format!("look up logstore {logstore} of {project}"), &failure)
-        });
-        let found = found.or_exit(Exit::Preflight)?;
-        found
-            .with_context(|| {
-                format!(
-                    "project {project} has no logstore {logstore}\nhint: is it the right project?"
-                )
-            })
-            .or_exit(Exit::Preflight)?;
+        logstores.push(setup::known_logstore(client, project, *table).await?);
     }
-    Ok(())
+    Ok(logstores)
 }
 
 impl Verify<'_> {

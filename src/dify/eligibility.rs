@@ -6,7 +6,8 @@
 //! The order of the rules: the status first (a row that runs is `running`, whatever else is odd
 //! about it), then whether there is a usable finish time, then whether it is old enough and not too
 //! old, then where its payload lies and how large it is; a control row last, when it is terminal and
-//! settled, since only then would it be sent.
+//! settled, since only then would it be sent. Whether another writer may have stored it is asked of a
+//! row that would be sent otherwise.
 
 use crate::dify::python;
 use crate::record::hold::{HoldReason, LookAgain};
@@ -26,6 +27,8 @@ pub struct Bounds {
     pub settled_before: Timestamp,
     /// What finished earlier is `expired`; `None`: nothing is too old.
     pub kept_since: Option<Timestamp>,
+    /// What has finished since is `live?`: another writer may have stored it; `None`: there is none.
+    pub live_since: Option<Timestamp>,
     /// What runs and was created earlier is looked at again only in turn: its worker was killed, or
     /// it waits for a person.
     pub abandoned_before: Timestamp,
@@ -38,6 +41,7 @@ impl Bounds {
     pub const NONE: Self = Self {
         settled_before: Timestamp::INFINITY,
         kept_since: None,
+        live_since: None,
         abandoned_before: Timestamp::NEG_INFINITY,
         row_bytes_max: u64::MAX,
     };
@@ -110,6 +114,13 @@ pub fn hold_reason(table: Table, facts: &Facts<'_>, bounds: &Bounds) -> Option<H
     }
     if text_bytes > bounds.row_bytes_max {
         return Some((HoldReason::TooLarge, format!("its text has {text_bytes} bytes")));
+    }
+    if let Some(since) = bounds.live_since.filter(|since| finished_at >= *since) {
+        let detail = format!(
+            "it finished at {finished_at}; another writer may have stored what has finished since \
+             {since}"
+        );
+        return Some((HoldReason::LiveUnclear, detail));
     }
     None
 }
@@ -245,6 +256,17 @@ mod tests {
         assert_eq!(reason(&expired), Some(HoldReason::Expired));
         let running = Facts { status: b"running", ..expired };
         assert_eq!(reason(&running), Some(HoldReason::Running));
+    }
+
+    #[test]
+    fn what_has_finished_since_another_writer_began_is_held() {
+        for (since, reason) in [(9, true), (10, true), (11, false)] {
+            let bounds = Bounds { live_since: Some(at(since)), ..Bounds::NONE };
+            let held = hold_reason(Table::Runs, &facts(b"succeeded"), &bounds);
+            assert_eq!(held.map(|held| held.0), reason.then_some(HoldReason::LiveUnclear));
+            let running = hold_reason(Table::Runs, &facts(b"running"), &bounds);
+            assert_eq!(running.map(|held| held.0), Some(HoldReason::Running), "status first");
+        }
     }
 
     #[test]

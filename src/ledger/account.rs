@@ -1,4 +1,5 @@
-//! The account of a table: rows seen + adopted = in live batches + held + already there + gone.
+//! The account of a table: rows seen + adopted = in live batches + lost + of an earlier logstore +
+//! held + already there + gone.
 
 use std::collections::BTreeMap;
 
@@ -18,8 +19,13 @@ pub struct Account {
     pub seen: u64,
     /// Rows of live batches that no pass has seen: an audit found them in SLS.
     pub adopted: u64,
-    /// Rows in live batches.
+    /// Rows in live batches of the logstore as it is now.
     pub live: u64,
+    /// Rows in batches that were in SLS and are not there any more, though the TTL does not tell why.
+    pub lost: u64,
+    /// Rows in batches that went into the logstore before it was made anew, and are not lost: their
+    /// TTL is over, or no audit has looked yet.
+    pub earlier: u64,
     /// Those of them that may or may not be in SLS yet.
     #[serde(rename = "in_doubt")]
     pub in_the_air: u64,
@@ -55,7 +61,8 @@ impl Account {
 
     /// Whether every row seen is accounted for.
     pub fn is_balanced(&self) -> bool {
-        self.seen + self.adopted == self.live + self.held_rows() + self.already + self.gone
+        self.seen + self.adopted
+            == self.live + self.lost + self.earlier + self.held_rows() + self.already + self.gone
     }
 }
 
@@ -64,14 +71,7 @@ impl Ledger {
     pub async fn account(&self, table: Table) -> anyhow::Result<Account> {
         let context = || format!("add up the account of {table}");
         let covered = self.covered_until(table).await?;
-        let mut tx = self.begin_relaxed().await?;
-        // Millions of holds take a while to count.
-        sqlx::raw_sql(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SET LOCAL statement_timeout = '10min'",
-        )
-            .execute(&mut *tx)
-            .await
-            .with_context(context)?;
+        let mut tx = self.begin_count().await?;
         let ranges = pg::statement(
             "SELECT coalesce(sum(r.rows_seen), 0)::int8 AS seen, \
              coalesce(sum(r.rows_already), 0)::int8 AS already, \
@@ -87,14 +87,23 @@ impl Ledger {
         .await
         .with_context(context)?;
         let batches = pg::statement(
-            "SELECT coalesce(sum(rows), 0)::int8 AS live, \
+            "SELECT coalesce(sum(rows) FILTER (WHERE kind = 'live'), 0)::int8 AS live, \
+             coalesce(sum(rows) FILTER (WHERE kind = 'lost'), 0)::int8 AS lost, \
+             coalesce(sum(rows) FILTER (WHERE kind = 'earlier'), 0)::int8 AS earlier, \
              coalesce(sum(adopted_rows), 0)::int8 AS adopted, \
              coalesce(sum(rows) FILTER (WHERE state = 'intent'), 0)::int8 AS in_the_air, \
-             coalesce(sum(raw_bytes), 0)::int8 AS raw_bytes, \
-             coalesce(sum(doubled_rows), 0)::int8 AS doubled, \
-             coalesce(sum(not_json), 0)::int8 AS not_json, count(*) AS batches \
-             FROM sls_backfill.batch \
-             WHERE table_name = $1 AND state NOT IN ('split', 'abandoned')",
+             coalesce(sum(raw_bytes) FILTER (WHERE kind = 'live'), 0)::int8 AS raw_bytes, \
+             coalesce(sum(doubled_rows) FILTER (WHERE kind = 'live'), 0)::int8 AS doubled, \
+             coalesce(sum(not_json) FILTER (WHERE kind = 'live'), 0)::int8 AS not_json, \
+             count(*) FILTER (WHERE kind = 'live') AS batches \
+             FROM sls_backfill.batch b \
+             LEFT JOIN (SELECT logstore, max(number) AS number FROM sls_backfill.generation \
+               GROUP BY logstore) g ON g.logstore = b.logstore, \
+             LATERAL (SELECT CASE WHEN state IN ('split', 'abandoned') THEN 'given up' \
+               WHEN state = 'lost' THEN 'lost' \
+               WHEN state <> 'intent' AND generation < g.number THEN 'earlier' \
+               ELSE 'live' END AS kind) k \
+             WHERE table_name = $1 AND (kind <> 'given up' OR adopted_rows <> 0)",
         )
         .bind(table.name())
         .fetch_one(&mut *tx)
@@ -128,6 +137,8 @@ impl Ledger {
             vanished: number(&ranges, "vanished")?,
             adopted: number(&batches, "adopted")?,
             live: number(&batches, "live")?,
+            lost: number(&batches, "lost")?,
+            earlier: number(&batches, "earlier")?,
             in_the_air: number(&batches, "in_the_air")?,
             raw_bytes: number(&batches, "raw_bytes")?,
             doubled: number(&batches, "doubled")?,

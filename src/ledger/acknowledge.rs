@@ -22,8 +22,7 @@ impl Ledger {
         if stored.is_empty() {
             return Ok(());
         }
-        // If a crash of Postgres loses this, the batches are settled like unknown attempts.
-        let mut tx = self.begin_relaxed().await?;
+        let mut tx = self.begin().await?;
         acknowledge(&mut tx, stored).await?;
         tx.commit().await.context("acknowledge batches")
     }

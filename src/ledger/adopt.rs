@@ -4,7 +4,7 @@
 //! are written down. So an audit can be stopped anywhere and goes on there, and a batch that is
 //! adopted is at once one that keeps its rows from being sent again.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use anyhow::Context as _;
 use sqlx::Row as _;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::BatchRows;
+use crate::ledger::generation::note_other_writer;
 use crate::ledger::intent::days_sql;
 use crate::ledger::live_rows::take_rows;
 use crate::ledger::sighting::{prove, sum_of, verdicts};
@@ -26,7 +27,7 @@ pub struct Find {
     /// The ledger that has sent it.
     pub ledger_id: Uuid,
     /// What its tags tell of the whole batch; `None` when they cannot be read.
-    pub tagged: Option<(u64, Digest)>,
+    pub tagged: Option<(u32, Digest)>,
     /// The fingerprint of its conversion, as its tag tells; `None` when there is none.
     pub conversion: Option<String>,
     /// What this page holds.
@@ -44,13 +45,19 @@ pub struct AuditedPage<'a> {
     /// The number of the audit.
     pub audit: i64,
     pub table: Table,
+    /// Which creation of the logstore was read.
+    pub generation: i32,
     pub shard: u32,
     /// Where the page begins: the position as it stands.
     pub cursor: &'a str,
     pub next_cursor: &'a str,
     /// Later than any signature under which what was found can have been sent (Unix s).
     pub signed_before: i64,
+    /// When SLS received what the ledger lacks of it (Unix s).
+    pub received_at: i64,
     pub finds: &'a BTreeMap<Uuid, Find>,
+    /// The oldest log time (Unix s) of another writer in it.
+    pub others_since: Option<u32>,
 }
 
 /// What an audit has found.
@@ -67,6 +74,15 @@ pub struct Findings {
     pub foreign_rows: u64,
     /// Batches that the ledger had given up.
     pub revived: u64,
+    /// Batches that were in SLS, and are not there any more though the TTL does not tell why.
+    pub lost: u64,
+    pub lost_rows: u64,
+    /// Rows among them that a purge has deleted from Postgres.
+    pub lost_purged_rows: u64,
+    /// Log groups with tags of a ledger that neither its seal nor a consumer group vouches for, and
+    /// the rows in them: nothing was made of them.
+    pub passed_over_groups: u64,
+    pub passed_over_rows: u64,
     /// Rows in an adopted batch that another one holds, too: they are in SLS twice.
     pub doubled_rows: u64,
     /// Batches of which SLS holds more, less or something else than their tags tell.
@@ -93,12 +109,13 @@ impl Ledger {
         let context = || format!("write down what shard {} of {logstore} holds", page.shard);
         let moved = pg::statement(
             "UPDATE sls_backfill.read_position SET cursor = $4, updated_at = clock_timestamp() \
-             WHERE logstore = $1 AND shard = $2 AND cursor = $3",
+             WHERE logstore = $1 AND shard = $2 AND cursor = $3 AND generation = $5",
         )
         .bind(logstore)
         .bind(i32::try_from(page.shard)?)
         .bind(page.cursor)
         .bind(page.next_cursor)
+        .bind(page.generation)
         .execute(&mut *tx)
         .await
         .with_context(context)?;
@@ -111,6 +128,9 @@ impl Ledger {
             if is_in_book {
                 count_anew(&mut tx, page, *batch_id, find).await.with_context(context)?;
             }
+        }
+        if let Some(since) = page.others_since {
+            note_other_writer(&mut tx, logstore, page.generation, since).await?;
         }
         prove(&mut tx, page.finds.keys().copied().collect()).await.context("prove batches")?;
         tx.commit().await.with_context(context)
@@ -130,6 +150,21 @@ impl Ledger {
         rows.iter().map(|row| Ok(row.try_get("id")?)).collect()
     }
 
+    /// The ledgers of these batches, for those that are in the book in any state.
+    pub async fn owners(&self, ids: Vec<Uuid>) -> anyhow::Result<HashMap<Uuid, Uuid>> {
+        let mut tx = self.begin_relaxed().await?;
+        let rows = pg::statement(
+            "SELECT id, coalesce(ledger_id, $2) AS owner FROM sls_backfill.batch \
+             WHERE id = ANY($1)",
+        )
+        .bind(ids)
+        .bind(self.id)
+        .fetch_all(&mut *tx)
+        .await
+        .context("look up whose batches were found in SLS")?;
+        rows.iter().map(|row| Ok((row.try_get("id")?, row.try_get("owner")?))).collect()
+    }
+
     /// Gives whether the book has the batch now.
     async fn adopt(
         &self,
@@ -139,15 +174,20 @@ impl Ledger {
         find: &Find,
     ) -> anyhow::Result<bool> {
         let row = pg::statement(
-            "SELECT state IN ('split', 'abandoned') AS given_up, \
-             adopted_by IS NOT NULL AND pass_id IS NULL AS adopted \
+            "SELECT state IN ('lost', 'split', 'abandoned') AS given_up, \
+             adopted_by IS NOT NULL AND pass_id IS NULL AS adopted, ledger_id \
              FROM sls_backfill.batch WHERE id = $1 FOR UPDATE",
         )
         .bind(batch_id)
         .fetch_optional(&mut **tx)
         .await?;
+        let ledger_id = (find.ledger_id != self.id).then_some(find.ledger_id);
         let known = match row {
             None => Known::Lacking,
+            // A batch of another ledger with the id of this one: nobody makes the same id twice.
+            Some(row) if row.try_get::<Option<Uuid>, _>("ledger_id")? != ledger_id => {
+                return Ok(false);
+            }
             Some(row) if row.try_get("given_up")? => Known::GivenUp,
             Some(row) if row.try_get("adopted")? => Known::Adopted,
             Some(_) => Known::Live,
@@ -156,23 +196,25 @@ impl Ledger {
             // Without a row nothing of it could be sent again.
             Known::Lacking if find.rows.is_empty() => return Ok(false),
             Known::Lacking => {
-                let ledger_id = (find.ledger_id != self.id).then_some(find.ledger_id);
                 insert(tx, page, batch_id, find, ledger_id).await?;
                 take_rows(tx, page.table, batch_id).await?;
             }
             Known::Adopted => {
                 add_rows(tx, batch_id, find).await?;
+                name_conversion(tx, page.table, batch_id, find).await?;
                 take_rows(tx, page.table, batch_id).await?;
+                was_seen_in(tx, page.generation, batch_id).await?;
             }
+            Known::Live => was_seen_in(tx, page.generation, batch_id).await?,
             // What becomes of it is decided when everything is read.
-            Known::GivenUp | Known::Live => {}
+            Known::GivenUp => {}
         }
         Ok(true)
     }
 
     /// What the audit of that number has found in SLS.
     pub async fn findings(&self, audit: i64) -> anyhow::Result<Findings> {
-        let mut findings = Findings::default();
+        let mut findings = self.lost().await?;
         let mut after = Uuid::nil();
         loop {
             let mut tx = self.begin_relaxed().await?;
@@ -220,6 +262,28 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    /// How many batches are lost, this time or before.
+    async fn lost(&self) -> anyhow::Result<Findings> {
+        let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement(
+            "SELECT count(*) AS batches, coalesce(sum(rows), 0)::int8 AS rows, \
+             coalesce(sum(purged_rows), 0)::int8 AS purged \
+             FROM sls_backfill.batch WHERE state = 'lost'",
+        )
+        .fetch_one(&mut *tx)
+        .await
+        .context("count the batches that are lost")?;
+        let number = |name| anyhow::Ok(u64::try_from(row.try_get::<i64, _>(name)?)?);
+        Ok(Findings {
+            lost: number("batches")?,
+            lost_rows: number("rows")?,
+            lost_purged_rows: number("purged")?,
+            ..Findings::default()
+        })
+    }
+}
+
 /// Counts what the page holds of a batch; what was counted before this audit is forgotten.
 async fn count_anew(
     tx: &mut Tx,
@@ -229,12 +293,14 @@ async fn count_anew(
 ) -> anyhow::Result<()> {
     let counted = pg::statement(
         "SELECT rows, digest, groups FROM sls_backfill.sighting \
-         WHERE batch_id = $1 AND logstore = $2 AND shard = $3 AND audit = $4 FOR UPDATE",
+         WHERE batch_id = $1 AND logstore = $2 AND shard = $3 AND audit = $4 \
+         AND generation = $5 FOR UPDATE",
     )
     .bind(batch_id)
     .bind(page.table.logstore())
     .bind(i32::try_from(page.shard)?)
     .bind(page.audit)
+    .bind(page.generation)
     .fetch_optional(&mut **tx)
     .await?;
     let is_first = counted.is_none();
@@ -244,8 +310,9 @@ async fn count_anew(
     }
     pg::statement(
         "INSERT INTO sls_backfill.sighting \
-         (batch_id, logstore, shard, rows, digest, groups, first_cursor, last_cursor, audit) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8) ON CONFLICT (batch_id, logstore, shard) \
+         (batch_id, logstore, shard, rows, digest, groups, first_cursor, last_cursor, audit, \
+           generation) VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8, $10) \
+         ON CONFLICT (batch_id, logstore, generation, shard) \
          DO UPDATE SET rows = excluded.rows, digest = excluded.digest, groups = excluded.groups, \
          first_cursor = CASE WHEN $9 THEN excluded.first_cursor ELSE sighting.first_cursor END, \
          last_cursor = excluded.last_cursor, audit = excluded.audit, seen_at = clock_timestamp()",
@@ -259,6 +326,19 @@ async fn count_anew(
     .bind(page.cursor)
     .bind(page.audit)
     .bind(is_first)
+    .bind(page.generation)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// A batch is in the logstore as it is now, whichever it was sent to.
+async fn was_seen_in(tx: &mut Tx, generation: i32, batch_id: Uuid) -> anyhow::Result<()> {
+    pg::statement(
+        "UPDATE sls_backfill.batch SET generation = $2 WHERE id = $1 AND generation <> $2",
+    )
+    .bind(batch_id)
+    .bind(generation)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -297,17 +377,21 @@ async fn insert(
     ledger_id: Option<Uuid>,
 ) -> anyhow::Result<()> {
     let spans = Spans::of(&find.rows);
-    let (rows, digest) = find.tagged.unwrap_or((find.sum.rows, find.sum.digest));
+    // What nobody tells is not known: what was found of a batch proves nothing about it.
+    let (rows, digest) = match find.tagged {
+        Some((rows, digest)) => (u64::from(rows), Some(digest.to_bytes().to_vec())),
+        None => ((spans.rows.row_ids.len() / 16) as u64, None),
+    };
     let cursors = serde_json::json!({ page.shard.to_string(): page.cursor });
     let days = days_sql(18);
     pg::made_statement(&format!(
         "WITH batched AS (INSERT INTO sls_backfill.batch (id, table_name, logstore, state, rows, \
            raw_bytes, digest, not_json, conversion_id, sendings, signed_at, cursors, ingest_time, \
            created_first, finished_first, finished_last, stored_at, adopted_by, adopted_rows, \
-           ledger_id) \
+           ledger_id, generation) \
          VALUES ($1, $2, $3, 'stored', $4, $5, $6, 0, (SELECT id FROM sls_backfill.conversion \
            WHERE table_name = $2 AND fingerprint = $7), 1, to_timestamp($8), $9, $10, \
-           $11, $12, $13, clock_timestamp(), $14, $4, $15) RETURNING id) \
+           $11, $12, $13, to_timestamp($19), $14, $4, $15, $20) RETURNING id) \
          INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
          SELECT id, $16, {days}, $17 FROM batched"
     ))
@@ -316,7 +400,7 @@ async fn insert(
     .bind(page.table.logstore())
     .bind(i32::try_from(rows)?)
     .bind(i64::try_from(find.raw_bytes)?)
-    .bind(digest.to_bytes().to_vec())
+    .bind(digest)
     .bind(&find.conversion)
     .bind(page.signed_before as f64)
     .bind(cursors)
@@ -329,6 +413,28 @@ async fn insert(
     .bind(spans.rows.row_ids)
     .bind(spans.rows.day_rows)
     .bind(spans.rows.days)
+    .bind(page.received_at as f64)
+    .bind(page.generation)
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// An earlier audit may have found the batch before this ledger had a pass with its conversion.
+async fn name_conversion(
+    tx: &mut Tx,
+    table: Table,
+    batch_id: Uuid,
+    find: &Find,
+) -> anyhow::Result<()> {
+    pg::statement(
+        "UPDATE sls_backfill.batch SET conversion_id = c.id FROM sls_backfill.conversion c \
+         WHERE batch.id = $1 AND batch.conversion_id IS NULL \
+         AND c.table_name = $2 AND c.fingerprint = $3",
+    )
+    .bind(batch_id)
+    .bind(table.name())
+    .bind(&find.conversion)
     .execute(&mut **tx)
     .await?;
     Ok(())
@@ -350,6 +456,9 @@ async fn add_rows(tx: &mut Tx, batch_id: Uuid, find: &Find) -> anyhow::Result<()
     let spans = Spans::of(&new);
     pg::statement(
         "WITH batched AS (UPDATE sls_backfill.batch SET raw_bytes = raw_bytes + $2, \
+           rows = rows + CASE WHEN digest IS NULL THEN octet_length($6) / 16 ELSE 0 END, \
+           adopted_rows = adopted_rows \
+             + CASE WHEN digest IS NULL THEN octet_length($6) / 16 ELSE 0 END, \
            created_first = least(created_first, $3), \
            finished_first = least(finished_first, $4), finished_last = greatest(finished_last, $5) \
            WHERE id = $1 RETURNING id) \

@@ -10,14 +10,11 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
+use crate::ledger::generation::current_sql;
 use crate::pg::{self, Tx};
 use crate::record::day::Day;
 use crate::record::hold::HoldReason;
 use crate::record::table::Table;
-
-/// Millions of batches take a while to add up.
-const ADD_UP_TIMEOUT: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
-    SET LOCAL statement_timeout = '10min'";
 
 /// What the ledger says of a day. `None` as a day: no finish time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -51,8 +48,7 @@ impl Ledger {
     /// The days of `table`, in one snapshot.
     pub async fn days(&self, table: Table) -> anyhow::Result<BTreeMap<Option<Day>, LedgerDay>> {
         let context = || format!("add up the days of {table}");
-        let mut tx = self.begin_relaxed().await?;
-        sqlx::raw_sql(ADD_UP_TIMEOUT).execute(&mut *tx).await.with_context(context)?;
+        let mut tx = self.begin_count().await?;
         let mut days = batched_days(&mut tx, table).await.with_context(context)?;
         let held = pg::statement(
             "SELECT CASE WHEN isfinite(finished_at) \
@@ -69,6 +65,24 @@ impl Ledger {
             days.entry(day(row)?).or_default().held += count(row, "rows")?;
         }
         Ok(days)
+    }
+
+    /// How many rows of `table` are held and may have finished since, and when one was last held:
+    /// what `days` leaves out has not changed while this is the same.
+    pub async fn unsettled_state(&self, table: Table) -> anyhow::Result<(i64, i64)> {
+        let mut tx = self.begin_count().await?;
+        let row = pg::statement(
+            "SELECT count(*) AS rows, \
+             coalesce((extract(epoch FROM max(last_held_at)) * 1000000)::int8, 0) AS last \
+             FROM sls_backfill.hold WHERE table_name = $1 AND state = 'open' \
+             AND (finished_at IS NULL OR reason = $2)",
+        )
+        .bind(table.name())
+        .bind(HoldReason::Running.name())
+        .fetch_one(&mut *tx)
+        .await
+        .with_context(|| format!("count the held rows of {table}"))?;
+        Ok((row.try_get("rows")?, row.try_get("last")?))
     }
 
     /// The next rows of `table` behind `after` that are held and may have finished since, at most
@@ -143,15 +157,19 @@ async fn batched_days(
     tx: &mut Tx,
     table: Table,
 ) -> anyhow::Result<BTreeMap<Option<Day>, LedgerDay>> {
-    let rows = pg::statement(
+    // What went into a logstore that is gone is lost, whether or not its TTL was over by then.
+    let rows = pg::made_statement(&format!(
         "SELECT (d.day - DATE '2000-01-01')::int4 AS day, \
-         coalesce(sum(d.rows) FILTER (WHERE b.state NOT IN ('intent', 'lost')), 0)::int8 AS stored, \
-         coalesce(sum(d.rows) FILTER (WHERE b.state = 'intent'), 0)::int8 AS open, \
-         coalesce(sum(d.rows) FILTER (WHERE b.state = 'lost'), 0)::int8 AS lost \
-         FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
-         CROSS JOIN LATERAL unnest(r.finished_days, r.day_rows) AS d(day, rows) \
-         WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') GROUP BY 1",
-    )
+         coalesce(sum(d.rows) FILTER (WHERE NOT open AND NOT lost), 0)::int8 AS stored, \
+         coalesce(sum(d.rows) FILTER (WHERE open), 0)::int8 AS open, \
+         coalesce(sum(d.rows) FILTER (WHERE lost), 0)::int8 AS lost \
+         FROM (SELECT id, state = 'intent' AS open, state = 'lost' OR (state <> 'intent' \
+             AND generation < {}) AS lost FROM sls_backfill.batch b \
+           WHERE table_name = $1 AND state NOT IN ('split', 'abandoned')) b \
+         JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
+         CROSS JOIN LATERAL unnest(r.finished_days, r.day_rows) AS d(day, rows) GROUP BY 1",
+        current_sql("b.logstore")
+    ))
     .bind(table.name())
     .fetch_all(&mut **tx)
     .await?;

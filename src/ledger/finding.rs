@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
+use crate::ledger::generation::current_sql;
 use crate::ledger::verification::{FoundIn, Overtaken, Verification};
 use crate::pg::{self, Tx};
 
@@ -171,9 +172,11 @@ impl Ledger {
     /// Where a proof has found a batch: shard, first cursor, end cursor.
     pub async fn proof_spans(&self, batch_id: Uuid) -> anyhow::Result<Vec<(u32, String, String)>> {
         let mut tx = self.begin_relaxed().await?;
-        let rows = pg::statement(
-            "SELECT shard, first_cursor, end_cursor FROM sls_backfill.proof WHERE batch_id = $1",
-        )
+        let rows = pg::made_statement(&format!(
+            "SELECT shard, first_cursor, end_cursor FROM sls_backfill.proof p \
+             WHERE batch_id = $1 AND generation = {}",
+            current_sql("p.logstore")
+        ))
         .bind(batch_id)
         .fetch_all(&mut *tx)
         .await
@@ -269,11 +272,12 @@ async fn insert_proofs(
     pg::statement(
         "INSERT INTO sls_backfill.proof (batch_id, logstore, shard, generation, first_cursor, \
          end_cursor, rows, received_first, received_last, proved_at) \
-         SELECT p.batch_id, $1, p.shard, 1, p.first_cursor, p.end_cursor, p.rows, \
+         SELECT p.batch_id, $1, p.shard, v.generation, p.first_cursor, p.end_cursor, p.rows, \
            to_timestamp(p.received_first), to_timestamp(p.received_last), \
            to_timestamp(p.seen_at_us / 1000000) \
-         FROM unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::int8[], $7::int8[], \
-           $8::int8[], $9::float8[]) AS p(batch_id, shard, first_cursor, end_cursor, rows, \
+         FROM (SELECT generation FROM sls_backfill.verification WHERE id = $10) v, \
+           unnest($2::uuid[], $3::int4[], $4::text[], $5::text[], $6::int8[], $7::int8[], \
+             $8::int8[], $9::float8[]) AS p(batch_id, shard, first_cursor, end_cursor, rows, \
            received_first, received_last, seen_at_us)",
     )
     .bind(verification.table.logstore())
@@ -285,6 +289,7 @@ async fn insert_proofs(
     .bind(spans.iter().map(|span| span.first.received.0).collect::<Vec<_>>())
     .bind(spans.iter().map(|span| span.last.received.1).collect::<Vec<_>>())
     .bind(spans.iter().map(|span| span.seen_at_us as f64).collect::<Vec<_>>())
+    .bind(verification.id)
     .execute(&mut **tx)
     .await?;
     Ok(())

@@ -2,7 +2,9 @@
 //!
 //! An intent has one owner, the process that may send it. A sender that gives up, and whoever
 //! finds a process dead, takes the owner away; one process claims it again. Every write here names
-//! the owner, so a process that was stopped past its lease and wakes can sign nothing any more.
+//! the owner, so a process that was stopped past its lease and wakes can sign nothing any more; and
+//! whatever authorises a request is written only into the ledger that this process knows
+//! (`ledger::continuity`).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -99,6 +101,17 @@ pub struct Replacement {
     pub holds: Vec<NewHold>,
 }
 
+/// What came of a write that rests on nothing of a batch being in SLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    /// It is done.
+    Held,
+    /// Nothing was written: the batch is known to be stored.
+    Stored,
+    /// Nothing was written: something of it was found in SLS since it was looked for.
+    Seen,
+}
+
 /// Why an intent is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -111,7 +124,8 @@ pub enum Reason {
 impl Ledger {
     /// A batch is about to be signed anew; the date is on disk before it is on the wire. Gives
     /// `false` when the batch is known to be stored, so that nothing need be sent; fails with
-    /// [`BatchLost`] when another process may send it.
+    /// [`BatchLost`] when another process may send it, with [`crate::ledger::stop::Stopped`] when
+    /// the ledger was stopped or is not the one that it was.
     pub async fn signed_anew(
         &self,
         process: &Process,
@@ -120,37 +134,48 @@ impl Ledger {
     ) -> anyhow::Result<bool> {
         let context = || format!("renew the signature of batch {batch_id}");
         let mut tx = self.begin().await?;
-        let renewed = pg::statement(
+        let renewed = pg::made_statement(&format!(
             "UPDATE sls_backfill.batch SET signed_at = greatest(signed_at, to_timestamp($3)), \
-             attempts = attempts + 1, all_refused = false WHERE id = $1 AND owner = $2 AND state = 'intent'",
-        )
+             attempts = attempts + 1, all_refused = false \
+             WHERE id = $1 AND owner = $2 AND state = 'intent' AND {}",
+            self.may_send_sql(4)
+        ))
         .bind(batch_id)
         .bind(process.id)
         .bind(signed_at as f64)
+        .bind(self.timeline_found())
         .execute(&mut *tx)
         .await
         .with_context(context)?
         .rows_affected();
         if renewed == 0 && is_intent(&mut tx, batch_id).await? {
-            return Err(BatchLost(batch_id).into());
+            drop(tx);
+            return Err(self.batch_lost(batch_id).await);
         }
         tx.commit().await.with_context(context)?;
         Ok(renewed == 1)
     }
 
     /// A batch is about to go out with another number: it is certain that nothing of it is in SLS,
-    /// nor on its way. Otherwise as [`Ledger::signed_anew`].
-    pub async fn renumbered(&self, batch_id: Uuid, sending: &Sending) -> anyhow::Result<bool> {
+    /// nor on its way. Fails as [`Ledger::signed_anew`].
+    pub async fn renumbered(&self, batch_id: Uuid, sending: &Sending) -> anyhow::Result<Absence> {
         let context = || format!("send batch {batch_id} once more");
         let mut tx = self.begin().await?;
-        let renumbered = pg::statement(
+        let absence = absence(&mut tx, batch_id).await?;
+        if absence != Absence::Held {
+            return Ok(absence);
+        }
+        let renumbered = pg::made_statement(&format!(
             "WITH numbered AS (UPDATE sls_backfill.lane SET last_number = $4 \
                WHERE id = $3 AND last_number < $4) \
              UPDATE sls_backfill.batch SET lane_id = $3, number = $4, \
              signed_at = to_timestamp($5), cursors = $6, sendings = $7, attempts = attempts + 1, \
-             all_refused = false, number_used_at = NULL \
-             WHERE id = $1 AND owner = $2 AND state = 'intent'",
-        )
+             all_refused = false, number_used_at = NULL, generation = \
+               (SELECT max(g.number) FROM sls_backfill.generation g \
+                WHERE g.logstore = batch.logstore) \
+             WHERE id = $1 AND owner = $2 AND state = 'intent' AND {}",
+            self.may_send_sql(8)
+        ))
         .bind(batch_id)
         .bind(sending.owner)
         .bind(sending.lane_id)
@@ -158,15 +183,26 @@ impl Ledger {
         .bind(sending.signed_at as f64)
         .bind(cursors_json(Some(sending))?)
         .bind(i32::try_from(sending.nth)?)
+        .bind(self.timeline_found())
         .execute(&mut *tx)
         .await
         .with_context(context)?
         .rows_affected();
-        if renumbered == 0 && is_intent(&mut tx, batch_id).await? {
-            return Err(BatchLost(batch_id).into());
+        if renumbered == 0 {
+            drop(tx);
+            return Err(self.batch_lost(batch_id).await);
         }
         tx.commit().await.with_context(context)?;
-        Ok(renumbered == 1)
+        Ok(Absence::Held)
+    }
+
+    /// Why an intent could not be written to: [`BatchLost`], or
+    /// [`Stopped`](crate::ledger::stop::Stopped).
+    async fn batch_lost(&self, batch_id: Uuid) -> anyhow::Error {
+        match self.check_stop().await {
+            Ok(()) => BatchLost(batch_id).into(),
+            Err(error) => error,
+        }
     }
 
     /// Gives an intent up: from now on it waits to be settled. Does nothing when it is known to be
@@ -281,18 +317,21 @@ impl Ledger {
             .collect()
     }
 
-    /// Puts other batches and holds in the place of an intent of which nothing is in SLS. Gives
-    /// `false`, and does nothing, when it is known to be stored; fails with [`BatchLost`] when
-    /// another process may send it.
+    /// Puts other batches and holds in the place of an intent of which nothing is in SLS. Fails
+    /// with [`BatchLost`] when another process may send it.
     pub async fn replace(
         &self,
         process: &Process,
         old: &InDoubtBatch,
         reason: Reason,
         replacement: &Replacement,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<Absence> {
         let context = || format!("replace batch {}", old.id);
         let mut tx = self.begin().await?;
+        let absence = absence(&mut tx, old.id).await?;
+        if absence != Absence::Held {
+            return Ok(absence);
+        }
         let state = match reason {
             Reason::Split => "split",
             Reason::Abandoned => "abandoned",
@@ -309,10 +348,8 @@ impl Ledger {
         .with_context(context)?
         .rows_affected();
         if ended == 0 {
-            return match is_intent(&mut tx, old.id).await? {
-                true => Err(BatchLost(old.id).into()),
-                false => Ok(false),
-            };
+            drop(tx);
+            return Err(self.batch_lost(old.id).await);
         }
         release_rows(&mut tx, old.table, old.id).await?;
         let Replacement { batches, holds } = replacement;
@@ -323,8 +360,34 @@ impl Ledger {
         }
         insert_holds(&mut tx, old.table, old.pass_id, holds).await.with_context(context)?;
         tx.commit().await.with_context(context)?;
-        Ok(true)
+        Ok(Absence::Held)
     }
+}
+
+/// Whether nothing was found of an intent until now. From here on, until the end of the transaction,
+/// nothing can be: whoever adds a sighting takes the same lock first (`ledger::sighting`).
+async fn absence(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<Absence> {
+    let context = || format!("look once more for batch {batch_id}");
+    let row = pg::statement(
+        "SELECT state = 'intent' AS is_open FROM sls_backfill.batch WHERE id = $1 \
+         FOR NO KEY UPDATE",
+    )
+    .bind(batch_id)
+    .fetch_optional(&mut **tx)
+    .await
+    .with_context(context)?;
+    // The write that follows does not find it, either, and tells why.
+    let Some(row) = row else { return Ok(Absence::Held) };
+    if !row.try_get::<bool, _>("is_open")? {
+        return Ok(Absence::Stored);
+    }
+    // A statement of its own: it sees what was committed while the lock was waited for.
+    let row = pg::statement("SELECT FROM sls_backfill.sighting WHERE batch_id = $1 LIMIT 1")
+        .bind(batch_id)
+        .fetch_optional(&mut **tx)
+        .await
+        .with_context(context)?;
+    Ok(if row.is_some() { Absence::Seen } else { Absence::Held })
 }
 
 async fn is_intent(tx: &mut Tx, batch_id: Uuid) -> anyhow::Result<bool> {

@@ -4,6 +4,9 @@
 //! One transaction moves the range's position behind the rows read, writes the batch, and records
 //! the rows passed over as holds. So after any crash every row up to the position is in a batch,
 //! held, already there or gone; and every batch that might be in SLS is in the book.
+//!
+//! An intent authorises a request, so it is written only into the ledger that this process knows
+//! (`ledger::continuity`).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -150,19 +153,25 @@ impl Counts {
 impl Ledger {
     /// Writes one step, all of it or nothing; moves the lease's position with it.
     ///
-    /// Fails with [`LeaseLost`] when the range has another owner, and with [`RowsTaken`] when a row
-    /// of the batch is in another live one by now.
+    /// Fails with [`LeaseLost`] when the range has another owner, with [`RowsTaken`] when a row of
+    /// the batch is in another live one by now, and with [`crate::ledger::stop::Stopped`] when the
+    /// ledger was stopped or is not the one that it was.
     pub async fn record(&self, lease: &mut Lease, step: &Step) -> anyhow::Result<()> {
         let position = step.position.unwrap_or(lease.position);
         let mut look_ups = 0;
         loop {
             let mut tx = self.begin().await?;
-            if let Err(error) = write_step(&mut tx, lease, step, position).await {
+            if let Err(error) = self.write_step(&mut tx, lease, step, position).await {
+                drop(tx);
                 // The COMMIT without an answer may have come through only now.
                 if look_ups > 0 && self.was_recorded(lease, step, position).await? {
                     break;
                 }
-                return Err(error);
+                return Err(if error.is::<LeaseLost>() {
+                    self.lease_lost(lease).await
+                } else {
+                    error
+                });
             }
             let Err(lost) = tx.commit().await else { break };
             // A COMMIT without an answer: the book itself knows whether it came through.
@@ -211,76 +220,83 @@ impl Ledger {
         };
         Ok(found)
     }
-}
 
-/// Parts of a statement: the range moves on, what is stored is acknowledged. `after`: how many
-/// parameters come before its own twelve.
-fn moved(after: u32) -> String {
-    let [id, token, from, to, seen, already, gone, expired, expired_before, read] =
-        std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
-    format!(
-        "acknowledged AS ({}), \
-         moved AS (UPDATE sls_backfill.range SET position = {to}, rows_seen = rows_seen + {seen}, \
-           rows_already = rows_already + {already}, rows_gone = rows_gone + {gone}, \
-           rows_expired = rows_expired + {expired}, \
-           expired_before = greatest(expired_before, {expired_before}), \
-           rows_read = rows_read + {read} \
-           WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
-           RETURNING id)",
-        acknowledge_sql(after + 10),
-    )
-}
+    async fn write_step(
+        &self,
+        tx: &mut Tx,
+        lease: &Lease,
+        step: &Step,
+        position: Key,
+    ) -> anyhow::Result<()> {
+        let context = || format!("write a step of range {}", lease.range_id);
+        let Counts { seen, already, gone, expired, read } = Counts::of(step, lease);
+        // One statement for all: each is two ways to Postgres and back.
+        let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
+        let statement = match &step.batch {
+            None => pg::made_statement(&format!("WITH {} SELECT FROM moved", self.moved_sql(0))),
+            Some(batch) => {
+                let moved = self.moved_sql(BATCH_PARAMETERS);
+                let sql = format!("WITH {moved}, {}", insert_batch_sql(step.table, " FROM moved"));
+                bind_batch(pg::made_statement(&sql), place, step.table, batch)?
+            }
+        };
+        let statement = statement
+            .bind(lease.range_id)
+            .bind(lease.token)
+            .bind(serde_json::to_value(lease.position)?)
+            .bind(serde_json::to_value(position)?)
+            .bind(i64::try_from(seen)?)
+            .bind(i64::try_from(already)?)
+            .bind(i64::try_from(gone)?)
+            .bind(i64::try_from(expired)?)
+            .bind(step.expired.finished_before.filter(|_| expired > 0))
+            .bind(i64::try_from(read)?);
+        let moved = bind_acknowledged(statement, &step.stored)
+            .bind(self.timeline_found())
+            .execute(&mut **tx)
+            .await;
+        let moved = match moved {
+            Err(error) if is_taken(&error, step.table) => {
+                return Err(RowsTaken { range_id: lease.range_id }.into());
+            }
+            moved => moved.with_context(context)?,
+        };
+        if moved.rows_affected() != 1 {
+            return Err(LeaseLost { range_id: lease.range_id }.into());
+        }
+        if !step.holds.is_empty() {
+            insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
+        }
+        if matches!(lease.kind, RangeKind::Holds(_)) {
+            let stored: Vec<_> =
+                step.batch.iter().flat_map(|batch| &batch.rows).map(|row| row.id).collect();
+            let batch_id = step.batch.as_ref().map(|batch| batch.id);
+            let (already, gone) = (step.already.clone(), step.gone.clone());
+            for (state, ids) in [("stored", stored), ("already", already), ("gone", gone)] {
+                close_holds(tx, step.table, state, batch_id, ids).await.with_context(context)?;
+            }
+        }
+        Ok(())
+    }
 
-async fn write_step(tx: &mut Tx, lease: &Lease, step: &Step, position: Key) -> anyhow::Result<()> {
-    let context = || format!("write a step of range {}", lease.range_id);
-    let Counts { seen, already, gone, expired, read } = Counts::of(step, lease);
-    // One statement for all: each is two ways to Postgres and back.
-    let place = Place { pass_id: lease.pass_id, range_id: lease.range_id, parent_id: None };
-    let statement = match &step.batch {
-        None => pg::made_statement(&format!("WITH {} SELECT FROM moved", moved(0))),
-        Some(batch) => {
-            let sql = format!(
-                "WITH {}, {}",
-                moved(BATCH_PARAMETERS),
-                insert_batch_sql(step.table, " FROM moved")
-            );
-            bind_batch(pg::made_statement(&sql), place, step.table, batch)?
-        }
-    };
-    let statement = statement
-        .bind(lease.range_id)
-        .bind(lease.token)
-        .bind(serde_json::to_value(lease.position)?)
-        .bind(serde_json::to_value(position)?)
-        .bind(i64::try_from(seen)?)
-        .bind(i64::try_from(already)?)
-        .bind(i64::try_from(gone)?)
-        .bind(i64::try_from(expired)?)
-        .bind(step.expired.finished_before.filter(|_| expired > 0))
-        .bind(i64::try_from(read)?);
-    let moved = bind_acknowledged(statement, &step.stored).execute(&mut **tx).await;
-    let moved = match moved {
-        Err(error) if is_taken(&error, step.table) => {
-            return Err(RowsTaken { range_id: lease.range_id }.into());
-        }
-        moved => moved.with_context(context)?,
-    };
-    if moved.rows_affected() != 1 {
-        return Err(LeaseLost { range_id: lease.range_id }.into());
+    /// Parts of a statement: the range moves on, what is stored is acknowledged. `after`: how many
+    /// parameters come before its own thirteen.
+    fn moved_sql(&self, after: u32) -> String {
+        let [id, token, from, to, seen, already, gone, expired, expired_before, read] =
+            std::array::from_fn(|nth| format!("${}", after as usize + nth + 1));
+        format!(
+            "acknowledged AS ({}), \
+             moved AS (UPDATE sls_backfill.range SET position = {to}, \
+               rows_seen = rows_seen + {seen}, rows_already = rows_already + {already}, \
+               rows_gone = rows_gone + {gone}, rows_expired = rows_expired + {expired}, \
+               expired_before = greatest(expired_before, {expired_before}), \
+               rows_read = rows_read + {read} \
+               WHERE id = {id} AND token = {token} AND position = {from} AND state = 'open' \
+               AND {} RETURNING id)",
+            acknowledge_sql(after + 10),
+            self.may_send_sql(after + 13),
+        )
     }
-    if !step.holds.is_empty() {
-        insert_holds(tx, step.table, lease.pass_id, &step.holds).await.with_context(context)?;
-    }
-    if matches!(lease.kind, RangeKind::Holds(_)) {
-        let stored: Vec<_> =
-            step.batch.iter().flat_map(|batch| &batch.rows).map(|row| row.id).collect();
-        let batch_id = step.batch.as_ref().map(|batch| batch.id);
-        let (already, gone) = (step.already.clone(), step.gone.clone());
-        for (state, ids) in [("stored", stored), ("already", already), ("gone", gone)] {
-            close_holds(tx, step.table, state, batch_id, ids).await.with_context(context)?;
-        }
-    }
-    Ok(())
 }
 
 /// Where a batch belongs.
@@ -316,9 +332,10 @@ fn insert_batch_sql(table: Table, from: &str) -> String {
          batched AS (INSERT INTO sls_backfill.batch (id, pass_id, range_id, parent_id, \
            table_name, logstore, state, rows, raw_bytes, digest, not_json, conversion_id, \
            lane_id, number, sendings, signed_at, cursors, owner, attempts, ingest_time, \
-           created_first, finished_first, finished_last) \
+           created_first, finished_first, finished_last, generation) \
          SELECT $1, $2, $3, $4, $5, $6, 'intent', $7, $8, $9, $10, $11, $12, $13, $14, \
-           to_timestamp($15), $16, $17, $18, $19, $20, $21, $22{from} RETURNING id), \
+           to_timestamp($15), $16, $17, $18, $19, $20, $21, $22, (SELECT max(g.number) \
+             FROM sls_backfill.generation g WHERE g.logstore = $6){from} RETURNING id), \
          taken AS (INSERT INTO {} (row_id, batch_id) \
            SELECT row_id, id FROM batched, unnest($23::uuid[]) AS row_id ORDER BY row_id) \
          INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
@@ -415,7 +432,17 @@ mod tests {
 
     fn lease(kind: RangeKind, readings: i32) -> Lease {
         let (position, after) = (Key::START, Key::START);
-        Lease { range_id: 1, pass_id: 1, kind, upto: None, after, position, token: 1, readings }
+        Lease {
+            range_id: 1,
+            pass_id: 1,
+            kind,
+            upto: None,
+            after,
+            position,
+            token: 1,
+            owner: Uuid::nil(),
+            readings,
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
+use crate::ledger::generation::current_sql;
 use crate::ledger::sighting::sum_of;
 use crate::pg::{self, Tx};
 use crate::record::day::Day;
@@ -123,7 +124,8 @@ impl Ledger {
              LEFT JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
              WHERE b.table_name = $1 AND b.state IN ('proved', 'purging') AND b.id > $2 \
              AND b.finished_first < $3 AND ($4::timestamp IS NULL OR b.finished_last >= $4) \
-             ORDER BY b.id LIMIT $5"
+             AND b.generation = {} ORDER BY b.id LIMIT $5",
+            current_sql("b.logstore")
         ))
         .bind(window.table.name())
         .bind(after)
@@ -154,10 +156,11 @@ impl Ledger {
 
     async fn with_places(&self, tx: &mut Tx, rows: &[PgRow]) -> anyhow::Result<Vec<ProvedBatch>> {
         let mut batches: Vec<_> = rows.iter().map(proved_batch).collect::<anyhow::Result<_>>()?;
-        let places = pg::statement(
-            "SELECT batch_id, shard, first_cursor, rows FROM sls_backfill.sighting \
-             WHERE batch_id = ANY($1) ORDER BY batch_id, shard",
-        )
+        let places = pg::made_statement(&format!(
+            "SELECT batch_id, shard, first_cursor, rows FROM sls_backfill.sighting s \
+             WHERE batch_id = ANY($1) AND generation = {} ORDER BY batch_id, shard",
+            current_sql("s.logstore")
+        ))
         .bind(batches.iter().map(|batch| batch.id).collect::<Vec<_>>())
         .fetch_all(&mut **tx)
         .await?;
@@ -199,13 +202,15 @@ impl Ledger {
 }
 
 /// Locks a batch that is to be purged; gives its marks as they are now. `None`: somebody else is at
-/// it, or it is not proved any more.
+/// it, it is not proved any more, or its logstore was made anew.
 pub async fn lock_for_purge(tx: &mut Tx, batch: &ProvedBatch) -> anyhow::Result<Option<RowMarks>> {
-    let row = pg::statement(
+    let row = pg::made_statement(&format!(
         "SELECT r.purged, r.gone, r.changed FROM sls_backfill.batch b \
          JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
-         WHERE b.id = $1 AND b.state IN ('proved', 'purging') FOR UPDATE SKIP LOCKED",
-    )
+         WHERE b.id = $1 AND b.state IN ('proved', 'purging') AND b.generation = {} \
+         FOR UPDATE SKIP LOCKED",
+        current_sql("b.logstore")
+    ))
     .bind(batch.id)
     .fetch_optional(&mut **tx)
     .await

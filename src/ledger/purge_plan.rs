@@ -8,6 +8,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use crate::ledger::Ledger;
+use crate::ledger::generation::current_sql;
 use crate::ledger::purge::PurgeWindow;
 use crate::pg;
 use crate::record::timestamp::Timestamp;
@@ -44,7 +45,8 @@ impl Ledger {
     ) -> anyhow::Result<BTreeMap<String, DayPlan>> {
         let context = || format!("add up what may be purged of {}", window.table);
         let mut tx = self.begin_relaxed().await?;
-        let batches = pg::statement(
+        // What went into a logstore that is gone is not proved any more.
+        let batches = pg::made_statement(&format!(
             "SELECT d.day::text AS day, \
              coalesce(sum(d.rows) FILTER (WHERE fit), 0)::int8 AS proved, \
              coalesce(sum(raw_bytes * d.rows / greatest(batch_rows, 1)) FILTER (WHERE fit), 0)::int8 \
@@ -55,20 +57,23 @@ impl Ledger {
              coalesce(sum(d.rows) FILTER (WHERE proved AND kept AND NOT known), 0)::int8 AS unknown, \
              coalesce(sum(d.rows) FILTER (WHERE purged), 0)::int8 AS purged \
              FROM (SELECT r.finished_days, r.day_rows, b.raw_bytes, b.rows AS batch_rows, \
-                 b.state IN ('proved', 'purging') AS proved, b.state = 'purged' AS purged, \
+                 p.proved, b.state = 'purged' AS purged, \
                  $4::timestamp IS NULL OR (b.finished_first >= $4 \
                    AND (b.intended_at AT TIME ZONE 'UTC') >= $4) AS kept, \
                  b.conversion_id IS NOT NULL AS known, \
-                 b.state IN ('proved', 'purging') AND b.conversion_id IS NOT NULL \
+                 p.proved AND b.conversion_id IS NOT NULL \
                    AND ($4::timestamp IS NULL OR (b.finished_first >= $4 \
                      AND (b.intended_at AT TIME ZONE 'UTC') >= $4)) AS fit \
                FROM sls_backfill.batch b JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
+               CROSS JOIN LATERAL (SELECT b.state IN ('proved', 'purging') \
+                 AND b.generation = {} AS proved) p \
                WHERE b.table_name = $1 AND b.state NOT IN ('split', 'abandoned') \
                AND b.finished_first < $2 AND ($3::timestamp IS NULL OR b.finished_last >= $3)) AS b \
              CROSS JOIN LATERAL unnest(b.finished_days, b.day_rows) AS d(day, rows) \
              WHERE d.day <= $2::date AND ($3::timestamp IS NULL OR d.day >= $3::date) \
              GROUP BY d.day",
-        )
+            current_sql("b.logstore")
+        ))
         .bind(window.table.name())
         .bind(window.until)
         .bind(window.since)

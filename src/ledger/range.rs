@@ -3,10 +3,11 @@
 use anyhow::Context as _;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
+use crate::ledger::Ledger;
 use crate::ledger::acknowledge::{Acknowledgement, acknowledge};
 use crate::ledger::process::{LEASE, Process, TakenForDead};
-use crate::ledger::{LeaseLost, Ledger};
 use crate::pg;
 use crate::record::hold::LookAgain;
 use crate::record::key::{Key, KeyOrder};
@@ -53,6 +54,8 @@ pub struct Lease {
     pub position: Key,
     /// Every write names it; it changes with the owner.
     pub token: i64,
+    /// The process that owns it.
+    pub owner: Uuid,
     /// Which reading of it this is, from 1.
     pub readings: i32,
 }
@@ -82,7 +85,7 @@ pub enum Work {
 }
 
 /// What a lease is read from.
-const LEASED: &str = "id, pass_id, kind, after, upto, position, token, readings";
+const LEASED: &str = "id, pass_id, kind, after, upto, position, token, owner, readings";
 
 /// Gives a range back so that it is read from its beginning. What it only counted, it counts anew;
 /// what is in a batch or held it will know.
@@ -214,8 +217,8 @@ impl Ledger {
         tx.commit().await.context("give back a range")
     }
 
-    /// Ends a range whose every row is accounted for. `rows_counted`: rows in it by one count;
-    /// `stored`: batches that are in SLS, as SLS said.
+    /// Ends a range whose every row is accounted for; fails as [`Ledger::record`]. `rows_counted`:
+    /// rows in it by one count; `stored`: batches that are in SLS, as SLS said.
     ///
     /// If it has more rows than were read, some came behind the position: once it is given back, to
     /// be read again. What is missing still is told by the account, until a later reading finds it.
@@ -249,7 +252,8 @@ impl Ledger {
                 return Ok(RangeEnd { is_done: row.try_get("is_done")?, rows_read });
             }
         }
-        Err(LeaseLost { range_id: lease.range_id }.into())
+        drop(tx);
+        Err(self.lease_lost(lease).await)
     }
 
     /// Closes the pass if everything of it is cut and done; says whether it is closed.
@@ -285,6 +289,7 @@ fn lease(row: &PgRow) -> anyhow::Result<Lease> {
         after: serde_json::from_value(row.try_get("after")?)?,
         position: serde_json::from_value(row.try_get("position")?)?,
         token: row.try_get("token")?,
+        owner: row.try_get("owner")?,
         readings: row.try_get("readings")?,
     })
 }

@@ -119,6 +119,8 @@ impl Ledger {
         for sql in [
             "DELETE FROM sls_backfill.sighting WHERE batch_id = $1",
             "DELETE FROM sls_backfill.proof WHERE batch_id = $1",
+            // Whoever repairs a canary has decided about it.
+            "UPDATE sls_backfill.unkept SET decided_at = clock_timestamp() WHERE batch_id = $1",
         ] {
             pg::statement(sql).bind(batch_id).execute(&mut *tx).await.with_context(context)?;
         }

@@ -7,7 +7,6 @@ use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::pg::identity::{Identity, identity};
@@ -16,7 +15,8 @@ use crate::pg::{self, Tx};
 /// Nothing may be sent before an audit.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{because}\nso SLS may hold rows that this ledger does not know, and they would be doubled\n\
+    "{because}\nso SLS may hold rows that this ledger does not know, or lack rows that it takes for \
+     stored; nothing is sent until that is clear\n\
      hint: `dify-sls-backfill audit` looks into SLS, writes down what is there, and lifts the stop"
 )]
 pub struct Stopped {
@@ -45,6 +45,15 @@ pub struct Audit {
     pub fenced_at: i64,
     /// The consumer groups of others that were there then, by logstore.
     pub groups: BTreeMap<String, Vec<String>>,
+}
+
+/// The consumer groups that are nobody's who is not known.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KnownGroups {
+    /// The stamps of this ledger's processes, by their numbers.
+    pub stamps: BTreeMap<i64, u32>,
+    /// Groups of other ledgers, by their names, with their timeouts.
+    pub audited: BTreeMap<String, u32>,
 }
 
 /// What a probe of idempotent writes has shown.
@@ -76,7 +85,7 @@ impl Ledger {
         let own_then = known_identity(&row, "own_identity")?;
         let differences = own_then.differences(&own);
         if !differences.is_empty() {
-            let because = format!("the ledger is not where it was: {}", differences.join("; "));
+            let because = not_where_it_was(&differences);
             write_stop(&mut tx, &because).await?;
             tx.commit().await.context("stop the ledger")?;
             return Err(Stopped { because }.into());
@@ -102,19 +111,6 @@ impl Ledger {
         Ok(own.system.is_some() && own.book.is_some() && own == *database)
     }
 
-    /// Fails with [`Stopped`] if the ledger was stopped.
-    pub async fn check_stop(&self) -> anyhow::Result<()> {
-        let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement("SELECT stopped_because FROM sls_backfill.ledger")
-            .fetch_one(&mut *tx)
-            .await
-            .context("look whether the ledger was stopped")?;
-        match row.try_get("stopped_because")? {
-            Some(because) => Err(Stopped { because }.into()),
-            None => Ok(()),
-        }
-    }
-
     /// From now on nothing may be sent before an audit; gives the error that says so. What stopped
     /// it first stays the reason.
     pub async fn stop(&self, because: &str) -> anyhow::Result<Stopped> {
@@ -124,31 +120,26 @@ impl Ledger {
         Ok(Stopped { because: because.to_owned() })
     }
 
-    /// The stamps of those of the numbers that processes of this ledger have taken.
-    pub async fn stamps(&self, numbers: Vec<i64>) -> anyhow::Result<BTreeMap<i64, u32>> {
+    /// Which consumer groups there may be: those of processes of this ledger that have taken one of
+    /// these numbers, and those that an audit has looked into.
+    pub async fn known_groups(&self, numbers: Vec<i64>) -> anyhow::Result<KnownGroups> {
         let mut tx = self.begin_relaxed().await?;
+        let row = pg::statement("SELECT audited_groups FROM sls_backfill.ledger")
+            .fetch_one(&mut *tx)
+            .await
+            .context("look up the groups that were audited")?;
+        let audited = serde_json::from_value(row.try_get("audited_groups")?)?;
         let rows =
             pg::statement("SELECT epoch, stamp FROM sls_backfill.process WHERE epoch = ANY($1)")
                 .bind(numbers)
                 .fetch_all(&mut *tx)
                 .await
                 .context("look up the stamps of processes")?;
-        rows.iter()
+        let stamps = rows
+            .iter()
             .map(|row| Ok((row.try_get("epoch")?, u32::try_from(row.try_get::<i32, _>("stamp")?)?)))
-            .collect()
-    }
-
-    /// A batch that was found in SLS under this ledger's tag and that the ledger lacks.
-    pub async fn unknown_batch(&self) -> anyhow::Result<Option<Uuid>> {
-        let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement(
-            "SELECT s.batch_id FROM sls_backfill.sighting s LEFT JOIN sls_backfill.batch b \
-             ON b.id = s.batch_id WHERE b.id IS NULL LIMIT 1",
-        )
-        .fetch_optional(&mut *tx)
-        .await
-        .context("look for batches that the ledger lacks")?;
-        Ok(row.map(|row| row.try_get("batch_id")).transpose()?)
+            .collect::<anyhow::Result<_>>()?;
+        Ok(KnownGroups { stamps, audited })
     }
 
     /// What a probe on `project_and_endpoint` has shown; `None`: none was made there.
@@ -201,9 +192,9 @@ impl Ledger {
         audit.map(serde_json::from_value).transpose().context("read the open audit")
     }
 
-    /// Begins an audit: nothing is sent before it is finished, and every shard of `logstores` is
-    /// read anew from its beginning.
-    pub async fn begin_audit(&self, audit: &Audit) -> anyhow::Result<()> {
+    /// Begins an audit of what `service` holds: nothing is sent before it is finished, and every
+    /// shard of its logstores is read anew from its beginning.
+    pub async fn begin_audit(&self, audit: &Audit, service: &str) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         let others = pg::statement(
             "SELECT FROM sls_backfill.process WHERE ended_at IS NULL AND epoch <> $1 LIMIT 1",
@@ -217,8 +208,9 @@ impl Ledger {
             "another process has joined meanwhile\nhint: when it has ended, audit again"
         );
         write_stop(&mut tx, "an audit was begun and is not finished").await?;
-        pg::statement("UPDATE sls_backfill.ledger SET audit = $1")
+        pg::statement("UPDATE sls_backfill.ledger SET audit = $1, endpoint = $2")
             .bind(serde_json::to_value(audit)?)
+            .bind(service)
             .execute(&mut *tx)
             .await
             .context("begin an audit")?;
@@ -241,8 +233,13 @@ impl Ledger {
     }
 
     /// Ends an audit: the stop is lifted, and the ledger is who it is now, with a source that is in
-    /// the same database. Any other source stays who it was.
-    pub async fn finish_audit(&self, source: &Identity) -> anyhow::Result<()> {
+    /// the same database. Any other source stays who it was. `audited`: groups of other ledgers that
+    /// stay, with their timeouts.
+    pub async fn finish_audit(
+        &self,
+        source: &Identity,
+        audited: &BTreeMap<String, u32>,
+    ) -> anyhow::Result<()> {
         let mut tx = self.begin().await?;
         let own = identity(&mut tx).await?;
         let row = pg::statement("SELECT source_identity FROM sls_backfill.ledger FOR UPDATE")
@@ -255,10 +252,18 @@ impl Ledger {
             false => source_then.or(source.clone()),
         };
         remember(&mut tx, &own, &source).await?;
-        pg::statement("UPDATE sls_backfill.ledger SET stopped_because = NULL, audit = NULL")
+        pg::statement(
+            "UPDATE sls_backfill.ledger SET stopped_because = NULL, audit = NULL, \
+             audited_groups = audited_groups || $1",
+        )
+        .bind(serde_json::to_value(audited)?)
+        .execute(&mut *tx)
+        .await
+        .context("lift the stop")?;
+        pg::statement("UPDATE sls_backfill.generation SET audited = true WHERE NOT audited")
             .execute(&mut *tx)
             .await
-            .context("lift the stop")?;
+            .context("note which logstores were looked into")?;
         tx.commit().await.context("end the audit")
     }
 }
@@ -269,7 +274,7 @@ fn known_identity(row: &PgRow, column: &str) -> anyhow::Result<Identity> {
     Ok(known.map(serde_json::from_value).transpose()?.unwrap_or_default())
 }
 
-async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {
+pub(in crate::ledger) async fn write_stop(tx: &mut Tx, because: &str) -> anyhow::Result<()> {
     pg::statement("UPDATE sls_backfill.ledger SET stopped_because = coalesce(stopped_because, $1)")
         .bind(because)
         .execute(&mut **tx)
@@ -286,4 +291,9 @@ async fn remember(tx: &mut Tx, own: &Identity, source: &Identity) -> anyhow::Res
         .await
         .context("remember who the ledger is")?;
     Ok(())
+}
+
+/// In words, that the ledger is not who it was.
+pub(in crate::ledger) fn not_where_it_was(differences: &[String]) -> String {
+    format!("the ledger is not where it was: {}", differences.join("; "))
 }

@@ -12,6 +12,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::generation::current_sql;
 use crate::ledger::sighting::sum_of;
 use crate::pg::{self, Tx};
 use crate::record::digest::{Digest, Sum};
@@ -100,15 +101,17 @@ impl Ledger {
         Ok(row.try_get("now")?)
     }
 
-    /// The last verification of `table`, done or not.
+    /// The last verification of `table`, done or not; `None`, too, if its logstore was made anew
+    /// since.
     pub async fn last_verification(&self, table: Table) -> anyhow::Result<Option<Verification>> {
         let mut tx = self.begin_relaxed().await?;
-        let row = pg::statement(
+        let row = pg::made_statement(&format!(
             "SELECT id, scope, state = 'done' AS is_done, compared_after, tally, \
              (extract(epoch FROM noted_at) * 1000000)::int8 AS noted_at_us, \
              extract(epoch FROM ended_at)::int8 AS ended_at \
-             FROM sls_backfill.verification WHERE table_name = $1",
-        )
+             FROM sls_backfill.verification v WHERE table_name = $1 AND generation = {}",
+            current_sql("v.logstore")
+        ))
         .bind(table.name())
         .fetch_optional(&mut *tx)
         .await
@@ -139,12 +142,12 @@ impl Ledger {
             .execute(&mut *tx)
             .await
             .with_context(context)?;
-        let id: i64 = pg::statement(
-            "INSERT INTO sls_backfill.verification \
-             (table_name, logstore, scope, noted_at, ended_at, compared_after, tally) \
-             VALUES ($1, $2, $3, to_timestamp($4::float8 / 1000000), to_timestamp($5), $6, $7) \
-             RETURNING id",
-        )
+        let id: i64 = pg::made_statement(&format!(
+            "INSERT INTO sls_backfill.verification (table_name, logstore, generation, scope, \
+             noted_at, ended_at, compared_after, tally) VALUES ($1, $2, {}, $3, \
+             to_timestamp($4::float8 / 1000000), to_timestamp($5), $6, $7) RETURNING id",
+            current_sql("$2")
+        ))
         .bind(new.table.name())
         .bind(new.table.logstore())
         .bind(serde_json::to_value(&new.scope)?)

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::ledger::Ledger;
 use crate::ledger::batch_rows::ids;
 use crate::ledger::day_counts::has_bit;
+use crate::ledger::generation::current_sql;
 use crate::ledger::sighting::sum_of;
 use crate::ledger::verification::Verification;
 use crate::pg;
@@ -24,6 +25,8 @@ pub enum Standing {
     GivenUp,
     /// It was in SLS and is not any more; its rows were not sent again.
     Lost,
+    /// It was in a logstore that is gone, and its TTL was over by then.
+    Earlier,
 }
 
 /// A batch to be judged.
@@ -67,15 +70,20 @@ const IN_SCOPE: &str = "b.table_name = $1 AND b.id > $2 \
     AND ($3::timestamp IS NULL OR b.finished_last >= $3) \
     AND ($4::timestamp IS NULL OR b.finished_first < $4) \
     AND ($5::float8 IS NULL OR NOT EXISTS (SELECT FROM sls_backfill.proof p \
-      WHERE p.batch_id = b.id AND p.proved_at <= to_timestamp($6::float8 / 1000000) \
+      WHERE p.batch_id = b.id AND p.generation = (SELECT max(g.number) \
+        FROM sls_backfill.generation g WHERE g.logstore = b.logstore) \
+      AND p.proved_at <= to_timestamp($6::float8 / 1000000) \
       AND p.proved_at > to_timestamp($6::float8 / 1000000) - make_interval(secs => $5)))";
 
 /// Columns of [`BatchToJudge`].
 const TO_JUDGE: &str = "SELECT b.id, b.ledger_id, b.state, b.rows::int8 AS rows, \
     coalesce(b.digest, decode(repeat('00', 32), 'hex')) AS digest, \
-    b.digest IS NOT NULL AS has_digest, 1 AS groups, b.attempts, extract(epoch FROM b.signed_at)::int8 AS signed_at, \
+    b.digest IS NOT NULL AS has_digest, 1 AS groups, b.attempts, \
+    extract(epoch FROM b.signed_at)::int8 AS signed_at, \
     extract(epoch FROM coalesce(b.stored_at, b.intended_at))::int8 AS received_by, \
-    b.stored_at <= to_timestamp($6::float8 / 1000000) AS is_noted FROM sls_backfill.batch b";
+    b.stored_at <= to_timestamp($6::float8 / 1000000) AS is_noted, \
+    b.generation < (SELECT max(g.number) FROM sls_backfill.generation g \
+      WHERE g.logstore = b.logstore) AS is_earlier FROM sls_backfill.batch b";
 
 /// Columns of [`BatchToCompare`].
 const TO_COMPARE: &str = "SELECT b.id, b.ledger_id, b.rows::int8 AS rows, \
@@ -91,14 +99,13 @@ impl Ledger {
         &self,
         verification: &Verification,
     ) -> anyhow::Result<(u64, Option<i64>)> {
-        let mut tx = self.begin_relaxed().await?;
+        let mut tx = self.begin_count().await?;
         let sql = format!(
             "SELECT coalesce(sum(b.rows), 0)::int8 AS rows, \
              bool_or(b.adopted_by IS NOT NULL) AS adopted, \
              extract(epoch FROM min(b.intended_at))::int8 AS first \
              FROM sls_backfill.batch b WHERE {IN_SCOPE}"
         );
-        sqlx::raw_sql("SET LOCAL statement_timeout = '10min'").execute(&mut *tx).await?;
         let row = bind_scope(&sql, verification, Uuid::nil())
             .fetch_one(&mut *tx)
             .await
@@ -170,22 +177,25 @@ impl Ledger {
         rows.iter().map(|row| self.batch_to_compare(row)).collect()
     }
 
-    /// Where a batch can be looked for: shard, a cursor in front of it, and one behind it where that
-    /// is known. From its proof; else from what the tail reader saw; else from its intent.
+    /// Where a batch can be looked for in its logstore as it is now: shard, a cursor in front of it,
+    /// and one behind it where that is known. From its proof; else from what the tail reader saw;
+    /// else from its intent.
     pub async fn places(
         &self,
         batch_id: Uuid,
     ) -> anyhow::Result<Vec<(u32, String, Option<String>)>> {
         let mut tx = self.begin_relaxed().await?;
-        let rows = pg::statement(
-            "SELECT shard, first_cursor AS cursor, end_cursor, 1 AS nth \
-             FROM sls_backfill.proof WHERE batch_id = $1 \
+        let rows = pg::made_statement(&format!(
+            "WITH b AS (SELECT id, logstore, cursors, generation, {} AS now_ \
+               FROM sls_backfill.batch WHERE id = $1) \
+             SELECT p.shard, p.first_cursor AS cursor, p.end_cursor, 1 AS nth \
+             FROM sls_backfill.proof p JOIN b ON p.batch_id = b.id AND p.generation = b.now_ \
              UNION ALL SELECT s.shard, s.first_cursor, NULL, 2 FROM sls_backfill.sighting s \
-             JOIN sls_backfill.batch b ON b.id = s.batch_id AND b.logstore = s.logstore \
-             WHERE s.batch_id = $1 \
-             UNION ALL SELECT c.key::int4, c.value, NULL, 3 FROM sls_backfill.batch b, \
-             jsonb_each_text(b.cursors) c WHERE b.id = $1 ORDER BY nth, shard",
-        )
+             JOIN b ON s.batch_id = b.id AND s.logstore = b.logstore AND s.generation = b.now_ \
+             UNION ALL SELECT c.key::int4, c.value, NULL, 3 FROM b, \
+             jsonb_each_text(b.cursors) c WHERE b.generation = b.now_ ORDER BY nth, shard",
+            current_sql("batch.logstore")
+        ))
         .bind(batch_id)
         .fetch_all(&mut *tx)
         .await
@@ -224,6 +234,7 @@ impl Ledger {
                 "intent" => Standing::Open,
                 "split" | "abandoned" => Standing::GivenUp,
                 "lost" => Standing::Lost,
+                _ if row.try_get("is_earlier")? => Standing::Earlier,
                 _ => Standing::Stored,
             },
             is_noted: row.try_get::<Option<bool>, _>("is_noted")?.unwrap_or(false),

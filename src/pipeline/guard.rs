@@ -3,6 +3,7 @@
 pub mod budget;
 pub mod epoch;
 pub mod health_gate;
+pub mod live_writer;
 pub mod pace;
 pub mod probe;
 pub mod signing_lease;

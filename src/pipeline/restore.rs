@@ -135,7 +135,7 @@ impl Restoration {
             batch.marks.purged.places().map(|place| (batch.row_ids[place], place)).collect();
         let mut restorer = Restorer::new(&conversion)?;
         let (mut list, mut odd) = (Vec::new(), None);
-        let pulled = pull(&self.client, batch, |log| {
+        let pulled = pull(&self.client, &self.ledger.seal, batch, |log| {
             let Some(id) = row_id(log).filter(|_| self.wanted.has(log)) else { return };
             let Some(place) = places.get(&id) else { return };
             match restorer.row(&log.contents) {

@@ -30,6 +30,9 @@ pub enum HoldReason {
     /// Older than the logstore keeps logs.
     #[serde(rename = "expired")]
     Expired,
+    /// Its log was in SLS and is not there any more; somebody wants it sent again.
+    #[serde(rename = "lost")]
+    Lost,
     /// Larger than a request to SLS may be.
     #[serde(rename = "too large")]
     TooLarge,
@@ -72,7 +75,7 @@ impl LookAgain {
 }
 
 impl HoldReason {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Running,
         Self::NoFinishTime,
         Self::ControlRow,
@@ -81,6 +84,7 @@ impl HoldReason {
         Self::LiveUnclear,
         Self::Missing,
         Self::Expired,
+        Self::Lost,
         Self::TooLarge,
         Self::Invalid,
         Self::Refused,
@@ -98,6 +102,7 @@ impl HoldReason {
             Self::LiveUnclear => "live?",
             Self::Missing => "missing",
             Self::Expired => "expired",
+            Self::Lost => "lost",
             Self::TooLarge => "too large",
             Self::Invalid => "invalid",
             Self::Refused => "refused",
@@ -115,6 +120,7 @@ impl HoldReason {
             Self::LiveUnclear => "Dify's own writer may have stored it; the next run looks again",
             Self::Missing => "it was not there any more; gone, if it stays away for two days",
             Self::Expired => "older than the logstore keeps logs; it stays in Postgres",
+            Self::Lost => "its log was lost in SLS; the next run sends it again",
             Self::TooLarge => "over --row-mib-max, or over SLS's 10 MB; it stays in Postgres",
             Self::Invalid => "Dify could not read it; fix it in Postgres and run again",
             Self::Refused => "SLS does not take it; it stays in Postgres",
@@ -131,7 +137,9 @@ impl HoldReason {
     pub fn look_again(self) -> LookAgain {
         match self {
             // It passes by itself, and soon.
-            Self::Running | Self::LiveUnclear | Self::Missing | Self::Late => LookAgain::EveryRun,
+            Self::Running | Self::LiveUnclear | Self::Missing | Self::Late | Self::Lost => {
+                LookAgain::EveryRun
+            }
             // A row may be mended by hand, get its payload back, or fit another limit.
             Self::NoFinishTime | Self::Offloaded | Self::TooLarge | Self::Invalid => {
                 LookAgain::InTurn

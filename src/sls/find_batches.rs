@@ -9,29 +9,31 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::record::digest::{Digest, Sum};
+use crate::record::seal::Seal;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
-use crate::sls::pull::{BATCH_TAG, parse_tag};
+use crate::sls::pull::{earliest, of_others, owner_of};
+use crate::sls::tags::{CONVERSION_TAG, Owner};
 use crate::wire::log_group::{LogGroupView, LogView, split_list};
 
-/// The tag that tells how many rows a batch has.
-pub const ROWS_TAG: &str = "__rows__";
-
-/// The tag that tells a batch's digest.
-pub const DIGEST_TAG: &str = "__digest__";
-
-/// The tag that tells which sending of its batch a group is, from 1: each is on a number of its own.
-pub const ATTEMPT_TAG: &str = "__attempt__";
-
-/// The tag that names the conversion of a batch by its fingerprint.
-pub const CONVERSION_TAG: &str = "__conversion__";
+/// What a page holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundPage {
+    /// The batches of all ledgers, by ledger and batch.
+    pub batches: BTreeMap<(Uuid, Uuid), FoundBatch>,
+    /// Groups that name the reading ledger, and do not bear its seal.
+    pub unsealed_groups: u64,
+    /// Groups of nobody's that cannot be read whole.
+    pub odd_groups: u64,
+    /// The oldest log time (Unix seconds) in groups with another source than ours.
+    pub others_since: Option<u32>,
+}
 
 /// What a page holds of a batch, whichever ledger has sent it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundBatch {
-    pub ledger_id: Uuid,
     /// What its tags tell; `None` when they cannot be read.
-    pub tagged: Option<(u64, Digest)>,
+    pub tagged: Option<(u32, Digest)>,
     /// The fingerprint of its conversion, as its tag tells.
     pub conversion: Option<String>,
     /// What was found.
@@ -52,18 +54,31 @@ pub struct FoundRow {
     pub finished_at: Timestamp,
 }
 
-/// The batches of a page of `table`'s logstore, by id.
-pub fn find(raw: &[u8], table: Table) -> anyhow::Result<BTreeMap<Uuid, FoundBatch>> {
-    let mut batches: BTreeMap<Uuid, FoundBatch> = BTreeMap::new();
+/// What a page of `table`'s logstore holds, seen from the ledger of `seal`. A group of any ledger that
+/// cannot be read is an error.
+pub fn find(raw: &[u8], table: Table, seal: &Seal) -> anyhow::Result<FoundPage> {
+    let mut page = FoundPage::default();
     let mut fields = Vec::new();
     for bytes in split_list(raw).context("read a page of SLS")? {
-        let group = LogGroupView::parse(bytes).context("read a log group of SLS")?;
-        let Some((ledger_id, batch_id)) = group.tag(BATCH_TAG).and_then(parse_tag) else {
-            continue;
+        page.others_since = earliest(page.others_since, of_others(bytes));
+        let named = match owner_of(bytes, seal)? {
+            Some(Owner::Own(named) | Owner::Foreign(named)) => named,
+            Some(Owner::Unsealed(_)) => {
+                page.unsealed_groups += 1;
+                continue;
+            }
+            Some(Owner::Nobody) => {
+                page.odd_groups += u64::from(LogGroupView::parse(bytes).is_err());
+                continue;
+            }
+            None => {
+                page.odd_groups += 1;
+                continue;
+            }
         };
-        let batch = batches.entry(batch_id).or_default();
-        batch.ledger_id = ledger_id;
-        batch.tagged = tagged(&group);
+        let group = LogGroupView::parse(bytes).context("read a log group of SLS")?;
+        let batch = page.batches.entry((named.ledger_id, named.batch_id)).or_default();
+        batch.tagged = named.told;
         batch.conversion = text_tag(&group, CONVERSION_TAG).map(str::to_owned);
         batch.sum.groups += 1;
         batch.raw_bytes += bytes.len() as u64;
@@ -76,13 +91,7 @@ pub fn find(raw: &[u8], table: Table) -> anyhow::Result<BTreeMap<Uuid, FoundBatc
             batch.sum.digest.add(Digest::of_log(batch.log_time, &mut fields));
         }
     }
-    Ok(batches)
-}
-
-fn tagged(group: &LogGroupView<'_>) -> Option<(u64, Digest)> {
-    let digest = text_tag(group, DIGEST_TAG)?;
-    let digest: [u8; 32] = hex::decode(digest).ok()?.try_into().ok()?;
-    Some((text_tag(group, ROWS_TAG)?.parse().ok()?, Digest::from_bytes(digest)))
+    Ok(page)
 }
 
 fn text_tag<'a>(group: &LogGroupView<'a>, tag: &str) -> Option<&'a str> {
@@ -112,6 +121,7 @@ fn row(log: &LogView<'_>, table: Table) -> Option<FoundRow> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sls::tags::{BATCH_TAG, DIGEST_TAG, ROWS_TAG};
     use crate::wire::log_group::LogGroupWriter;
 
     fn group(rows: &[(u128, &str)], tags: &[(&str, &str)]) -> Vec<u8> {
@@ -146,10 +156,10 @@ mod tests {
             group(&[(3, "2024-05-06T07:08:09.5")], &tags),
         ]
         .concat();
-        let found = find(&page, Table::NodeExecutions).unwrap();
-        assert_eq!(found.len(), 1, "what has no tag of ours is not ours");
-        let found = &found[&batch];
-        assert_eq!(found.ledger_id, ledger);
+        let reader = Seal::new(Uuid::from_u128(1), [1; 32]);
+        let found = find(&page, Table::NodeExecutions, &reader).unwrap();
+        assert_eq!(found.batches.len(), 1, "what has no tag of ours is not ours");
+        let found = &found.batches[&(ledger, batch)];
         assert_eq!(found.tagged, Some((3, Digest::default())));
         assert_eq!(found.conversion.as_deref(), Some("0123456789abcdef"));
         assert_eq!((found.sum.rows, found.sum.groups), (3, 2));
@@ -168,6 +178,10 @@ mod tests {
             Timestamp::from_unix_s(5),
             "no field: the log's time"
         );
-        assert!(find(&page[..page.len() - 1], Table::Runs).is_err());
+        assert!(find(&page[..page.len() - 1], Table::Runs, &reader).is_err());
+        // Nobody else could have sent it under the reader's name without a seal.
+        let reader = Seal::new(ledger, [1; 32]);
+        let found = find(&page, Table::NodeExecutions, &reader).unwrap();
+        assert_eq!((found.batches.len(), found.unsealed_groups), (0, 2));
     }
 }

@@ -6,12 +6,18 @@ use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::record::digest::{LogHasher, Sum};
-use crate::sls::pull::{BATCH_TAG, parse_tag};
+use crate::record::seal::Seal;
+use crate::sls::pull::owner_of;
+use crate::sls::tags::Owner;
 use crate::wire::log_group::{LogGroupView, split_list};
+
+/// In a [`BatchName`]: the tag names the ledger that reads, and does not bear its seal.
+pub const NOT_SEALED: Uuid = Uuid::nil();
 
 /// What a tag names: the ledger that has sent a batch, and the batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BatchName {
+    /// Or [`NOT_SEALED`].
     pub ledger_id: Uuid,
     pub batch_id: Uuid,
 }
@@ -22,6 +28,8 @@ pub struct TagSums {
     pub batches: BTreeMap<BatchName, Sum>,
     /// Logs in groups without a readable tag: Dify's own writer, or anybody.
     pub untagged_logs: u64,
+    /// Groups of others that cannot be read whole.
+    pub odd_groups: u64,
     /// All groups of the page.
     pub groups: u32,
 }
@@ -33,18 +41,34 @@ impl TagSums {
     }
 }
 
-/// Sums a page up. `hasher` is kept from one page to the next.
-pub fn sum_up_tags(raw: &[u8], hasher: &mut LogHasher) -> anyhow::Result<TagSums> {
+/// Sums a page up, seen from the ledger of `seal`. `hasher` is kept from one page to the next.
+pub fn sum_up_tags(raw: &[u8], seal: &Seal, hasher: &mut LogHasher) -> anyhow::Result<TagSums> {
     let mut sums = TagSums::default();
     let mut fields = Vec::new();
     for bytes in split_list(raw).context("read a page of SLS")? {
-        let group = LogGroupView::parse(bytes).context("read a log group of SLS")?;
         sums.groups += 1;
-        let Some((ledger_id, batch_id)) = group.tag(BATCH_TAG).and_then(parse_tag) else {
-            sums.untagged_logs += group.logs.len() as u64;
-            continue;
+        let owner = owner_of(bytes, seal)?;
+        let group = match LogGroupView::parse(bytes).context("read a log group of SLS") {
+            Ok(group) => group,
+            Err(error) if matches!(owner, Some(Owner::Own(_))) => return Err(error),
+            Err(_) => {
+                sums.odd_groups += 1;
+                continue;
+            }
         };
-        let sum = sums.batches.entry(BatchName { ledger_id, batch_id }).or_default();
+        let name = match owner {
+            Some(Owner::Own(named) | Owner::Foreign(named)) => {
+                BatchName { ledger_id: named.ledger_id, batch_id: named.batch_id }
+            }
+            Some(Owner::Unsealed(named)) => {
+                BatchName { ledger_id: NOT_SEALED, batch_id: named.batch_id }
+            }
+            Some(Owner::Nobody) | None => {
+                sums.untagged_logs += group.logs.len() as u64;
+                continue;
+            }
+        };
+        let sum = sums.batches.entry(name).or_default();
         sum.groups += 1;
         for log in &group.logs {
             fields.clear();
@@ -61,15 +85,29 @@ pub fn sum_up_tags(raw: &[u8], hasher: &mut LogHasher) -> anyhow::Result<TagSums
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::digest::Digest;
     use crate::sls::pull::sum_up;
+    use crate::sls::tags::tests::tags_of;
     use crate::wire::log_group::LogGroupWriter;
 
     #[test]
     fn every_ledger_s_batches_are_summed_up_and_the_rest_is_counted() {
-        let (own, other, batch) = (Uuid::from_u128(7), Uuid::from_u128(9), Uuid::from_u128(8));
+        let seal = |ledger, key| Seal::new(Uuid::from_u128(ledger), [key; 32]);
+        let (own, other, forged) = (seal(7, 1), seal(9, 1), seal(7, 2));
+        let batch = Uuid::from_u128(8);
         let mut list = Vec::new();
-        for (value, ledger) in [("a", Some(own)), ("b", Some(own)), ("c", Some(other)), ("d", None)]
-        {
+        let mut add = |bytes: &[u8]| {
+            list.push(0x0a);
+            prost::encode_length_delimiter(bytes.len(), &mut list).unwrap();
+            list.extend_from_slice(bytes);
+        };
+        for (value, seal) in [
+            ("a", Some(own)),
+            ("b", Some(own)),
+            ("c", Some(other)),
+            ("d", None),
+            ("e", Some(forged)),
+        ] {
             let mut writer = LogGroupWriter::default();
             for key in ["id", "error"] {
                 writer.begin_log(5, 0);
@@ -77,19 +115,22 @@ mod tests {
                 writer.field("a", b"first by key");
                 writer.end_log();
             }
-            let tag = ledger.map(|ledger| format!("{ledger}/{batch}"));
-            let tags: Vec<_> = tag.iter().map(|tag| (BATCH_TAG, tag.as_str())).collect();
+            let tags = seal.map(|seal| tags_of(&seal, batch, 2, Digest::ZERO)).unwrap_or_default();
+            let tags: Vec<_> = tags.iter().map(|(key, value)| (*key, value.as_str())).collect();
             writer.finish(None, Some("s"), &tags);
-            list.push(0x0a);
-            prost::encode_length_delimiter(writer.bytes().len(), &mut list).unwrap();
-            list.extend_from_slice(writer.bytes());
+            add(writer.bytes());
         }
-        let sums = sum_up_tags(&list, &mut LogHasher::default()).unwrap();
-        assert_eq!((sums.groups, sums.untagged_logs, sums.tagged_logs()), (4, 2, 6));
-        for ledger_id in [own, other] {
-            let name = BatchName { ledger_id, batch_id: batch };
-            assert_eq!(sums.batches[&name], sum_up(&list, ledger_id).unwrap().batches[&batch]);
+        // A field of a kind that does not exist.
+        add(&[0x0f]);
+        let sums = sum_up_tags(&list, &own, &mut LogHasher::default()).unwrap();
+        assert_eq!((sums.groups, sums.untagged_logs, sums.tagged_logs()), (6, 2, 8));
+        assert_eq!(sums.batches[&BatchName { ledger_id: NOT_SEALED, batch_id: batch }].rows, 2);
+        assert_eq!(sums.odd_groups, 1);
+        for seal in [own, other] {
+            let name = BatchName { ledger_id: seal.ledger_id, batch_id: batch };
+            assert_eq!(sums.batches[&name], sum_up(&list, &seal).unwrap().batches[&batch]);
         }
-        assert!(sum_up_tags(&list[..list.len() - 1], &mut LogHasher::default()).is_err());
+        let cut = &list[..list.len() - 1];
+        assert!(sum_up_tags(cut, &own, &mut LogHasher::default()).is_err());
     }
 }

@@ -217,6 +217,22 @@ impl<'a> LogGroupView<'a> {
         self.tags.iter().find(|(k, _)| *k == key.as_bytes()).map(|(_, value)| *value)
     }
 
+    /// Reads what describes the group, and none of its logs: of whatever else is odd in a group, one
+    /// can tell whose it is. Fails where no field can be told from the next.
+    pub fn parse_envelope(bytes: &'a [u8]) -> Result<Self, ParseError> {
+        let mut group = Self::default();
+        let mut fields = Fields { bytes };
+        while let Some((number, value)) = fields.next().ok_or(ParseError("LogGroup"))? {
+            match (number, value) {
+                (3, FieldValue::Bytes(topic)) => group.topic = Some(topic),
+                (4, FieldValue::Bytes(source)) => group.source = Some(source),
+                (6, FieldValue::Bytes(tag)) => group.tags.extend(parse_pair(tag).ok()),
+                _ => {}
+            }
+        }
+        Ok(group)
+    }
+
     /// Reads one LogGroup. Unknown fields are passed over.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, ParseError> {
         let mut group = Self::default();
@@ -290,8 +306,12 @@ enum FieldValue<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
     Fixed32(u32),
-    Fixed64,
+    /// Of a kind that no message of SLS's has.
+    Other,
 }
+
+/// How deep groups, protobuf's old form of messages in messages, may be nested.
+const GROUPS_DEPTH_MAX: u32 = 32;
 
 impl<'a> Fields<'a> {
     /// The next field's number and value; `Some(None)` at the end, `None` when the bytes are bad.
@@ -305,17 +325,40 @@ impl<'a> Fields<'a> {
             0 => FieldValue::Varint(self.varint()?),
             1 => {
                 self.take(8)?;
-                FieldValue::Fixed64
+                FieldValue::Other
             }
             2 => {
                 let len = usize::try_from(self.varint()?).ok()?;
                 FieldValue::Bytes(self.take(len)?)
+            }
+            3 => {
+                self.skip_group(tag >> 3, GROUPS_DEPTH_MAX)?;
+                FieldValue::Other
             }
             5 => FieldValue::Fixed32(u32::from_le_bytes(self.take(4)?.try_into().ok()?)),
             _ => return None,
         };
         let number = tag >> 3;
         (number > 0).then_some(Some((number, value)))
+    }
+
+    /// Passes over a group of that number, whose beginning is read, and its end.
+    fn skip_group(&mut self, number: u64, depth: u32) -> Option<()> {
+        loop {
+            let tag = self.varint()?;
+            match tag & 7 {
+                0 => drop(self.varint()?),
+                1 => drop(self.take(8)?),
+                2 => {
+                    let len = usize::try_from(self.varint()?).ok()?;
+                    self.take(len)?;
+                }
+                3 => self.skip_group(tag >> 3, depth.checked_sub(1)?)?,
+                4 => return (tag >> 3 == number).then_some(()),
+                5 => drop(self.take(4)?),
+                _ => return None,
+            }
+        }
     }
 
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {

@@ -110,6 +110,10 @@ fn a_ledger_of_yesterday_meets_the_group_of_today() {
         .exits(3)
         .tells("a copy of this ledger has been at work, or this ledger");
     audited_and_finished(&fixture);
+    // It has kept how logs are made, and their tag names it.
+    let adopted = "SELECT count(*) > 0, bool_and(conversion_id IS NOT NULL) \
+        FROM sls_backfill.batch WHERE adopted_by IS NOT NULL";
+    assert_eq!(fixture.database.psql(adopted), "t|t");
 }
 
 #[test]

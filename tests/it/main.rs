@@ -15,6 +15,8 @@ mod docs;
 #[cfg(feature = "simulator")]
 mod epochs;
 #[cfg(feature = "simulator")]
+mod failover;
+#[cfg(feature = "simulator")]
 mod faults;
 mod harness;
 #[cfg(feature = "simulator")]
@@ -24,6 +26,8 @@ mod history;
 #[cfg(feature = "simulator")]
 mod init;
 mod layers;
+#[cfg(feature = "simulator")]
+mod ledger;
 #[cfg(feature = "simulator")]
 mod moved;
 #[cfg(feature = "simulator")]

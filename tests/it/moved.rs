@@ -87,9 +87,9 @@ fn a_row_in_two_live_batches_is_told() {
         "WITH other AS (SELECT * FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1), \
          planted AS (INSERT INTO sls_backfill.batch (id, pass_id, range_id, table_name, logstore, \
            state, rows, raw_bytes, digest, not_json, conversion_id, cursors, ingest_time, \
-           created_first, finished_first, finished_last) SELECT gen_random_uuid(), pass_id, range_id, \
+           created_first, finished_first, finished_last, generation) SELECT gen_random_uuid(), pass_id, range_id, \
            table_name, logstore, state, 1, 1, digest, 0, conversion_id, cursors, 0, created_first, \
-           finished_first, finished_last FROM other RETURNING id) \
+           finished_first, finished_last, generation FROM other RETURNING id) \
          INSERT INTO sls_backfill.batch_rows (batch_id, row_ids, finished_days, day_rows) \
          SELECT planted.id, substring(r.row_ids FROM 1 FOR 16), '{2024-01-01}', '{1}' \
          FROM planted, other JOIN sls_backfill.batch_rows r ON r.batch_id = other.id \

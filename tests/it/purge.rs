@@ -1,5 +1,7 @@
 //! `purge`: nothing leaves Postgres that SLS does not hold, equal, now and for long enough.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use crate::harness::database::Database;
@@ -111,6 +113,36 @@ fn nothing_is_deleted_that_sls_does_not_hold_any_more() {
         assert_eq!(count(&fixture.database, "workflow_runs"), 120, "{outcome}");
         assert_eq!(count(&fixture.database, NODES), 480, "{outcome}");
     }
+}
+
+#[test]
+fn what_an_audit_has_found_goes_only_once_it_is_known_how_it_was_made() {
+    let fixture = migrated();
+    let tagged: BTreeSet<_> = fixture
+        .sls
+        .logs("workflow_execution")
+        .iter()
+        .map(|log| log.tags["__conversion__"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    let fingerprint =
+        "SELECT fingerprint FROM sls_backfill.conversion WHERE table_name = 'workflow_runs'";
+    assert_eq!(tagged, BTreeSet::from([fixture.database.psql(fingerprint)]));
+    // A new ledger has no pass yet, and so no conversion.
+    fixture.database.psql("DROP SCHEMA sls_backfill CASCADE");
+    let audit = "audit --signature-life-s 2 --late-s 1 --visible-s 1";
+    fixture.tool(audit).run().exits(0);
+    fixture
+        .tool("purge --older-than 0h")
+        .run()
+        .exits(0)
+        .prints("118 rows stay: an audit found their logs");
+    purge(&fixture, "").run();
+    assert_eq!(count(&fixture.database, "workflow_runs"), 120);
+    // The passes of a run have one; what is adopted bears its name.
+    fixture.tool("run").run().exits(0).tells("nothing new to do");
+    fixture.tool(audit).run().exits(0);
+    purge(&fixture, "").run().exits(0).prints("workflow_runs: 118 rows deleted");
+    assert_eq!(count(&fixture.database, "workflow_runs"), 2, "those that run");
 }
 
 #[test]

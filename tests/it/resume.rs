@@ -145,6 +145,29 @@ fn a_second_run_is_refused_and_one_that_joins_shares_the_work() {
 }
 
 #[test]
+fn who_joins_with_other_settings_takes_no_pass_away() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 30);
+    // Two tables with two shards each are read from their ends; then the first batch looks for the
+    // end of its shard, before the pass has a row.
+    fixture.sls.order(&json!({"kind": "cursor", "nth": 5, "action": "hold"}));
+    let first = fixture.tool("run --workers 1").spawn();
+    fixture.sls.wait_until("held", 1);
+    for other in ["--since=2020-01-01", "--tenant=00000000-0000-4000-8000-000000000000"] {
+        fixture
+            .tool("run --join")
+            .arg(other)
+            .run()
+            .exits(3)
+            .tells("the open pass of workflow_runs was begun with other settings")
+            .tells("hint: join with the settings of the run that is at work");
+    }
+    fixture.sls.release();
+    first.wait().exits(0);
+    fixture.holds_every_finished_row_once();
+}
+
+#[test]
 fn a_process_stopped_past_its_lease_writes_nothing_when_it_wakes() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(2000, 30);

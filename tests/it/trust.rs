@@ -3,12 +3,47 @@
 
 use std::sync::Arc;
 
+use dify_sls_backfill::wire::log_group::LogGroupWriter;
+use serde_json::Value;
+
 use crate::faults::{SHORT, fault, refuse};
 use crate::harness::cluster::Cluster;
 use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 
+mod generations;
+mod live_writer;
+mod other_commands;
+mod tags;
+
 const AUDIT: &str = "audit --signature-life-s 3 --late-s 1 --visible-s 1";
+
+const RUNS: &str = "workflow_execution";
+
+/// A LogGroup as somebody else writes it: one log each of these times, ids and contents.
+fn group(source: &str, logs: &[(u32, &str)], tags: &[(&str, &str)]) -> Vec<u8> {
+    let mut writer = LogGroupWriter::default();
+    for (time, id) in logs {
+        writer.begin_log(*time, 0);
+        writer.field("id", id.as_bytes());
+        writer.end_log();
+    }
+    writer.finish(Some(""), Some(source), tags);
+    writer.bytes().to_vec()
+}
+
+/// How many batches of the ledger are in each state.
+fn batches(fixture: &Fixture) -> String {
+    let sql = "SELECT state, count(*) FROM sls_backfill.batch GROUP BY state ORDER BY state";
+    fixture.database.psql(sql).trim().replace('\n', " ")
+}
+
+/// The account of a table, as `status` tells it in JSON.
+fn account(fixture: &Fixture, table: &str) -> Value {
+    let status = fixture.tool("status --output json").run().exits(0);
+    let status: Value = serde_json::from_str(status.stdout.trim()).unwrap();
+    status["tables"][table].clone()
+}
 
 #[test]
 fn functions_that_somebody_made_in_public_are_not_called() {

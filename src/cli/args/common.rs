@@ -1,11 +1,13 @@
 //! Flags that several commands share, and how their values are read.
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, Command};
 
 use crate::pipeline::recover::rules::Timings;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
+
+const DAY_S: i64 = 86_400;
 
 /// The heading in `--help` above what all commands have.
 pub const OUTPUT: &str = "Settings and output";
@@ -87,9 +89,61 @@ pub fn parse_time(text: &str) -> anyhow::Result<Timestamp> {
     Ok(Timestamp::from_unix_us(zoned.timestamp().as_microsecond()))
 }
 
+/// `90s`, `30m`, `12h` or `30d`, in seconds.
+pub fn parse_duration(text: &str) -> anyhow::Result<i64> {
+    seconds(text, "smhd").context("it is a time such as 12h or 30d")
+}
+
+/// `30d` or `12h`, in seconds, up to a century. No minutes: who types `6m` means months.
+pub fn parse_age(text: &str) -> anyhow::Result<i64> {
+    let age = seconds(text, "hd").context("it is a number of days or hours such as 30d or 12h")?;
+    anyhow::ensure!(age <= 36_500 * DAY_S, "it is more than a century");
+    Ok(age)
+}
+
+/// A whole number with one of these units behind it.
+fn seconds(text: &str, units: &str) -> Option<i64> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let unit = units.contains(unit).then_some(match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => DAY_S,
+    })?;
+    Some(i64::from(number.parse::<u32>().ok()?) * unit)
+}
+
+/// The flags of `command`, as if these had been typed: another command calls it.
+pub fn typed<T: Args>(command: &'static str, flags: Vec<String>) -> anyhow::Result<T> {
+    let context = || format!("call {command}");
+    let words = std::iter::once(command.to_owned()).chain(flags);
+    let matches =
+        T::augment_args(Command::new(command)).try_get_matches_from(words).with_context(context)?;
+    T::from_arg_matches(&matches).with_context(context)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_typed_with_a_unit() {
+        for (text, seconds) in [("90s", 90), ("30m", 1800), ("12h", 43_200), ("30d", 2_592_000)] {
+            assert_eq!(parse_duration(text).unwrap(), seconds, "{text}");
+        }
+        for text in ["", "d", "5", "5w", "-1d", "1.5d", "5é", "30 d"] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ages_are_days_or_hours() {
+        assert_eq!(parse_age("30d").unwrap(), 30 * DAY_S);
+        assert_eq!(parse_age("0h").unwrap(), 0);
+        for text in ["", "30", "d", "-1d", "1.5d", "30 d", "6m", "90s", "9999999d"] {
+            assert!(parse_age(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn times_are_utc() {

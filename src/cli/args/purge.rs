@@ -3,11 +3,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::common::{LedgerArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{LedgerArgs, parse_age, parse_table, parse_time, tables};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::purge::settings::PurgeSettings;
@@ -17,8 +16,6 @@ use crate::pipeline::purge::gate::GateLimits;
 use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::source::writable::WriteLimits;
-
-const DAY_S: i64 = 86_400;
 
 /// Printed behind the flags.
 pub const EXAMPLES: &str = "\
@@ -114,29 +111,14 @@ enum DropArg {
 }
 
 impl PurgeArgs {
-    /// As if these flags had been typed: another command calls this one.
-    pub(in crate::cli) fn of(flags: Vec<String>) -> anyhow::Result<Self> {
-        #[derive(Parser)]
-        struct Alone {
-            #[command(flatten)]
-            args: PurgeArgs,
-        }
-        let typed = std::iter::once("purge".to_owned()).chain(flags);
-        Ok(Alone::try_parse_from(typed).context("call purge")?.args)
-    }
-
     pub fn settings(
         &self,
         environment: &Environment,
         format: Format,
     ) -> anyhow::Result<PurgeSettings> {
         let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
-        let target = match &self.purge_url {
-            Some(url) => environment.postgres(Some(url)).context("read --purge-url")?.ledger,
-            None => postgres.source.clone(),
-        };
         Ok(PurgeSettings {
-            target,
+            target: environment.target(self.purge_url.as_deref())?,
             postgres,
             sls: environment.sls(60)?,
             tables: tables(&self.tables),
@@ -168,32 +150,5 @@ impl PurgeArgs {
             progress_every: Duration::from_secs(self.progress_every_s),
             format,
         })
-    }
-}
-
-/// `30d` or `12h`, in seconds.
-fn parse_age(text: &str) -> anyhow::Result<i64> {
-    let context = "it is a number of days or hours such as 30d or 12h";
-    let (number, unit_s) = match text.char_indices().last() {
-        Some((at, 'd')) => (&text[..at], DAY_S),
-        Some((at, 'h')) => (&text[..at], 3600),
-        _ => anyhow::bail!(context),
-    };
-    let number: u32 = number.parse().context(context)?;
-    anyhow::ensure!(i64::from(number) * unit_s <= 36_500 * DAY_S, "it is more than a century");
-    Ok(i64::from(number) * unit_s)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ages_are_days_or_hours() {
-        assert_eq!(parse_age("30d").unwrap(), 30 * DAY_S);
-        assert_eq!(parse_age("0h").unwrap(), 0);
-        for text in ["", "30", "d", "-1d", "1.5d", "30 d", "9999999d"] {
-            assert!(parse_age(text).is_err(), "{text}");
-        }
     }
 }

@@ -60,12 +60,8 @@ impl RestoreArgs {
         format: Format,
     ) -> anyhow::Result<RestoreSettings> {
         let postgres = environment.postgres(self.ledger.ledger_url.as_deref())?;
-        let target = match &self.purge_url {
-            Some(url) => environment.postgres(Some(url))?.ledger,
-            None => postgres.source.clone(),
-        };
         Ok(RestoreSettings {
-            target,
+            target: environment.target(self.purge_url.as_deref())?,
             postgres,
             sls: environment.sls(60)?,
             tables: tables(&self.tables),

@@ -8,7 +8,9 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use uuid::Uuid;
 
-use crate::cli::args::common::{LedgerArgs, OUTPUT, TimingsArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{
+    LedgerArgs, OUTPUT, TimingsArgs, parse_table, parse_time, tables, typed,
+};
 use crate::cli::args::purge::PurgeArgs;
 use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
@@ -81,6 +83,13 @@ pub struct RunArgs {
     /// have changed; batches from now on are converted the new way
     #[arg(long)]
     new_conversion: bool,
+    /// Send rows although the logstore holds logs of another writer, such as Dify's own, which may
+    /// have stored them already: they would be there twice
+    #[arg(long, conflicts_with = "dry_run")]
+    beside_live_writer: bool,
+    /// Send again what was in SLS and an audit did not find there any more
+    #[arg(long, conflicts_with_all = ["dry_run", "join"])]
+    resend_lost: bool,
 
     /// Only these tables
     #[arg(long, help_heading = ROWS, value_delimiter = ',', value_parser = parse_table,
@@ -138,10 +147,14 @@ pub struct RunArgs {
     /// Do not wait until SLS's search finds the oldest rows before other rows of that age are sent
     #[arg(long, help_heading = OLD_ROWS)]
     no_canary_search: bool,
-    /// How long SLS may take to give back the oldest rows
+    /// How long SLS may take to give back the oldest rows, before the run stops and you decide
     #[arg(long, help_heading = OLD_ROWS, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     pull_wait_s: u64,
+    /// Send rows again that SLS has acknowledged and certainly does not keep: a run before has stopped
+    /// for them, and reading everything finds nothing of them
+    #[arg(long, conflicts_with = "dry_run", help_heading = OLD_ROWS)]
+    resend_unkept: bool,
     /// How long SLS's search may take to find the oldest rows
     #[arg(long, help_heading = OLD_ROWS, value_name = "SECONDS", default_value_t = 900,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -245,9 +258,10 @@ impl RunArgs {
         purge.extend(self.app.iter().map(|id| format!("--app={id}")));
         Ok(Some(Stages {
             run: self.settings(environment, format)?,
-            verify: VerifyArgs::of([shared.clone(), verify].concat())?
+            verify: typed::<VerifyArgs>("verify", [shared.clone(), verify].concat())?
                 .settings(environment, format)?,
-            purge: PurgeArgs::of([shared, purge].concat())?.settings(environment, format)?,
+            purge: typed::<PurgeArgs>("purge", [shared, purge].concat())?
+                .settings(environment, format)?,
         }))
     }
 
@@ -260,8 +274,18 @@ impl RunArgs {
             true => None,
             false => Some(environment.sls(self.deadline_s)?),
         };
-        let timings =
-            self.timings.timings(sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback))?;
+        let is_loopback = sls.as_ref().is_none_or(|sls| sls.endpoint.is_loopback);
+        let timings = self.timings.timings(is_loopback)?;
+        let visible_s = timings.visible_s.unsigned_abs();
+        anyhow::ensure!(
+            is_loopback || self.pull_wait_s >= visible_s,
+            "--pull-wait-s below {visible_s} could take for lost what only is not visible yet: it is \
+             for a local SLS only"
+        );
+        anyhow::ensure!(
+            !(self.resend_unkept && matches!(self.verify, VerifyArg::None)),
+            "--resend-unkept must read everything first: it does not go with --verify none"
+        );
         Ok(RunSettings {
             postgres: environment.postgres(self.ledger.ledger_url.as_deref())?,
             sls,
@@ -305,11 +329,14 @@ impl RunArgs {
                 search_wait: (!self.no_canary_search && !self.beyond_ttl)
                     .then(|| Duration::from_secs(self.search_wait_s)),
             },
+            resend_unkept: self.resend_unkept,
             new_conversion: self.new_conversion,
             verify: match self.verify {
                 VerifyArg::None => Verify::None,
                 VerifyArg::Tags => Verify::Tags,
             },
+            beside_live_writer: self.beside_live_writer,
+            resend_lost: self.resend_lost,
             new_source: self.new_source,
             join: self.join,
             dry_run: self.dry_run,

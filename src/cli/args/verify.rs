@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Args, ValueEnum};
 
-use crate::cli::args::common::{LedgerArgs, TimingsArgs, parse_table, parse_time, tables};
+use crate::cli::args::common::{
+    LedgerArgs, TimingsArgs, parse_duration, parse_table, parse_time, tables,
+};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::verify::{Level, VerifySettings};
@@ -64,17 +66,6 @@ enum LevelArg {
 }
 
 impl VerifyArgs {
-    /// As if these flags had been typed: another command calls this one.
-    pub(in crate::cli) fn of(flags: Vec<String>) -> anyhow::Result<Self> {
-        #[derive(Parser)]
-        struct Alone {
-            #[command(flatten)]
-            args: VerifyArgs,
-        }
-        let typed = std::iter::once("verify".to_owned()).chain(flags);
-        Ok(Alone::try_parse_from(typed).context("call verify")?.args)
-    }
-
     pub fn settings(
         &self,
         environment: &Environment,
@@ -105,21 +96,6 @@ impl VerifyArgs {
     }
 }
 
-/// `90s`, `30m`, `12h` or `30d`, in seconds.
-fn parse_duration(text: &str) -> anyhow::Result<i64> {
-    let context = "it is a time such as 12h or 30d";
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).context(context)?;
-    let unit = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => anyhow::bail!(context),
-    };
-    let number: u32 = number.parse().context(context)?;
-    Ok(i64::from(number) * unit)
-}
-
 /// `5%`, `5` or `0.5%`, in hundredths of a percent.
 fn parse_percent(text: &str) -> anyhow::Result<u32> {
     let context = "it is a part such as 5% or 0.5%";
@@ -134,13 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_parts_are_typed_with_a_unit() {
-        for (text, seconds) in [("90s", 90), ("30m", 1800), ("12h", 43_200), ("30d", 2_592_000)] {
-            assert_eq!(parse_duration(text).unwrap(), seconds, "{text}");
-        }
-        for text in ["", "d", "5", "5w", "-1d", "1.5d", "5é"] {
-            assert!(parse_duration(text).is_err(), "{text}");
-        }
+    fn parts_are_typed_in_percent() {
         for (text, share) in [("5%", 500), ("5", 500), ("0.5%", 50), ("100%", 10_000), ("0.01", 1)]
         {
             assert_eq!(parse_percent(text).unwrap(), share, "{text}");

@@ -37,6 +37,14 @@ impl Environment {
         Ok(PostgresSettings { source, ledger })
     }
 
+    /// Where rows are deleted and brought back: the source, or the primary that a flag names.
+    pub fn target(&self, purge_url: Option<&str>) -> anyhow::Result<Address> {
+        match purge_url {
+            Some(url) => Ok(Address::new(self.of_url(url, "--purge-url")?)),
+            None => self.source(),
+        }
+    }
+
     fn source(&self) -> anyhow::Result<Address> {
         if let Some(url) = self.secret("DATABASE_URL")? {
             return Ok(Address::new(self.of_url(url.expose(), "DATABASE_URL")?));
@@ -307,5 +315,14 @@ mod tests {
         assert_eq!(ledger(None, &[("DB_HOST", "source")]), "source");
         assert_eq!(ledger(None, &[("DB_HOST", "source"), variable]), "variable");
         assert_eq!(ledger(Some("postgres://flag/l"), &[variable]), "flag");
+    }
+
+    #[test]
+    fn rows_are_deleted_in_the_source_or_where_the_flag_says() {
+        let target = |flag| environment(&[("DB_HOST", "source")]).target(flag);
+        assert_eq!(target(None).unwrap().login().host, "source");
+        assert_eq!(target(Some("postgres://primary/d")).unwrap().login().host, "primary");
+        let told = target(Some("hush")).unwrap_err().to_string();
+        assert!(told.contains("read --purge-url") && !told.contains("hush"), "{told}");
     }
 }

@@ -5,7 +5,7 @@ use crate::commands::output::count;
 use crate::commands::setup::conversion;
 use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
-use crate::ledger::inspection::{Inspection, Standing, inspect};
+use crate::ledger::inspection::{Inspection, Standbys, Standing, inspect};
 use crate::ledger::stop::Seqid;
 use crate::pg::Address;
 use crate::pg::identity::Identity;
@@ -97,6 +97,7 @@ pub async fn check_ledger(
         }
     };
     checks.push(check_server(&inspection, allow_fsync_off));
+    checks.push(check_standbys(inspection.standbys));
     let standing = inspection.standing?;
     checks.push(check_standing(&standing, source.as_ref()));
     Some(standing)
@@ -123,6 +124,18 @@ fn check_server(inspection: &Inspection, allow_fsync_off: bool) -> Check {
             let project = standing.project.as_deref().unwrap_or("no project yet");
             Check::ok(name, format!("{}, for {project}", standing.id))
         }
+    }
+}
+
+/// What a failover of the ledger's server would cost.
+fn check_standbys(standbys: Standbys) -> Check {
+    let name = "standbys";
+    match (standbys.warning(), standbys.count) {
+        (Some((found, hint)), _) => {
+            Check::warn(name, format!("the ledger's Postgres {found}"), hint)
+        }
+        (None, 0) => Check::ok(name, "none follows the ledger's Postgres"),
+        (None, count) => Check::ok(name, format!("{count}; commits wait for them")),
     }
 }
 

@@ -9,6 +9,7 @@ use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
 use crate::dify::index::index;
 use crate::dify::index::merge::{Change, merge};
+use crate::ledger::generation::{LogstoreFacts, made_anew, other_service};
 use crate::ledger::inspection::Standing;
 use crate::pipeline::read::window::Clocks;
 use crate::pipeline::retry::with_retries;
@@ -16,7 +17,7 @@ use crate::record::table::Table;
 use crate::record::timestamp::Timestamp;
 use crate::sls::answer::Failure;
 use crate::sls::client::Client;
-use crate::sls::groups::{GROUPS_MAX, GroupName};
+use crate::sls::groups::{GROUPS_MAX, Group, GroupName};
 use crate::source::catalog::Shape;
 
 const INIT: &str = "`dify-sls-backfill init` creates project, logstores and indexes";
@@ -42,7 +43,7 @@ pub async fn check_sls(
         }
         Err(failure) => return checks.push(unreachable(&failure)),
     }
-    checks.push(check_project(project, standing));
+    checks.push(check_project(settings, standing));
     checks.push(check_clocks(&client, postgres_now));
     for table in Table::ALL {
         let shape = shapes.iter().find(|shape| shape.table == table);
@@ -71,8 +72,18 @@ fn unreachable(failure: &Failure) -> Check {
     )
 }
 
-fn check_project(project: &str, standing: Option<&Standing>) -> Check {
-    let name = "ledger's project";
+fn check_project(settings: &SlsSettings, standing: Option<&Standing>) -> Check {
+    let (name, project) = ("ledger's project", settings.project.as_str());
+    let service = &settings.endpoint.service;
+    let bound = standing.and_then(|standing| standing.service.as_deref());
+    if let Some(bound) = bound.filter(|bound| bound != service) {
+        return Check::fail(
+            name,
+            other_service(bound, service),
+            "name that SLS in ALIYUN_SLS_ENDPOINT, or use another ledger (--ledger-url) for \
+             another SLS; if the project has moved, `dify-sls-backfill audit` looks into it",
+        );
+    }
     match standing.and_then(|standing| standing.project.as_deref()) {
         Some(bound) if bound != project => Check::fail(
             name,
@@ -104,7 +115,10 @@ async fn check_logstore(
     let logstore = table.logstore();
     let name = format!("logstore {logstore}");
     match with_retries(|| client.logstore(logstore)).await {
-        Ok(Some(found)) => checks.push(check_settings(&name, &found)),
+        Ok(Some(found)) => {
+            checks.push(check_settings(&name, &found));
+            checks.extend(check_creation(&name, &setup::facts(table, &found), standing));
+        }
         Ok(None) => return checks.push(Check::fail(&name, "is not there", INIT)),
         Err(failure) => return checks.push(Check::fail(&name, failure.to_string(), RIGHTS)),
     }
@@ -114,6 +128,19 @@ async fn check_logstore(
 }
 
 const RIGHTS: &str = "does the access key have the rights on this project? see docs/rights.md";
+
+/// Whether it is the logstore that the ledger's rows went to, if any did.
+fn check_creation(name: &str, facts: &LogstoreFacts, standing: Option<&Standing>) -> Option<Check> {
+    let then = standing?.created.get(facts.logstore)?;
+    let now = facts.created_at_s?;
+    (now != *then).then(|| {
+        Check::fail(
+            name,
+            made_anew(facts.logstore),
+            "`dify-sls-backfill audit` finds out what is not there any more",
+        )
+    })
+}
 
 fn check_settings(name: &str, found: &Value) -> Check {
     if found["mode"].as_str() == Some("query") {
@@ -180,8 +207,13 @@ async fn check_groups(client: &Client, table: Table, standing: Option<&Standing>
         Err(failure) => return Check::fail(&name, failure.to_string(), RIGHTS),
     };
     let ours = standing.map(|standing| (standing.id, standing.epoch));
+    let audited = |group: &Group| {
+        let timeout = standing.and_then(|standing| standing.audited_groups.get(&group.name));
+        timeout == Some(&group.timeout)
+    };
     let other = groups
         .iter()
+        .filter(|group| !audited(group))
         .filter_map(|group| GroupName::parse(&group.name))
         .find(|name| ours.is_none_or(|(id, epoch)| name.ledger_id != id || name.number > epoch));
     match other {

@@ -227,7 +227,7 @@ impl Execution<'_> {
                 return Ok(());
             }
         };
-        let proof = match pull(&self.client, batch, |_| ()).await? {
+        let proof = match pull(&self.client, &self.ledger.seal, batch, |_| ()).await? {
             Ok(proof) => proof,
             Err(why) => {
                 tracing::error!("batch {} stays in Postgres: {why}", batch.id);

@@ -150,7 +150,8 @@ fn print_notes(plan: &TablePlan, total: &DayPlan) {
     if total.unknown_conversion > 0 {
         let rows = count(total.unknown_conversion);
         note(format!(
-            "{rows} rows stay: an audit found their logs, and nobody knows how they were made"
+            "{rows} rows stay: an audit found their logs, and nobody knows how they were made (if a run \
+             has finished since: `audit` once more)"
         ));
     }
     if total.not_kept > 0 {

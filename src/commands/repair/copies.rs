@@ -11,9 +11,8 @@ use crate::ledger::repair::SearchedBatch;
 use crate::pipeline::retry::with_retries;
 use crate::record::table::Table;
 use crate::sls::answer::{Failure, NextAction};
-use crate::sls::find_batches::ATTEMPT_TAG;
-use crate::sls::pull::BATCH_TAG;
 use crate::sls::soft_delete::TaskState;
+use crate::sls::tags::{ATTEMPT_TAG, BATCH_TAG};
 
 /// So long is waited for a task that hides logs.
 const TASK_TRIES_MAX: u32 = 60;

@@ -17,6 +17,7 @@ use crate::commands::shards;
 use crate::dify::conversion::{Conversion, LogTime};
 use crate::dify::eligibility::Bounds;
 use crate::ledger::hold::HoldsToTry;
+use crate::ledger::lost::Reheld;
 use crate::ledger::pass::{LOOK_BACK_S, Pass};
 use crate::ledger::sighting::{Comparison, DifferingBatch};
 use crate::pipeline::progress::Progress;
@@ -24,8 +25,8 @@ use crate::pipeline::read::preparer::PreparerParts;
 use crate::pipeline::read::range_scan::ScanSettings;
 use crate::pipeline::read::recount::Recount;
 use crate::pipeline::read::scanner::ScannerParts;
-use crate::pipeline::read::window::{can_go_on, plan, scope};
-use crate::pipeline::recover::resolver::{Resolved, Resolver, ResolverParts};
+use crate::pipeline::read::window::{Standing, can_go_on, plan, scope};
+use crate::pipeline::recover::resolver::{BEHIND, Resolved, Resolver, ResolverParts};
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::canary::Canaries;
 use crate::pipeline::send::lane_keeper::writable;
@@ -52,6 +53,7 @@ impl Run<'_> {
     ) -> Result<Outcome, Ended> {
         let table = shape.table;
         let pass = self.pass(shape).await?;
+        self.resend_lost(table, &pass).await?;
         if !self.settings.join && !pass.is_read_again {
             self.ledger.forget_cut_holds(pass.id).await?;
         }
@@ -136,6 +138,7 @@ impl Run<'_> {
             table: shape.table,
             tail_reader: tail_reader.clone(),
             guarantees: self.guarantees,
+            behind_at: self.behind_at.get(&shape.table).copied(),
             memory: self.memory.clone(),
             progress: Arc::clone(progress),
             pace: Arc::clone(&self.pace),
@@ -164,6 +167,23 @@ impl Run<'_> {
             bytes(get(&progress.body_bytes)),
             bytes((raw as f64 / seconds) as u64),
         );
+    }
+
+    /// Holds the rows of lost batches, if somebody has said that they are to be sent again.
+    async fn resend_lost(&self, table: Table, pass: &Pass) -> anyhow::Result<()> {
+        if !self.settings.resend_lost {
+            return Ok(());
+        }
+        let Reheld { batches, rows } =
+            self.ledger.resend_lost(table, pass.id, &self.process).await?;
+        if batches > 0 {
+            tracing::info!(
+                "{table}: {} rows of {} lost batches are sent again",
+                count(rows),
+                count(batches)
+            );
+        }
+        Ok(())
     }
 
     /// The open pass of the table, or a new one.
@@ -215,7 +235,12 @@ impl Run<'_> {
             return Ok(Some(open));
         }
         let wish = &self.settings.wish;
-        if can_go_on(&open.plan, open.begun, &begun_with, wish, conversion)? {
+        let standing = match (self.settings.join, open.begun) {
+            (true, _) => Standing::Joined,
+            (false, true) => Standing::Begun,
+            (false, false) => Standing::Fresh,
+        };
+        if can_go_on(&open.plan, standing, &begun_with, wish, conversion)? {
             tracing::info!("{table}: continuing pass {}", open.id);
             return Ok(Some(open));
         }
@@ -274,6 +299,7 @@ impl Run<'_> {
         Bounds {
             settled_before: self.now.plus_s(-self.settings.settle_s),
             kept_since: kept_since.filter(|_| conversion.log_time == LogTime::FinishedAt),
+            live_since: self.live_since.get(&table).copied(),
             abandoned_before: self.now.plus_s(-self.settings.abandoned_after_s),
             row_bytes_max: self.settings.row_bytes_max,
         }
@@ -363,7 +389,7 @@ impl Run<'_> {
             },
             preparer: PreparerParts {
                 source: self.source.clone(),
-                ledger_id: self.ledger.id,
+                seal: self.ledger.seal,
                 conversion_id: pass.conversion_id,
                 conversion,
                 shape: shape.clone(),
@@ -412,7 +438,8 @@ async fn died(tail: &mut Option<JoinHandle<anyhow::Result<()>>>) -> anyhow::Erro
 
 /// Reports what became of batches in doubt.
 fn report_resolved(table: Table, resolved: &Resolved) {
-    let Resolved { found, sent, halved, abandoned, refused_rows, open, next_at, .. } = resolved;
+    let Resolved { found, sent, halved, abandoned, refused_rows, open, behind, next_at, .. } =
+        resolved;
     if [found, sent, halved, abandoned, open].iter().any(|batches| **batches > 0) {
         tracing::info!(
             "{table}: batches in doubt: {found} found in SLS, {sent} sent again, {halved} halved, \
@@ -422,7 +449,9 @@ fn report_resolved(table: Table, resolved: &Resolved) {
     if *refused_rows > 0 {
         tracing::warn!("{table}: SLS refuses {refused_rows} rows; they are held");
     }
-    if let Some(at) = next_at.filter(|_| *open > 0) {
+    if *behind > 0 {
+        tracing::warn!("{table}: {BEHIND}: {behind} of these are not sent again yet");
+    } else if let Some(at) = next_at.filter(|_| *open > 0) {
         let at = Timestamp::from_unix_s(at);
         tracing::info!("{table}: until {at} (UTC) a request may still be on its way to SLS");
     }

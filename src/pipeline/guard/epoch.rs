@@ -14,12 +14,15 @@
 //! 2. A copy of the ledger counts on from the same number. If it is behind, it meets our higher
 //!    group and does not know it. If it takes a number that we have taken, SLS has the name: a
 //!    refusal without a try of ours before it is a copy for certain. Our highest group is always
-//!    there, unless another ledger's audit, which leaves its own, has deleted it: lower ones are
-//!    deleted only when a higher one was listed.
+//!    there: lower ones are deleted only when a higher one was listed. Another ledger's audit leaves
+//!    it, too, and remembers it; so should that ledger be dropped, the group still vouches for what
+//!    this one has sent.
 //! 3. A ledger that went back in time does not know the groups of the processes that came later. If
 //!    it went back within the life of one process, there is none; then the batches tell: the tail
-//!    reader goes on from an old cursor and meets tags of this ledger that it lacks. And another
-//!    timeline, database or table tells that the ledger was restored at all (`pg::identity`).
+//!    reader goes on from an old cursor and meets tags of this ledger that it lacks, and the page that
+//!    shows one stops the ledger (`ledger::sighting`). And another timeline, database or table tells
+//!    that the ledger was restored at all (`pg::identity`), the timeline also in mid-run, in every
+//!    statement that authorises a request (`ledger::continuity`).
 //! 4. A lost answer: the group may be made or not, and a repetition is refused. The stamp in the
 //!    list tells whose it is; a copy that has taken the same number has another one (but one time
 //!    in 3,600, and only if its answer or ours was lost).
@@ -33,14 +36,13 @@
 //!    time ([`Epoch::watch`]), so one that was missed ends what was begun before.
 //! 8. Who was stopped, or cannot look, dates no signature any more: [`crate::pipeline::guard::signing_lease`].
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
 use crate::ledger::process::Process;
-use crate::ledger::stop::Stopped;
+use crate::ledger::stop::{KnownGroups, Stopped};
 use crate::pipeline::guard::pace::backoff;
 use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::recover::rules::Timings;
@@ -67,17 +69,21 @@ pub struct Epoch {
     pub signing_lease: Arc<SigningLease>,
 }
 
-/// The groups that no process of ledger `ledger_id` has made, given the stamps of its processes.
+/// The groups that no process of ledger `ledger_id` has made, and no audit has looked into.
 pub fn others<'a>(
     ledger_id: Uuid,
     groups: &'a [Group],
-    stamps: &BTreeMap<i64, u32>,
+    known: &KnownGroups,
 ) -> Vec<(&'a Group, GroupName)> {
     let named =
         groups.iter().filter_map(|group| GroupName::parse(&group.name).map(|name| (group, name)));
     named
         .filter(|(group, name)| {
-            name.ledger_id != ledger_id || stamps.get(&name.number) != Some(&group.timeout)
+            let timeout = match name.ledger_id == ledger_id {
+                true => known.stamps.get(&name.number),
+                false => known.audited.get(&group.name),
+            };
+            timeout != Some(&group.timeout)
         })
         .collect()
 }
@@ -174,8 +180,9 @@ impl Epoch {
         })?;
         let numbers = groups.iter().filter_map(|group| GroupName::parse(&group.name));
         // After the list: what is in the ledger by now was there before its group was made.
-        let stamps = self.ledger.stamps(numbers.map(|name| name.number).collect()).await?;
-        let others = others(self.ledger.id, &groups, &stamps);
+        let numbers = numbers.map(|name| name.number).collect();
+        let known = self.ledger.known_groups(numbers).await?;
+        let others = others(self.ledger.id, &groups, &known);
         let others = others.into_iter().map(|(_, name)| name).collect();
         Ok((groups, others))
     }
@@ -192,16 +199,6 @@ impl Epoch {
             "make consumer group {name} in logstore {logstore}, which keeps copies of this ledger \
              from sending: {failure}\nnothing was sent\nhint: {hint}"
         )
-    }
-
-    /// Fails when a batch of this ledger was found in SLS that the ledger lacks.
-    pub async fn check_batches(&self) -> anyhow::Result<()> {
-        let Some(batch_id) = self.ledger.unknown_batch().await? else { return Ok(()) };
-        let because = format!(
-            "SLS holds batch {batch_id} of this ledger, which the ledger lacks: a copy of it is at \
-             work, or it went back in time"
-        );
-        Err(self.ledger.stop(&because).await?.into())
     }
 
     /// Ends with an error when somebody else has come, the ledger was stopped, or nobody can look.
@@ -227,7 +224,6 @@ impl Epoch {
     async fn look_again(&self) -> anyhow::Result<()> {
         let looked_at = self.client.now();
         self.ledger.check_stop().await?;
-        self.check_batches().await?;
         for table in &self.tables {
             let (_, others) = self.look(*table).await?;
             if let Some(other) = others.first() {
@@ -250,6 +246,8 @@ const RIGHTS: &str = "the access key needs the rights log:CreateConsumerGroup, \
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn group(ledger_id: Uuid, number: i64, stamp: u32) -> Group {
@@ -260,14 +258,20 @@ mod tests {
     #[test]
     fn a_group_is_ours_if_the_ledger_knows_its_number_and_stamp() {
         let (own, foreign) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let stamps = BTreeMap::from([(3, 300), (4, 400)]);
+        let audited = group(foreign, 9, 900);
+        let known = KnownGroups {
+            stamps: BTreeMap::from([(3, 300), (4, 400)]),
+            audited: BTreeMap::from([(audited.name.clone(), audited.timeout)]),
+        };
         let numbers = |groups: &[Group]| -> Vec<i64> {
-            others(own, groups, &stamps).iter().map(|(_, name)| name.number).collect()
+            others(own, groups, &known).iter().map(|(_, name)| name.number).collect()
         };
         assert_eq!(numbers(&[group(own, 3, 300), group(own, 4, 400)]), [0; 0]);
         assert_eq!(numbers(&[group(own, 5, 300)]), [5], "a number that the ledger never gave");
         assert_eq!(numbers(&[group(own, 4, 401)]), [4], "a copy has given it");
         assert_eq!(numbers(&[group(foreign, 4, 400)]), [4], "another ledger");
+        assert_eq!(numbers(&[audited]), [0; 0], "an audit has looked into it");
+        assert_eq!(numbers(&[group(foreign, 9, 901)]), [9], "another one of that name");
         let else_s = Group { name: "somebody-else-s".to_owned(), timeout: 300 };
         assert_eq!(numbers(&[else_s]), [0; 0]);
     }

@@ -14,15 +14,14 @@ use crate::ledger::intent::BatchRow;
 use crate::pipeline::read::batching::Sought;
 use crate::record::digest::Digest;
 use crate::record::hold::HoldReason;
-use crate::sls::find_batches::{ATTEMPT_TAG, CONVERSION_TAG, DIGEST_TAG, ROWS_TAG};
-use crate::sls::pull::BATCH_TAG;
+use crate::record::seal::Seal;
+use crate::sls::tags::{
+    ATTEMPT_TAG, BATCH_TAG, CONVERSION_TAG, DIGEST_TAG, LOG_SOURCE, ROWS_TAG, SEAL_TAG,
+};
 use crate::source::Source;
 use crate::source::catalog::Shape;
 use crate::wire::compression::Lz4;
 use crate::wire::log_group::LogGroupWriter;
-
-/// The source that all our groups name.
-pub const LOG_SOURCE: &str = "dify-sls-backfill";
 
 /// SLS refuses a larger LogGroup (10 MB, facts of the PutLogs page); a little is left for tags.
 const GROUP_BYTES_MAX: usize = 10_000_000 - 1024;
@@ -56,7 +55,8 @@ pub struct Assembled {
 /// By what a batch's copies in SLS are known.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchName {
-    pub ledger_id: Uuid,
+    /// Its ledger's.
+    pub seal: Seal,
     pub batch_id: Uuid,
     /// Which of its sendings it is, from 1: each is on a number of its own, so copies that should
     /// not be can be told apart.
@@ -129,8 +129,10 @@ impl Assembler {
 
     /// Ends the group with what describes it; gives its bytes before compression.
     pub fn finish(&mut self, name: BatchName, assembled: &Assembled) -> usize {
-        let batch = format!("{}/{}", name.ledger_id, name.batch_id);
-        let attempt = name.sending.to_string();
+        let BatchName { seal, batch_id, sending } = name;
+        let batch = format!("{}/{batch_id}", seal.ledger_id);
+        let sealed = seal.of(batch_id, assembled.rows.len() as u64, assembled.digest);
+        let attempt = sending.to_string();
         let (rows, digest) = (assembled.rows.len().to_string(), assembled.digest.to_string());
         let tags = [
             (BATCH_TAG, batch.as_str()),
@@ -138,6 +140,7 @@ impl Assembler {
             (ROWS_TAG, &rows),
             (DIGEST_TAG, &digest),
             (CONVERSION_TAG, &self.fingerprint),
+            (SEAL_TAG, &sealed),
         ];
         self.group.finish(Some(""), Some(LOG_SOURCE), &tags);
         self.group.bytes().len()

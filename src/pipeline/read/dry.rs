@@ -20,6 +20,7 @@ use crate::pipeline::read::range_size::range_step;
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::hold::HoldReason;
 use crate::record::key::{Key, KeyOrder};
+use crate::record::seal::Seal;
 use crate::source::scope::{Scope, Span};
 
 /// What a run would do.
@@ -108,7 +109,9 @@ impl DryRun {
         let watch = Arc::new(Watch::new(&self.progress));
         let mut scan = RangeScan::of_span(self.scan.clone(), scope.clone(), span, watch);
         let mut assembler = Assembler::new(self.conversion.clone(), self.scan.shape.clone())?;
-        let name = BatchName { ledger_id: Uuid::nil(), batch_id: Uuid::nil(), sending: 1 };
+        // Nobody will read it.
+        let seal = Seal::new(Uuid::nil(), [0; 32]);
+        let name = BatchName { seal, batch_id: Uuid::nil(), sending: 1 };
         let logs_max = u64::from(self.scan.limits.batch_logs_max);
         while !shutdown.is_asked() {
             let mut taken = self.rows.take(logs_max);

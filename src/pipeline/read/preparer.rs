@@ -18,6 +18,7 @@ use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed};
 use crate::pipeline::read::scanner::{Rows, Scanned, ScannedWork};
 use crate::pipeline::send::age::LogSpan;
+use crate::record::seal::Seal;
 use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::catalog::Shape;
@@ -57,8 +58,8 @@ pub struct ReadyBatch {
 #[derive(Clone)]
 pub struct PreparerParts {
     pub source: Source,
-    /// First half of every `__batch__` tag.
-    pub ledger_id: Uuid,
+    /// What every batch is sealed with.
+    pub seal: Seal,
     pub conversion_id: i64,
     pub conversion: Conversion,
     pub shape: Shape,
@@ -161,9 +162,9 @@ impl Preparer {
     }
 
     async fn pack(&mut self, assembled: Assembled, ingest_time: u32) -> anyhow::Result<ReadyBatch> {
-        let PreparerParts { ledger_id, conversion, conversion_id, .. } = &self.parts;
+        let PreparerParts { seal, conversion, conversion_id, .. } = &self.parts;
         let id = Uuid::now_v7();
-        let name = BatchName { ledger_id: *ledger_id, batch_id: id, sending: 1 };
+        let name = BatchName { seal: *seal, batch_id: id, sending: 1 };
         let raw_size = self.assembler.finish(name, &assembled);
         let packed = self.assembler.compress().await?;
         let span = LogSpan::of(&assembled.rows, conversion.log_time, ingest_time);

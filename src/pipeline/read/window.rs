@@ -116,11 +116,22 @@ pub fn scope(plan: &PassPlan) -> Scope {
     Scope { table, order, since, until, tenant_id, app_id }
 }
 
-/// Whether the open pass `open` can go on under this wish; `begun` when a batch or a hold names
-/// it. `Ok(false)`: it may be replaced by a new one.
+/// What stands behind an open pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing: it may be replaced.
+    Fresh,
+    /// A batch, a hold or a count names it.
+    Begun,
+    /// The run that is joined: it is not for this process to replace it.
+    Joined,
+}
+
+/// Whether the open pass `open` can go on under this wish. `Ok(false)`: it may be replaced by a new
+/// one.
 pub fn can_go_on(
     open: &PassPlan,
-    begun: bool,
+    standing: Standing,
     open_conversion: &Conversion,
     wish: &Wish,
     conversion: &Conversion,
@@ -144,17 +155,22 @@ pub fn can_go_on(
     if let Some(order) = wish.order {
         differs("--key-order", open.order.name().to_owned(), order.name().to_owned());
     }
-    match (differences.is_empty(), begun) {
-        (true, _) => Ok(true),
-        (false, false) => Ok(false),
-        (false, true) => Err(Refusal(format!(
-            "the open pass of {} was begun with other settings:\n  {}\n\
-             hint: finish it with the settings it was begun with, then run again; if Dify was \
-             upgraded meanwhile, go on with --new-conversion",
-            open.table,
-            differences.join("\n  "),
-        ))),
-    }
+    let hint = match standing {
+        _ if differences.is_empty() => return Ok(true),
+        Standing::Fresh => return Ok(false),
+        Standing::Begun => {
+            "finish it with the settings it was begun with, then run again; if Dify was upgraded \
+             meanwhile, go on with --new-conversion"
+        }
+        Standing::Joined => {
+            "join with the settings of the run that is at work; when it has ended, run without --join"
+        }
+    };
+    Err(Refusal(format!(
+        "the open pass of {} was begun with other settings:\n  {}\nhint: {hint}",
+        open.table,
+        differences.join("\n  "),
+    )))
 }
 
 #[cfg(test)]
@@ -225,16 +241,18 @@ mod tests {
         let now = Timestamp::from_unix_s(NOW);
         let wish = Wish::default();
         let open = plan(&wish, &shape(&[KeyOrder::Walk], 1), None, now).unwrap();
-        let go = |begun, wish: &Wish, conversion: &Conversion| {
-            can_go_on(&open, begun, &self::conversion(), wish, conversion)
+        let go = |standing, wish: &Wish, conversion: &Conversion| {
+            can_go_on(&open, standing, &self::conversion(), wish, conversion)
         };
-        assert_eq!(go(true, &wish, &conversion()), Ok(true));
         let without_graph = Conversion { put_graph: false, ..conversion() };
-        assert_eq!(go(false, &wish, &without_graph), Ok(false));
-        let refusal = go(true, &wish, &without_graph).unwrap_err().0;
-        assert!(refusal.contains("graph is not written"), "{refusal}");
-        let filtered = Wish { tenant_id: Some(Uuid::nil()), ..Wish::default() };
-        assert!(go(true, &filtered, &conversion()).unwrap_err().0.contains("--tenant"));
+        assert_eq!(go(Standing::Fresh, &wish, &without_graph), Ok(false));
+        for standing in [Standing::Begun, Standing::Joined] {
+            assert_eq!(go(standing, &wish, &conversion()), Ok(true));
+            let refusal = go(standing, &wish, &without_graph).unwrap_err().0;
+            assert!(refusal.contains("graph is not written"), "{refusal}");
+            let filtered = Wish { tenant_id: Some(Uuid::nil()), ..Wish::default() };
+            assert!(go(standing, &filtered, &conversion()).unwrap_err().0.contains("--tenant"));
+        }
     }
 
     #[test]

@@ -5,21 +5,23 @@
 //! and cannot come any more, is sent again if its rows are still the same, halved if something is
 //! wrong with it, and replaced by what its rows are now if they have changed.
 
+mod look;
 mod resend;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Context as _;
 use uuid::Uuid;
 
 use crate::dify::conversion::Conversion;
 use crate::dify::eligibility::Bounds;
 use crate::error_text::error_text;
 use crate::ledger::Ledger;
-use crate::ledger::in_doubt::{InDoubtBatch, Seen, Sent};
+use crate::ledger::in_doubt::InDoubtBatch;
 use crate::ledger::process::Process;
+use crate::ledger::sighting::Moment;
+use crate::ledger::stop::Stopped;
 use crate::pipeline::guard::budget::MemoryBudget;
 use crate::pipeline::guard::pace::Pace;
 use crate::pipeline::guard::signing_lease::SigningLease;
@@ -27,10 +29,9 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::read::assemble::Assembler;
 use crate::pipeline::read::batching::BatchLimits;
 use crate::pipeline::recover::rules::{
-    ArrivalDeadline, Guarantees, Presence, arrival_deadline, is_due, is_repeatable, presence,
+    ArrivalDeadline, Guarantees, arrival_deadline, is_due, is_repeatable,
 };
-use crate::pipeline::retry::with_retries;
-use crate::pipeline::send::lane_keeper::{LaneKeeper, Wanted, is_at_home};
+use crate::pipeline::send::lane_keeper::{LaneKeeper, Wanted};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::verify::tail_reader::TailReader;
 use crate::record::table::Table;
@@ -47,9 +48,6 @@ const OPEN_MAX: usize = 64;
 /// After so many errors the cause is not in the batches.
 const FAILED_MAX: u64 = 10;
 
-/// At the end of a run, batches that can be resolved so soon are waited for.
-const WAIT_AT_END_S: i64 = 200;
-
 /// What a resolver works with.
 pub struct ResolverParts {
     pub source: Source,
@@ -60,6 +58,9 @@ pub struct ResolverParts {
     pub table: Table,
     pub tail_reader: TailReader,
     pub guarantees: Guarantees,
+    /// When this process has read for the first time what SLS had acknowledged before (Unix seconds,
+    /// SLS's clock); `None`: all of it had been read.
+    pub behind_at: Option<i64>,
     pub memory: MemoryBudget,
     pub progress: Arc<Progress>,
     pub pace: Arc<Pace>,
@@ -95,9 +96,16 @@ pub struct Resolved {
     pub failed: u64,
     /// Still open.
     pub open: u64,
-    /// When the next of these can be settled (Unix seconds, SLS's clock).
+    /// Of these, batches of which it cannot be told whether they are there, because SLS does not give
+    /// back yet what it has acknowledged.
+    pub behind: u64,
+    /// When the next of the open ones can be settled (Unix seconds, SLS's clock).
     pub next_at: Option<i64>,
 }
+
+/// Why a batch is not sent again yet that is not there.
+pub const BEHIND: &str = "SLS does not give back yet all that it has acknowledged, so batches without \
+    an answer may be there, too";
 
 /// What is to be done with a batch now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +114,15 @@ enum Resend {
     Anew,
     /// Send the same number again; SLS refuses it, had it stored the batch.
     SameNumber,
+}
+
+/// What is known of the readers since a batch was first looked for.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    /// Whatever was acknowledged before is to be seen before anything can be told.
+    began: Moment,
+    /// When some of it was last missing (Unix seconds, SLS's clock); `None`: none was.
+    behind_at: Option<i64>,
 }
 
 /// Resolves the batches in doubt of one table.
@@ -117,6 +134,8 @@ pub struct Resolver {
     open: BTreeMap<Uuid, InDoubtBatch>,
     /// Open batches of which SLS holds a part: told once.
     differing: BTreeSet<Uuid>,
+    /// Open batches that are looked for.
+    looks: BTreeMap<Uuid, Look>,
     resolved: Resolved,
     /// Open batches whose number must not, or whose rows cannot, go out again as they were.
     unrepeatable: BTreeSet<Uuid>,
@@ -136,6 +155,7 @@ impl Resolver {
             shutdown,
             open: BTreeMap::new(),
             differing: BTreeSet::new(),
+            looks: BTreeMap::new(),
             unrepeatable: BTreeSet::new(),
             resolved: Resolved::default(),
             is_silent: false,
@@ -157,14 +177,20 @@ impl Resolver {
         if !self.differing.is_empty() {
             self.parts.tail_reader.catch_up(&self.shutdown).await?;
         }
+        let until = self.parts.client.now() + self.parts.guarantees.timings.wait_at_end_s();
+        let mut is_told = false;
         while !self.shutdown.is_asked() {
             let ended = self.round().await?;
-            let soon = self.parts.client.now() + WAIT_AT_END_S;
+            let now = self.parts.client.now();
             let waits = self.open.len() > self.differing.len()
-                && self.resolved.next_at.is_none_or(|at| at <= soon);
+                && self.resolved.next_at.map_or(now < until, |at| at <= until);
             // What was ended may have left halves.
             if self.is_silent || !(waits || ended > 0) {
                 break;
+            }
+            if self.resolved.behind > 0 && !is_told {
+                tracing::info!("{}: waiting: {}", self.parts.table, BEHIND);
+                is_told = true;
             }
             if ended == 0 {
                 // Nobody else reads any more: what is there already need not be waited for.
@@ -201,9 +227,12 @@ impl Resolver {
         });
         // The other half of what seemed to differ may have come.
         self.differing.retain(|id| self.open.contains_key(id));
+        self.looks.retain(|id, _| self.open.contains_key(id));
         for (id, batch) in &self.open {
             match arrival_deadline(batch, &seen[id], guarantees, now) {
-                ArrivalDeadline::Passed => ready.push((*id, Resend::Anew)),
+                ArrivalDeadline::Passed if seen[id].found.rows == 0 => {
+                    ready.push((*id, Resend::Anew));
+                }
                 over if is_due(over, guarantees, now) => due.push(*id),
                 ArrivalDeadline::At(_)
                     if is_repeatable(batch, guarantees, now) && !self.unrepeatable.contains(id) =>
@@ -212,16 +241,16 @@ impl Resolver {
                 }
                 ArrivalDeadline::At(at) => {
                     let at = at + guarantees.timings.look_after_s();
-                    next_at = Some(next_at.map_or(at, |next: i64| next.min(at)));
+                    next_at = earliest(next_at, at);
                 }
+                ArrivalDeadline::Passed => {}
             }
         }
-        self.resolved.next_at = next_at;
         due.retain(|id| !self.differing.contains(id));
-        if !due.is_empty() {
-            let missing = self.look_for(due).await?;
-            ready.extend(missing.into_iter().map(|id| (id, Resend::Anew)));
-        }
+        let looked = self.look_for(&due).await?;
+        ready.extend(looked.missing.into_iter().map(|id| (id, Resend::Anew)));
+        self.resolved.behind = looked.behind;
+        self.resolved.next_at = looked.next_at.map_or(next_at, |at| earliest(next_at, at));
         let mut ended = 0;
         for (id, resend) in ready {
             if self.shutdown.is_asked() || self.is_silent {
@@ -229,6 +258,9 @@ impl Resolver {
             }
             if let Some(batch) = self.open.remove(&id) {
                 if let Err(error) = self.end(batch, resend).await {
+                    if error.is::<Stopped>() {
+                        return Err(error);
+                    }
                     // One bad batch must not keep the others from being settled.
                     tracing::error!(
                         "batch {id} stays open, the next run tries again: {}",
@@ -245,51 +277,8 @@ impl Resolver {
         }
         Ok(ended)
     }
+}
 
-    /// Reads every shard to its end; gives those of the batches of which nothing is there.
-    async fn look_for(&mut self, due: Vec<Uuid>) -> anyhow::Result<Vec<Uuid>> {
-        let begun = Instant::now();
-        self.parts.tail_reader.catch_up(&self.shutdown).await?;
-        let ResolverParts { client, ledger, process, table, guarantees, .. } = &self.parts;
-        if self.shutdown.is_asked() {
-            return Ok(Vec::new());
-        }
-        let seen = ledger.seen(process, due.clone()).await?;
-        let logstore = table.logstore();
-        let shards = with_retries(|| client.shards(logstore))
-            .await
-            .with_context(|| format!("list the shards of {logstore}"))?;
-        // The moment when the reading began, by the clock as SLS tells it now.
-        let now = client.now() - i64::try_from(begun.elapsed().as_secs()).unwrap_or(0) - 1;
-        let mut missing = Vec::new();
-        for id in due {
-            let (Some(seen @ Seen { is_open: true, found, .. }), Some(batch)) =
-                (seen.get(&id), self.open.get(&id))
-            else {
-                continue;
-            };
-            // Where the shard has changed, the new one may not know the number.
-            let at_home = |sent: &Sent| is_at_home(&sent.hash_key, &sent.cursors, &shards);
-            let proven = guarantees.proven && batch.sent.as_ref().is_some_and(at_home);
-            let guarantees = Guarantees { proven, ..*guarantees };
-            if !is_due(arrival_deadline(batch, seen, guarantees, now), guarantees, now) {
-                continue;
-            }
-            match presence(&batch.wanted, found) {
-                Presence::Nothing => missing.push(id),
-                // The ledger has marked it, or is about to.
-                Presence::Whole => {}
-                Presence::Differs => {
-                    tracing::error!(
-                        "batch {id}: SLS holds {} rows under its name that are not the {} it was \
-                         sent with; it is left as it is, and nothing of it is sent again",
-                        found.rows,
-                        batch.wanted.rows
-                    );
-                    self.differing.insert(id);
-                }
-            }
-        }
-        Ok(missing)
-    }
+fn earliest(next_at: Option<i64>, at: i64) -> Option<i64> {
+    Some(next_at.map_or(at, |next| next.min(at)))
 }

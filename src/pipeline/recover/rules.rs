@@ -10,9 +10,11 @@
 //!                                                                          or abandoned
 //! ```
 //!
-//! Nothing is sent again under another number before both conditions of *not there* hold: a
-//! request in flight can be stored as long as its signature lives, and what is stored need not be
-//! visible at once. All times are SLS's clock.
+//! Nothing is sent again under another number before all conditions of *not there* hold: a request
+//! in flight can be stored as long as its signature lives; what is stored need not be visible at
+//! once; and readers may see further back than the clock believes. Whatever SLS had acknowledged in
+//! the same shards before the look began must have been seen, and `visible_s` must have gone by since
+//! something of it was missing: a shard shows its groups in their order. All times are SLS's clock.
 
 use std::time::Duration;
 
@@ -70,6 +72,12 @@ impl Timings {
         self.signature_life_s.min(Self::SLS.signature_life_s)
     }
 
+    /// How long the end of a run waits for batches in doubt that can be resolved so soon. Where SLS is
+    /// faster, it is not waited for so long.
+    pub fn wait_at_end_s(&self) -> i64 {
+        (3 * (self.storable_s() + self.look_after_s())).min(200)
+    }
+
     /// How long after its signature a request may still be stored.
     pub fn storable_s(&self) -> i64 {
         self.signature_life_s + self.late_s
@@ -117,6 +125,18 @@ pub fn is_due(deadline: ArrivalDeadline, guarantees: Guarantees, now: i64) -> bo
         ArrivalDeadline::Passed => true,
         ArrivalDeadline::At(at) => at + guarantees.timings.look_after_s() <= now,
     }
+}
+
+/// Whether a look that began to read at `began` can tell that something is not there. `behind_at`:
+/// when something was last missing that SLS had acknowledged before; `None`: nothing was.
+pub fn is_conclusive(behind_at: Option<i64>, timings: Timings, began: i64) -> bool {
+    behind_at.is_none_or(|at| at + timings.look_after_s() <= began)
+}
+
+/// From when on it can be told that a batch is not there that was last signed at `signed_at`, by the
+/// clock alone. That SLS has acknowledged it makes it no less.
+pub fn decidable_at(signed_at: i64, timings: Timings) -> i64 {
+    signed_at + timings.storable_s() + timings.look_after_s()
 }
 
 /// Whether the same number may go out again now: SLS would refuse it, had it stored the batch. Not
@@ -274,6 +294,17 @@ mod tests {
         ] {
             assert!(!is_repeatable(&batch(report.clone()), PROVEN, SIGNED_AT), "{report:?}");
         }
+    }
+
+    #[test]
+    fn nothing_is_absent_before_what_was_acknowledged_has_been_seen_for_a_while() {
+        let now = SIGNED_AT + 5000;
+        assert!(is_conclusive(None, Timings::SLS, now));
+        assert!(!is_conclusive(Some(now), Timings::SLS, now));
+        assert!(!is_conclusive(Some(now - 61), Timings::SLS, now));
+        assert!(is_conclusive(Some(now - 62), Timings::SLS, now));
+        assert_eq!(decidable_at(SIGNED_AT, Timings::SLS), SIGNED_AT + 900 + 120 + 62);
+        assert_eq!(Timings::SLS.wait_at_end_s(), 200);
     }
 
     #[test]

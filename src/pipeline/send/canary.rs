@@ -7,29 +7,30 @@
 //!   └────────────── whoever waits decides anew ◄── how old logs may be, in the ledger
 //! ```
 //!
-//! What SLS certainly does not keep (refused as out of range; stored, it said, but not to be pulled)
-//! is abandoned and its rows are held `expired`: a later run tries them again.
+//! What SLS certainly does not have (refused as out of range) is abandoned and its rows are held
+//! `expired`: a later run tries them again. What SLS has acknowledged and does not give back in time
+//! may only be slow: it stays stored, nothing goes out any more, and a person decides.
+
+mod find;
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::ledger::Ledger;
+use crate::ledger::acknowledge::Acknowledgement;
 use crate::ledger::intent::BatchRow;
+use crate::ledger::proved_age::UnkeptBatch;
 use crate::pipeline::progress::Progress;
-use crate::pipeline::read::assemble::LOG_SOURCE;
-use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::age::{Decision, LogSpan, decide};
 use crate::pipeline::send::sender::{OutOfRange, SendOutcome};
 use crate::pipeline::shutdown::Shutdown;
-use crate::record::digest::{Digest, Sum};
+use crate::record::digest::Digest;
 use crate::record::table::Table;
 use crate::sls::client::Client;
-use crate::sls::pull::{BATCH_TAG, sum_up};
 
 /// How long to wait before SLS is asked again.
 const ASK_EVERY: Duration = Duration::from_millis(500);
@@ -37,17 +38,11 @@ const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Search is asked less and less often, up to this.
 const SEARCH_EVERY_MAX: Duration = Duration::from_secs(15);
 
-/// Log groups a page: ours have 2 MiB.
-const PAGE_GROUPS: u32 = 4;
-
-/// SLS takes 30 conditions in a search; one is the source.
-const SOUGHT_IDS_MAX: usize = 25;
-
 /// How canaries are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CanarySettings {
-    /// How long a canary may take to be pulled back. What is stored can be pulled after seconds;
-    /// what is not there after that is not kept.
+    /// How long a canary may take to be pulled back, before the run ends and a person decides. What
+    /// is stored can be pulled after seconds.
     pub pull_wait: Duration,
     /// How long a canary may take to be found by search (the index of old logs takes minutes);
     /// `None`: it is not searched.
@@ -91,13 +86,29 @@ pub struct Sent<'a> {
     pub cursors: &'a BTreeMap<u32, String>,
 }
 
-/// SLS does not keep logs as old as these, or does not find them. The text is for the operator.
+/// SLS does not keep logs as old as these, does not give them back, or does not find them. The text is
+/// for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct Unkept {
     text: String,
     /// Whether SLS said that it took the logs.
     pub was_acknowledged: bool,
+}
+
+impl Unkept {
+    /// A batch that an earlier run has sent, and that SLS has not given back until now.
+    pub fn earlier(table: Table, batch: &UnkeptBatch) -> Self {
+        let UnkeptBatch { batch_id, since, rows, found, .. } = batch;
+        let text = format!(
+            "SLS has acknowledged batch {batch_id} with {rows} rows of {table}, and gives back {found} \
+             of them until now\n\
+             the oldest of the batch is of {since}; nothing was deleted anywhere, the ledger keeps the \
+             batch as stored, and nothing is sent before it is there or you decide\n{}",
+            unkept_hint(table),
+        );
+        Self { text, was_acknowledged: true }
+    }
 }
 
 impl Canaries {
@@ -199,7 +210,7 @@ impl Canaries {
         };
         if is_canary && !matches!(outcome, SendOutcome::GivenUp(_)) {
             let begun = Instant::now();
-            if self.prove(sent, progress, shutdown).await? {
+            if self.prove(sent, &outcome, progress, shutdown).await? {
                 let logstore = self.table.logstore();
                 self.ledger.prove_age(logstore, sent.span.first(), sent.batch_id).await?;
                 self.state().proved_s = Some(sent.span.first_s);
@@ -219,6 +230,7 @@ impl Canaries {
     async fn prove(
         &self,
         sent: &Sent<'_>,
+        outcome: &SendOutcome,
         progress: &Progress,
         shutdown: &mut Shutdown,
     ) -> anyhow::Result<bool> {
@@ -235,61 +247,17 @@ impl Canaries {
             }
         };
         if (sum.rows, sum.digest) != (wanted, sent.digest) {
-            return Err(self.not_pulled(sent, sum.rows).await?);
+            if let SendOutcome::Stored(request_id) = outcome {
+                let (batch_id, request_id) = (sent.batch_id, request_id.clone());
+                let stored = Acknowledgement { batch_id, request_id };
+                self.ledger.not_given_back(&stored, sent.span.first()).await?;
+            }
+            return Err(self.not_given_back(sent, sum.rows).into());
         }
         match self.settings.search_wait {
             Some(search_wait) => self.search(sent, search_wait, progress, shutdown).await,
             None => Ok(true),
         }
-    }
-
-    /// What can be pulled of the batch now.
-    async fn pull(&self, sent: &Sent<'_>) -> anyhow::Result<Sum> {
-        let logstore = self.table.logstore();
-        let shards = with_retries(|| self.client.shards(logstore))
-            .await
-            .with_context(|| format!("list the shards of {logstore}"))?;
-        let last_known = sent.cursors.keys().max().copied();
-        let mut sum = Sum::default();
-        for shard in shards.iter().map(|shard| shard.id) {
-            let cursor = match sent.cursors.get(&shard) {
-                Some(cursor) => cursor.clone(),
-                // It was split off since: the batch may be in it.
-                None if Some(shard) > last_known => {
-                    with_retries(|| self.client.cursor(logstore, shard, "begin"))
-                        .await
-                        .with_context(|| format!("find the beginning of shard {shard}"))?
-                }
-                None => continue,
-            };
-            self.pull_shard(shard, cursor, sent, &mut sum).await?;
-        }
-        Ok(sum)
-    }
-
-    async fn pull_shard(
-        &self,
-        shard: u32,
-        mut cursor: String,
-        sent: &Sent<'_>,
-        sum: &mut Sum,
-    ) -> anyhow::Result<()> {
-        let logstore = self.table.logstore();
-        while sum.rows < sent.rows.len() as u64 {
-            let pulled = with_retries(|| self.client.pull(logstore, shard, &cursor, PAGE_GROUPS))
-                .await
-                .with_context(|| format!("pull shard {shard} of {logstore}"))?;
-            if pulled.next_cursor == cursor {
-                break;
-            }
-            let sums = sum_up(&pulled.raw, self.ledger.id)
-                .with_context(|| format!("read shard {shard} of {logstore} at {cursor}"))?;
-            if let Some(found) = sums.batches.get(&sent.batch_id) {
-                sum.add(found);
-            }
-            cursor = pulled.next_cursor;
-        }
-        Ok(())
     }
 
     /// Whether search finds the batch; `false` when asked to stop meanwhile.
@@ -318,30 +286,6 @@ impl Canaries {
         }
     }
 
-    /// How many logs of the batch search finds now. An incomplete answer counts as it is: a lower
-    /// bound. If tags are not searchable in this logstore, some rows are looked for by their ids.
-    async fn found(&self, sent: &Sent<'_>) -> anyhow::Result<u64> {
-        let logstore = self.table.logstore();
-        // Within a minute, SLS may show a log at an earlier time than its own.
-        let from = sent.span.first_s.div_euclid(60) * 60;
-        let to = (sent.span.last_s.div_euclid(60) + 1) * 60;
-        let count = async |query: &str| {
-            let counted = with_retries(|| self.client.count_found(logstore, from, to, query)).await;
-            counted.with_context(|| format!("search {logstore}"))
-        };
-        let by_tag = format!("__tag__:{BATCH_TAG}: \"{}/{}\"", self.ledger.id, sent.batch_id);
-        let by_tag = count(&by_tag).await?;
-        if by_tag.logs > 0 || !by_tag.is_complete {
-            return Ok(by_tag.logs);
-        }
-        let sought = sought_ids(sent.rows);
-        let ids: Vec<_> = sought.iter().map(|id| format!("id: \"{id}\"")).collect();
-        let by_id = format!("__source__: \"{LOG_SOURCE}\" and ({})", ids.join(" or "));
-        let by_id = count(&by_id).await?;
-        let all_are_there = by_id.logs >= sought.len() as u64;
-        Ok(if all_are_there { sent.rows.len() as u64 } else { 0 })
-    }
-
     async fn out_of_range(
         &self,
         sent: &Sent<'_>,
@@ -358,20 +302,19 @@ impl Canaries {
         Ok(Unkept { text, was_acknowledged: false }.into())
     }
 
-    async fn not_pulled(&self, sent: &Sent<'_>, found: u64) -> anyhow::Result<anyhow::Error> {
-        let rows = sent.rows.len();
-        let detail = format!("SLS does not keep logs of {}", sent.span.first());
-        let fate = self.give_up(sent, found == 0, &detail).await?;
+    fn not_given_back(&self, sent: &Sent<'_>, found: u64) -> Unkept {
         let text = format!(
-            "SLS said that it has stored batch {} with {rows} rows, but after {} s it gives back \
-             {found} of them as they were sent: it does not keep logs as old as these\n\
-             the oldest of the batch is of {}; {fate}\n{}",
+            "SLS has acknowledged batch {} with {} rows, but after {} s it gives back {found} of them \
+             as they were sent: it does not keep logs as old as these, or is slow with them\n\
+             the oldest of the batch is of {}; nothing was deleted anywhere, the ledger keeps the \
+             batch as stored, and every other batch of that age has waited\n{}",
             sent.batch_id,
+            sent.rows.len(),
             self.settings.pull_wait.as_secs(),
             sent.span.first(),
-            ingest_hint(self.table),
+            unkept_hint(self.table),
         );
-        Ok(Unkept { text, was_acknowledged: true }.into())
+        Unkept { text, was_acknowledged: true }
     }
 
     /// Holds the rows of a batch of which SLS certainly has nothing; says what became of them.
@@ -408,6 +351,10 @@ impl Canaries {
     }
 
     async fn look_up(&self) -> anyhow::Result<()> {
+        // Another process may have sent one meanwhile, and wait for a person.
+        if let Some(unkept) = self.ledger.unkept(self.table).await?.first() {
+            return Err(Unkept::earlier(self.table, unkept).into());
+        }
         let proved = self.ledger.proved_age(self.table.logstore()).await?;
         self.state().proved_s = proved.and_then(|proved| proved.unix_s());
         Ok(())
@@ -428,16 +375,15 @@ impl Drop for Clearance<'_> {
     }
 }
 
-/// Some of the rows, spread over the batch, the oldest and the youngest among them.
-fn sought_ids(rows: &[BatchRow]) -> Vec<Uuid> {
-    let mut by_time: Vec<_> = rows.iter().collect();
-    by_time.sort_unstable_by_key(|row| row.finished_at);
-    let last = by_time.len().saturating_sub(1);
-    let steps = last.min(SOUGHT_IDS_MAX - 1);
-    (0..=steps)
-        .filter_map(|step| by_time.get(step * last / steps.max(1)))
-        .map(|row| row.id)
-        .collect()
+/// What to do about a batch that SLS has acknowledged and does not give back.
+fn unkept_hint(table: Table) -> String {
+    format!(
+        "hint: what only is slow is found by the same command later: run it again\n\
+         hint: if SLS certainly does not keep them (is the TTL of {} shorter than they are old?), \
+         mend that, or choose the time of sending as log time (--log-time ingest --new-conversion), \
+         and have them sent again: dify-sls-backfill run --resend-unkept",
+        table.logstore(),
+    )
 }
 
 fn ingest_hint(table: Table) -> String {
@@ -448,30 +394,4 @@ fn ingest_hint(table: Table) -> String {
          day of the backfill: dify-sls-backfill run --log-time ingest --new-conversion",
         table.logstore(),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::timestamp::Timestamp;
-
-    #[test]
-    fn the_oldest_and_the_youngest_row_are_looked_for() {
-        let rows = |count: u32| -> Vec<_> {
-            let row = |nth: u32| BatchRow {
-                id: Uuid::from_u128(nth.into()),
-                created_at: Timestamp::from_unix_s(0),
-                finished_at: Timestamp::from_unix_s(nth.into()),
-            };
-            (0..count).rev().map(row).collect()
-        };
-        for count in [1, 2, 24, 25, 26, 4096] {
-            let sought = sought_ids(&rows(count));
-            assert_eq!(sought.len(), count.min(25) as usize);
-            assert!(sought.is_sorted() && sought.windows(2).all(|pair| pair[0] != pair[1]));
-            assert_eq!(sought[0], Uuid::from_u128(0));
-            assert_eq!(sought.last(), Some(&Uuid::from_u128(u128::from(count - 1))));
-        }
-        assert!(sought_ids(&[]).is_empty());
-    }
 }

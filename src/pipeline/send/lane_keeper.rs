@@ -2,7 +2,7 @@
 //! front of what goes out on it. A number that was given up stays behind: the next one goes on, and
 //! once it is stored, SLS would refuse the one before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -210,6 +210,13 @@ pub fn is_at_home(hash_key: &str, cursors: &BTreeMap<u32, String>, shards: &[Sha
     home(hash_key, shards).is_some_and(|shard| cursors.contains_key(&shard))
 }
 
+/// The shards in which a batch with this key may be, if those of `sent_to` owned the key when it was
+/// sent: these, and all that own the key now.
+pub fn places(hash_key: &str, sent_to: &BTreeSet<u32>, shards: &[Shard]) -> BTreeSet<u32> {
+    let now = shards.iter().filter(|shard| owns(shard, hash_key)).map(|shard| shard.id);
+    sent_to.iter().copied().chain(now).collect()
+}
+
 /// Whether the shard's key range, `[begin, end)`, contains the key.
 fn owns(shard: &Shard, key: &str) -> bool {
     let key = key.to_ascii_lowercase();
@@ -247,6 +254,9 @@ mod tests {
         assert!(!is_at_home(&key, &cursors, &children));
         let cursors = BTreeMap::from([(0, "c".to_owned()), (1, "c".to_owned())]);
         assert!(is_at_home(&key, &cursors, &children));
+        // What was sent before the split may be in the parent, or in the child that has its key.
+        assert_eq!(places(&key, &BTreeSet::from([0]), &children), BTreeSet::from([0, 1]));
+        assert_eq!(places(&"9".repeat(32), &BTreeSet::new(), &children), BTreeSet::from([0, 2]));
     }
 
     #[test]

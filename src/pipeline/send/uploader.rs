@@ -186,6 +186,10 @@ impl Uploader {
             packed: &packed,
         };
         let mut outcome = sender.send(&intended, Some(turn), &mut self.shutdown).await;
+        if let Ok(SendOutcome::Stored(request_id)) = &outcome {
+            let (batch_id, request_id) = (batch.id, request_id.clone());
+            self.stored.push(Acknowledgement { batch_id, request_id });
+        }
         if let Some(canaries) = &parts.canaries {
             let cursors = &slot.cursors;
             let (rows, digest) = (&batch.rows[..], batch.digest);
@@ -196,10 +200,7 @@ impl Uploader {
         let is_moved = matches!(outcome, SendOutcome::GivenUp(_));
         parts.lanes.give_back(keeper, &slot, is_moved);
         match outcome {
-            SendOutcome::Stored(request_id) => {
-                self.stored.push(Acknowledgement { batch_id: batch.id, request_id });
-            }
-            SendOutcome::Found => {}
+            SendOutcome::Stored(_) | SendOutcome::Found => {}
             SendOutcome::GivenUp(flow) => {
                 return Ok(match flow {
                     ControlFlow::Continue(()) => Progressed::Done,

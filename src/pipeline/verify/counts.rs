@@ -103,13 +103,9 @@ pub async fn equal_days(
     parts: &CountsParts,
     shutdown: &mut Shutdown,
 ) -> anyhow::Result<Option<BTreeSet<Day>>> {
-    let CountsParts { table, ledger, progress, .. } = parts;
+    let CountsParts { table, ledger, .. } = parts;
     let before = ledger.days(*table).await?;
-    let times = ledger.log_times(*table).await?;
-    let day_of = if times.ingest.is_some() { DayOf::FinishedAt } else { DayOf::LogTime };
-    let question = Question { client: &parts.client, logstore: table.logstore(), day_of, progress };
-    let windows = windows(parts, &before, times.ingest);
-    let Some(in_sls) = sls_days::count(&question, windows, shutdown).await? else {
+    let Some((day_of, in_sls)) = count_logs(parts, &before, shutdown).await? else {
         return Ok(None);
     };
     let after = ledger.days(*table).await?;
@@ -132,24 +128,39 @@ async fn count_once(
 ) -> anyhow::Result<Option<CountsReport>> {
     let CountsParts { table, source, ledger, progress, .. } = parts;
     let before = ledger.days(*table).await?;
+    let unsettled = ledger.unsettled_state(*table).await?;
     let Some(in_source) = source_days::count(source, ledger, *table, progress, shutdown).await?
     else {
         return Ok(None);
     };
-    let times = ledger.log_times(*table).await?;
-    let day_of = if times.ingest.is_some() { DayOf::FinishedAt } else { DayOf::LogTime };
-    let question = Question { client: &parts.client, logstore: table.logstore(), day_of, progress };
-    let windows = windows(parts, &before, times.ingest);
-    let Some(in_sls) = sls_days::count(&question, windows, shutdown).await? else {
+    let Some((day_of, in_sls)) = count_logs(parts, &before, shutdown).await? else {
         return Ok(None);
     };
+    let are_holds_moved = ledger.unsettled_state(*table).await? != unsettled;
     let after = ledger.days(*table).await?;
-    let days = compare(parts, &Counted { before, after, in_source, in_sls: &in_sls, day_of });
+    let in_sls = &in_sls;
+    let counted = Counted { before, after, in_source, are_holds_moved, in_sls, day_of };
+    let days = compare(parts, &counted);
     Ok(Some(CountsReport {
         days,
         dayless_logs: in_sls.dayless,
         is_by_field: day_of == DayOf::FinishedAt,
     }))
+}
+
+/// Counts the logs of the days that the ledger tells of; `None` when asked to stop.
+async fn count_logs(
+    parts: &CountsParts,
+    days: &BTreeMap<Option<Day>, LedgerDay>,
+    shutdown: &mut Shutdown,
+) -> anyhow::Result<Option<(DayOf, SlsDays)>> {
+    let CountsParts { table, ledger, client, progress, .. } = parts;
+    let times = ledger.log_times(*table).await?;
+    let day_of = if times.ingest.is_some() { DayOf::FinishedAt } else { DayOf::LogTime };
+    let question = Question { client, logstore: table.logstore(), day_of, progress };
+    let windows = windows(parts, days, times.ingest);
+    let in_sls = sls_days::count(&question, windows, shutdown).await?;
+    Ok(in_sls.map(|in_sls| (day_of, in_sls)))
 }
 
 /// The log times to look at: those of the days in question, or all of them.
@@ -183,12 +194,14 @@ struct Counted<'a> {
     before: BTreeMap<Option<Day>, LedgerDay>,
     after: BTreeMap<Option<Day>, LedgerDay>,
     in_source: SourceDays,
+    /// Rows were held, or taken, between the look whether they are known and the count of holds.
+    are_holds_moved: bool,
     in_sls: &'a SlsDays,
     day_of: DayOf,
 }
 
 fn compare(parts: &CountsParts, counted: &Counted<'_>) -> Vec<CountedDay> {
-    let Counted { before, after, in_source, in_sls, day_of } = counted;
+    let Counted { before, after, in_source, are_holds_moved, in_sls, day_of } = counted;
     let unknown = in_sls.unknown_days(*day_of);
     let mut days: Vec<Option<Day>> = before.keys().chain(after.keys()).copied().collect();
     days.extend(in_source.days.keys().copied());
@@ -232,7 +245,8 @@ fn compare(parts: &CountsParts, counted: &Counted<'_>) -> Vec<CountedDay> {
             _ => true,
         };
         let is_empty = counts == DayCounts { sls: counts.sls, ..DayCounts::default() };
-        let verdict = judge(&counts, is_kept, first != second);
+        let is_moved = first != second || *are_holds_moved && source.uncovered + source.held > 0;
+        let verdict = judge(&counts, is_kept, is_moved);
         (!is_empty || has_other_logs).then_some(CountedDay { day, counts, verdict })
     };
     days.into_iter().filter_map(counted_day).collect()

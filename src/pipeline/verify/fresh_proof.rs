@@ -12,8 +12,10 @@ use uuid::Uuid;
 use crate::ledger::purge::{Place, ProvedBatch};
 use crate::pipeline::retry::with_retries;
 use crate::record::digest::{Digest, Sum};
+use crate::record::seal::Seal;
 use crate::sls::client::Client;
-use crate::sls::pull::BATCH_TAG;
+use crate::sls::pull::owner_of;
+use crate::sls::tags::Owner;
 use crate::wire::log_group::{LogGroupView, LogView, split_list};
 
 /// Log groups a page: ours have 2 MiB.
@@ -95,16 +97,16 @@ impl Found {
     }
 }
 
-/// Pulls the groups of `batch` back. `each` sees every log of it.
+/// Pulls the groups of `batch` back, seen from the ledger of `seal`. `each` sees every log of it.
 pub async fn pull(
     client: &Client,
+    seal: &Seal,
     batch: &ProvedBatch,
     mut each: impl FnMut(&LogView<'_>),
 ) -> anyhow::Result<Result<FreshProof, NotProved>> {
     if batch.places.is_empty() {
         return Ok(Err(NotProved::NoPlace));
     }
-    let tag = format!("{}/{}", batch.sent_by, batch.id);
     let pulled_at = Instant::now();
     let mut found = Found::default();
     for place in &batch.places {
@@ -121,11 +123,14 @@ pub async fn pull(
                 Err(failure) => return Err(failure).with_context(|| at(batch, place)),
             };
             for bytes in split_list(&page.raw).with_context(|| at(batch, place))? {
-                let group = LogGroupView::parse(bytes).with_context(|| at(batch, place))?;
-                if group.tag(BATCH_TAG) == Some(tag.as_bytes()) {
-                    found.add(&group);
-                    group.logs.iter().for_each(&mut each);
+                let owner = owner_of(bytes, seal).with_context(|| at(batch, place))?;
+                let Some(Owner::Own(named) | Owner::Foreign(named)) = owner else { continue };
+                if (named.ledger_id, named.batch_id) != (batch.sent_by, batch.id) {
+                    continue;
                 }
+                let group = LogGroupView::parse(bytes).with_context(|| at(batch, place))?;
+                found.add(&group);
+                group.logs.iter().for_each(&mut each);
             }
             if page.next_cursor == cursor {
                 break;

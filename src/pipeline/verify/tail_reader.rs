@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 
 use crate::ledger::Ledger;
-use crate::ledger::sighting::{Comparison, Page};
+use crate::ledger::sighting::{AddedPage, Comparison, Page};
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
+use crate::sls::answer::Failure;
 use crate::sls::client::Client;
 use crate::sls::pull::{Pulled, sum_up};
 
@@ -21,12 +22,19 @@ const PAGE_BYTES: usize = 4 << 20;
 /// A stored log group can be pulled after seconds; what is not there after that is missing.
 const VISIBLE_WITHIN: Duration = Duration::from_secs(60);
 
+/// Whether SLS knows the logstore, but no such cursor or shard in it.
+fn is_about_a_place(failure: &Failure) -> bool {
+    ["InvalidCursor", "ParameterInvalid", "ShardNotExist"].iter().any(|code| failure.is(code))
+}
+
 /// Reads one logstore's shards from where the ledger says.
 #[derive(Clone)]
 pub struct TailReader {
     client: Client,
     ledger: Ledger,
     table: Table,
+    /// Which creation of the logstore it reads.
+    generation: i32,
     groups_max: u32,
 }
 
@@ -35,7 +43,8 @@ impl TailReader {
     /// intent for the logstore.
     pub async fn begin(client: &Client, ledger: &Ledger, table: Table) -> anyhow::Result<Self> {
         let logstore = table.logstore();
-        let known = ledger.read_positions(logstore).await?;
+        let generation = ledger.generation(logstore).await?;
+        let known = ledger.read_positions(logstore, generation).await?;
         if known.is_empty() {
             let mut cursors = Vec::new();
             let shards = with_retries(|| client.shards(logstore)).await;
@@ -45,20 +54,29 @@ impl TailReader {
                     .with_context(|| format!("find the end of shard {}", shard.id))?;
                 cursors.push((shard.id, cursor));
             }
-            ledger.begin_reading_all(logstore, &cursors).await?;
+            ledger.begin_reading_all(logstore, generation, &cursors).await?;
         }
         for (shard, cursor) in &known {
             let pulled = with_retries(|| client.pull(logstore, *shard, cursor, 1)).await;
-            pulled.map_err(|failure| {
-                anyhow::anyhow!(
-                    "read on in shard {shard} of {logstore} where the last run stopped: {failure}\n\
-                     nothing was sent\n\
-                     hint: if the logstore was deleted and made again, or keeps logs for a shorter \
-                     time than has gone by, `dify-sls-backfill audit` reads it anew"
-                )
-            })?;
+            match pulled {
+                Ok(_) => {}
+                // No refusal of the key or of the whole logstore: it does not know this place in it.
+                Err(failure) if is_about_a_place(&failure) => {
+                    let because = format!(
+                        "logstore {logstore} cannot be read on where the last run stopped (shard \
+                         {shard}: {failure}): it was deleted and made again, or keeps logs for a \
+                         shorter time than has gone by"
+                    );
+                    return Err(ledger.stop(&because).await?.into());
+                }
+                Err(failure) => {
+                    return Err(failure)
+                        .with_context(|| format!("read on in shard {shard} of {logstore}"));
+                }
+            }
         }
-        Ok(Self { client: client.clone(), ledger: ledger.clone(), table, groups_max: 1 })
+        let (client, ledger) = (client.clone(), ledger.clone());
+        Ok(Self { client, ledger, table, generation, groups_max: 1 })
     }
 
     /// Follows until asked to stop.
@@ -97,7 +115,7 @@ impl TailReader {
         let shards = with_retries(|| self.client.shards(logstore))
             .await
             .with_context(|| format!("list the shards of {logstore}"))?;
-        let mut positions = self.ledger.read_positions(logstore).await?;
+        let mut positions = self.ledger.read_positions(logstore, self.generation).await?;
         let mut groups = 0;
         for shard in shards {
             let cursor = match positions.remove(&shard.id) {
@@ -115,7 +133,7 @@ impl TailReader {
         let cursor = with_retries(|| self.client.cursor(logstore, shard, "begin"))
             .await
             .with_context(|| format!("find the beginning of shard {shard}"))?;
-        self.ledger.begin_reading(logstore, shard, &cursor).await?;
+        self.ledger.begin_reading(logstore, self.generation, shard, &cursor).await?;
         Ok(cursor)
     }
 
@@ -136,23 +154,45 @@ impl TailReader {
                 break;
             }
             self.size_pages(&pulled);
-            let sums = sum_up(&pulled.raw, self.ledger.id)
+            let sums = sum_up(&pulled.raw, &self.ledger.seal)
                 .with_context(|| format!("read shard {shard} of {logstore} at {cursor}"))?;
             let added = self
                 .ledger
                 .add_page(&Page {
-                    logstore,
+                    table: self.table,
+                    generation: self.generation,
                     shard,
                     cursor: &cursor,
                     next_cursor: &pulled.next_cursor,
                     sums: &sums.batches,
+                    others_since: sums.others_since,
                 })
                 .await?;
-            if !added {
+            let AddedPage::Now { revived } = added else {
                 // Somebody else reads this shard too, and is a bit further than we are.
-                let positions = self.ledger.read_positions(logstore).await?;
+                let positions = self.ledger.read_positions(logstore, self.generation).await?;
                 cursor = positions.get(&shard).cloned().unwrap_or(cursor);
                 continue;
+            };
+            for batch_id in revived {
+                tracing::warn!(
+                    "batch {batch_id} was given up and is in SLS after all: its rows are not sent \
+                     again"
+                );
+            }
+            if sums.unsealed_groups > 0 {
+                tracing::warn!(
+                    "shard {shard} of {logstore}: {} log groups bear this ledger's name and are \
+                     not sealed by it: somebody else has written them, they count as nobody's",
+                    sums.unsealed_groups
+                );
+            }
+            if sums.odd_groups > 0 {
+                tracing::warn!(
+                    "shard {shard} of {logstore}: {} log groups of others cannot be read; they are \
+                     passed over",
+                    sums.odd_groups
+                );
             }
             groups += u64::from(pulled.groups);
             cursor = pulled.next_cursor;

@@ -142,6 +142,7 @@ proptest! {
     #[test]
     fn no_bytes_panic_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = LogGroupView::parse(&bytes);
+        let _ = LogGroupView::parse_envelope(&bytes);
         let _ = split_list(&bytes);
     }
 }
@@ -152,6 +153,30 @@ fn a_missing_required_field_is_seen() {
     assert!(LogGroupView::parse(&[LOGS, 5, CONTENTS, 3, KEY, 1, b'k']).is_err());
     let view = LogGroupView::parse(&[LOGS, 0]).unwrap();
     assert_eq!(view.logs[0].time, None);
+}
+
+#[test]
+fn old_groups_are_passed_over_and_whose_an_odd_group_is_can_be_told() {
+    let mut writer = LogGroupWriter::default();
+    writer.begin_log(5, 0);
+    writer.end_log();
+    writer.finish(None, Some("s"), &[("k", "v")]);
+    // Field 9 as a group with field 9, a group, and a varint in it.
+    let old_group = [9 << 3 | 3, 9 << 3 | 3, 9 << 3 | 4, 8, 1, 9 << 3 | 4];
+    let with_group = [&old_group[..], writer.bytes()].concat();
+    let view = LogGroupView::parse(&with_group).unwrap();
+    assert_eq!((view.logs.len(), view.tag("k")), (1, Some(b"v".as_slice())));
+    assert!(LogGroupView::parse(&old_group[..5]).is_err(), "it has no end");
+    assert!(LogGroupView::parse(&[9 << 3 | 3].repeat(100_000)).is_err(), "it is too deep");
+    // A log whose time is over 32 bits: odd, but what describes the group can be read.
+    let odd = [&[LOGS, 7, TIME, 0xff, 0xff, 0xff, 0xff, 0xff, 1][..], writer.bytes()].concat();
+    assert!(LogGroupView::parse(&odd).is_err());
+    let envelope = LogGroupView::parse_envelope(&odd).unwrap();
+    assert_eq!(
+        (envelope.source, envelope.tag("k")),
+        (Some(b"s".as_slice()), Some(b"v".as_slice()))
+    );
+    assert!(LogGroupView::parse_envelope(&odd[..odd.len() - 1]).is_err());
 }
 
 #[test]

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::faults::Numbers::{Proven, Unproven};
 use crate::faults::{Case, SHORT, ends_well, fault, refuse};
+use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
+use crate::harness::poll;
+use crate::harness::simulator::Simulator;
 
 /// `name: Case { … }`: the test of that name, and one in each world.
 macro_rules! cases {
@@ -187,6 +190,127 @@ fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
 }
 
 #[test]
+fn a_batch_behind_readers_that_lag_further_than_the_clock_believes_is_not_stored_twice() {
+    // With a bound the clock is right. Without one, every group of a shard waits behind the one
+    // before: in the end for a quarter of a minute.
+    for lag_max_ms in [Some(800), None] {
+        let fixture = Fixture::new("dify-1.12");
+        fixture.fill(2000, 20);
+        fixture.set_proven(false);
+        fixture.sls.switch(&json!({"signature_life_s": 3, "split_groups_ms": 400,
+                                   "split_groups_lag_max_ms": lag_max_ms}));
+        for nth in [2, 40, 64] {
+            fixture.sls.order(&json!({"kind": "put", "nth": nth, "action": "cut_after",
+                                      "logstore": "workflow_execution"}));
+        }
+        let run = format!("{SHORT} --tables workflow_runs --no-canary-search --workers 4");
+        poll("all to be there", Duration::from_secs(120), || {
+            let outcome = fixture.tool(&run).deadline(Duration::from_secs(120)).run();
+            match outcome.status.code() {
+                Some(75) => None,
+                Some(0) => Some(()),
+                _ => panic!("it does not go on\n{outcome}"),
+            }
+        });
+        let (stored, wanted) =
+            (fixture.stored("workflow_execution"), fixture.finished("workflow_runs"));
+        assert_eq!(stored.len(), wanted.len(), "lag of at most {lag_max_ms:?} ms");
+        assert_eq!(stored, wanted);
+    }
+}
+
+#[test]
+fn where_nothing_was_acknowledged_before_the_clock_alone_tells_what_is_not_there() {
+    for lag_max_ms in [Some(500), None] {
+        let fixture = Fixture::new("dify-1.12");
+        fixture.fill(20, 20);
+        fixture.set_proven(false);
+        fixture.sls.switch(&json!({"signature_life_s": 3, "split_groups_ms": 500,
+                                   "split_groups_lag_max_ms": lag_max_ms}));
+        fixture.sls.order(&fault("put", 1, 1, json!("cut_before")));
+        let run = format!("{SHORT} --tables workflow_runs --workers 1 --verify none");
+        let outcome = fixture.tool(&run).run().exits(0).tells("0 found in SLS, 1 sent again");
+        assert!(!outcome.stderr.contains("does not give back"), "{outcome}");
+        assert_eq!(fixture.stored("workflow_execution"), fixture.finished("workflow_runs"));
+    }
+}
+
+#[test]
+fn who_waits_for_readers_that_lag_says_so_and_ends_with_75() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 20);
+    fixture.set_proven(false);
+    fixture.sls.switch(&json!({"signature_life_s": 3}));
+    let run = format!("{SHORT} --tables workflow_runs --verify none --workers 1");
+    // All but the first two batches are acknowledged, and not to be seen for a long time.
+    fixture.tool(&run).arg("--max-rows=60").run().exits(75);
+    fixture.sls.switch(&json!({"receive_lag_ms": 3_000_000}));
+    fixture.tool(&run).arg("--max-rows=60").run().exits(75);
+    fixture.sls.order(&fault("put", 1, 1, json!("cut_after")));
+    let running = fixture.tool(&run).arg("--max-rows=60").deadline(Duration::from_secs(60));
+    let outcome = running.run().exits(75);
+    outcome.tells("does not give back yet").tells("1 still in doubt").tells("hint: run the same");
+    let stored = fixture.stored("workflow_execution");
+    let mut once = stored.clone();
+    once.dedup();
+    assert_eq!(stored, once);
+}
+
+#[test]
+fn a_batch_that_sls_has_lost_does_not_keep_others_in_doubt() {
+    let fixture = Fixture { database: Database::of_shape("dify-1.12"), sls: Simulator::start() };
+    fixture.tool("init --shards 1").run().exits(0);
+    fixture.fill(200, 20);
+    fixture.set_proven(false);
+    fixture.sls.switch(&json!({"signature_life_s": 3}));
+    let run = format!("{SHORT} --tables workflow_runs --verify none --workers 1");
+    fixture.tool(&run).arg("--max-rows=60").run().exits(75);
+    let first = "SELECT l.id || '/' || b.id FROM sls_backfill.batch b, sls_backfill.ledger l \
+                 ORDER BY b.id LIMIT 1";
+    let lost = fixture.database.psql(first);
+    fixture.sls.tamper("workflow_execution", &json!({"drop_batch": lost}));
+    fixture.sls.order(&fault("put", 1, 1, json!("cut_before")));
+    let outcome = fixture.tool(&run).arg("--max-rows=60").run().exits(75);
+    outcome.tells("0 found in SLS, 1 sent again").tells("--max-rows is reached");
+}
+
+#[test]
+fn a_batch_that_cannot_be_looked_for_yet_ends_the_run_with_75() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 20);
+    fixture.sls.order(&fault("put", 2, 1, json!({"hold_before": {"then_cut": true}})));
+    let run = "run --batch-kib 64 --tables workflow_runs --workers 1 --late-s 1 --visible-s 1";
+    let running = fixture.tool(run).spawn();
+    fixture.sls.wait_until("held", 1);
+    running.kill();
+    fixture.sls.release();
+    // Its number is used up; but the shard that says so from now on may not know it.
+    fixture.split_shards();
+    fixture.database.psql(
+        "UPDATE sls_backfill.batch SET number_used_at = now() - interval '1 minute' \
+         WHERE state = 'intent'",
+    );
+    let outcome = fixture.tool(run).deadline(Duration::from_secs(40)).run().exits(75);
+    outcome.tells("may still be on its way to SLS").tells("1 still in doubt");
+}
+
+#[test]
+fn a_batch_that_is_all_there_ends_though_nobody_has_marked_it() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 20);
+    fixture.tool("run --batch-kib 64").run().exits(0);
+    // As if two processes had each seen a half of it at the same time.
+    fixture.database.psql(
+        "UPDATE sls_backfill.batch SET state = 'intent', stored_at = NULL, proved_at = NULL, \
+         signed_at = signed_at - interval '20 minutes' WHERE id = \
+           (SELECT id FROM sls_backfill.batch WHERE table_name = 'workflow_runs' LIMIT 1)",
+    );
+    let outcome = fixture.tool("run").deadline(Duration::from_secs(40)).run().exits(0);
+    outcome.tells("1 found in SLS, 0 sent again");
+    fixture.holds_every_finished_row_once();
+}
+
+#[test]
 fn a_run_ends_when_sls_goes_away_with_its_last_batch() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(40, 20);
@@ -336,6 +460,61 @@ fn a_run_without_an_answer_for_its_last_batch_ends_with_75_and_says_until_when()
     );
     fixture.tool("run --visible-s 1").run().exits(0).tells("1 sent again");
     fixture.holds_every_finished_row_once();
+}
+
+#[test]
+fn a_run_does_not_wait_for_a_batch_whose_shard_was_split_longer_than_for_others() {
+    let fixture = Case::of(Proven).fixture();
+    fixture.sls.switch(&json!({"signature_life_s": 900}));
+    fixture.sls.order(&fault("put", 2, 1, json!("hold")));
+    let run = "run --batch-kib 64 --visible-s 1 --tables workflow_runs";
+    let running = fixture.tool(&format!("{run} --workers 1")).spawn();
+    fixture.sls.wait_until("held", 1);
+    running.kill();
+    fixture.sls.forget_faults();
+    // As if SLS had refused its number; but the shard that knows the number is no more.
+    fixture.database.psql(
+        "UPDATE sls_backfill.batch SET number_used_at = now() - interval '5 minutes' \
+         WHERE state = 'intent'",
+    );
+    fixture.split_shards();
+    let outcome = fixture.tool(run).deadline(Duration::from_secs(60)).run();
+    outcome.exits(75).tells("may still be on its way to SLS").tells("1 still in doubt");
+}
+
+#[test]
+fn a_batch_whose_halves_two_processes_have_found_at_once_is_known_to_be_stored() {
+    let fixture = Case::of(Proven).fixture();
+    fixture.sls.order(&fault("put", 2, 1, json!({"hold_after": {}})));
+    let run = format!("{SHORT} --tables workflow_runs");
+    let running = fixture.tool(&format!("{run} --workers 1")).spawn();
+    fixture.sls.wait_until("held", 1);
+    running.kill();
+    fixture.sls.release();
+    // Both have read to the end, and each has seen its own half alone: nobody has marked it.
+    for shard in 0..2 {
+        let end = fixture.sls.call(
+            "GET",
+            &format!("/logstores/workflow_execution/shards/{shard}"),
+            &[("type", "cursor"), ("from", "end")],
+            "",
+        );
+        let end: Value = serde_json::from_str(&end).unwrap();
+        fixture.database.psql(&format!(
+            "UPDATE sls_backfill.read_position SET cursor = {} WHERE shard = {shard}",
+            end["cursor"].to_string().replace('"', "'")
+        ));
+    }
+    fixture.database.psql(
+        "INSERT INTO sls_backfill.sighting (batch_id, logstore, generation, shard, rows, digest, \
+           groups, first_cursor, last_cursor) \
+         SELECT id, logstore, generation, 0, rows, digest, 1, 'x', 'x' FROM sls_backfill.batch \
+         WHERE id NOT IN (SELECT batch_id FROM sls_backfill.sighting); \
+         UPDATE sls_backfill.batch SET unknowns = 1, signed_at = now() - interval '1 minute', \
+           number_used_at = now() - interval '1 minute' WHERE state = 'intent'",
+    );
+    fixture.tool(&run).deadline(Duration::from_secs(60)).run().exits(0).tells("1 found in SLS");
+    assert_eq!(fixture.stored("workflow_execution"), fixture.finished("workflow_runs"));
 }
 
 #[test]

@@ -157,8 +157,17 @@ impl Cluster {
 
     /// Stops the server, cutting all connections, and starts it again.
     pub(crate) fn restart(&self) {
+        self.stop_and_start("fast");
+    }
+
+    /// The server crashes, and is up again: what was not on its disk is lost.
+    pub(crate) fn crash(&self) {
+        self.stop_and_start("immediate");
+    }
+
+    fn stop_and_start(&self, mode: &str) {
         let mut restart = Owner::of_servers().command(binary("pg_ctl"));
-        restart.args(["restart", "-w", "-s", "-m", "fast", "-D"]).arg(self.directory.join("data"));
+        restart.args(["restart", "-w", "-s", "-m", mode, "-D"]).arg(self.directory.join("data"));
         restart.arg("-l").arg(self.directory.join("log")).current_dir(&self.directory);
         let status = restart.stdin(Stdio::null()).status().unwrap();
         assert!(status.success(), "Postgres does not start again:\n{}", self.log());

@@ -94,6 +94,14 @@ impl Database {
         self.try_psql(sql).unwrap_or_else(|error| panic!("{error}\nin: {sql:.2000}"))
     }
 
+    /// Runs `sql` in the database of this name in another cluster, a replica of this one's.
+    #[track_caller]
+    pub(crate) fn psql_on(&self, replica: &Cluster, sql: &str) -> String {
+        Sessions::new(replica.port, &self.name)
+            .run(sql)
+            .unwrap_or_else(|error| panic!("{error}\nin: {sql:.2000}"))
+    }
+
     /// As [`Self::psql`]; an error is what Postgres said.
     pub(crate) fn try_psql(&self, sql: &str) -> Result<String, String> {
         self.sessions.run(sql)

@@ -18,6 +18,22 @@ pub(crate) fn call(
     query: &[(&str, &str)],
     body: &str,
 ) -> (u16, String) {
+    send(port, (method, path), query, "application/json", body.as_bytes())
+}
+
+/// Sends a LogGroup to a logstore of [`PROJECT`], as any writer may; gives status and body.
+pub(crate) fn put(port: u16, logstore: &str, group: &[u8]) -> (u16, String) {
+    let path = format!("/logstores/{logstore}/shards/lb");
+    send(port, ("POST", &path), &[], "application/x-protobuf", group)
+}
+
+fn send(
+    port: u16,
+    (method, path): (&str, &str),
+    query: &[(&str, &str)],
+    content_type: &str,
+    body: &[u8],
+) -> (u16, String) {
     let host = format!("{PROJECT}.127.0.0.1:{port}");
     let credentials = Credentials {
         access_key_id: ACCESS_KEY_ID.to_owned(),
@@ -29,14 +45,13 @@ pub(crate) fn call(
     let query: Vec<_> = query.iter().copied().map(owned).collect();
     let headers: Vec<_> = [
         ("Host", host.as_str()),
-        ("Content-Type", "application/json"),
+        ("Content-Type", content_type),
         ("x-log-apiversion", "0.6.0"),
         ("x-log-bodyrawsize", &body.len().to_string()),
     ]
     .map(owned)
     .into();
-    let parts =
-        SignedParts { method, path, query: &query, headers: &headers, body: body.as_bytes() };
+    let parts = SignedParts { method, path, query: &query, headers: &headers, body };
     let signed =
         sign(SignatureVersion::V1, &credentials, "local", i64::try_from(now).unwrap(), &parts);
     let query: Vec<_> = query.iter().map(|(key, value)| format!("{key}={value}")).collect();
@@ -44,9 +59,9 @@ pub(crate) fn call(
     for (name, value) in signed {
         text += &format!("{name}: {value}\r\n");
     }
-    text += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+    text += &format!("Content-Length: {}\r\n\r\n", body.len());
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream.write_all(text.as_bytes()).unwrap();
+    stream.write_all(&[text.as_bytes(), body].concat()).unwrap();
     http::answer(stream)
 }

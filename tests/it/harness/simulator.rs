@@ -146,6 +146,13 @@ impl Simulator {
         answer
     }
 
+    /// Writes a LogGroup, as any writer may.
+    #[track_caller]
+    pub(crate) fn put(&self, logstore: &str, group: &[u8]) {
+        let (status, answer) = signed::put(self.port, logstore, group);
+        assert!(status == 200, "PutLogs to {logstore}: {status} {answer}");
+    }
+
     /// All logs of a logstore of [`PROJECT`].
     #[track_caller]
     pub(crate) fn logs(&self, logstore: &str) -> Vec<StoredLog> {

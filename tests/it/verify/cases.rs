@@ -1,5 +1,6 @@
 //! The table: each row is a test, and a row of docs/verify.md.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dify_sls_backfill::secret::Secret;
@@ -114,7 +115,15 @@ fn store(fixture: &Fixture, logstore: &str, logs: &[StoredLog], tags: &[(&str, &
         }
         group.end_log();
     }
-    group.finish(Some(""), Some("dify-sls-backfill"), tags);
+    let mut all: BTreeMap<&str, &str> = logs[0]
+        .tags
+        .as_object()
+        .unwrap()
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str().unwrap()))
+        .collect();
+    all.extend(tags.iter().copied());
+    group.finish(Some(""), Some("dify-sls-backfill"), &all.into_iter().collect::<Vec<_>>());
     let put = Put {
         logstore,
         hash_key: "0123456789abcdef0123456789abcdef",

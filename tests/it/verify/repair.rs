@@ -138,6 +138,30 @@ fn a_copy_that_came_with_another_sending_is_hidden() {
 }
 
 #[test]
+fn a_request_that_came_when_nothing_could_is_told_by_its_sending_and_hidden() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(60, 10);
+    fixture.set_proven(false);
+    // Else the later number on its lane would keep it out.
+    fixture.sls.switch(&json!({"seqid": "ignored"}));
+    // Stored long after the last moment at which it may be under way.
+    let late = json!({"store_late_ms": {"after_ms": 9000, "answer": "cut"}});
+    fixture.sls.order(&json!({"kind": "put", "action": late}));
+    fixture.tool(&format!("{RUN} {SHORT} --workers 1")).run().exits(0).tells("1 sent again");
+    fixture.sls.wait_until("late", 0);
+    let sent_twice = "SELECT l.id || '/' || b.id FROM sls_backfill.batch b, sls_backfill.ledger l \
+        WHERE b.sendings = 2";
+    let copies = logs_of(&fixture, fixture.database.psql(sent_twice).trim());
+    let sendings = |nth: &str| copies.iter().filter(|log| log.tags["__attempt__"] == nth).count();
+    assert_eq!(sendings("1"), sendings("2"));
+    assert_eq!(sendings("1") + sendings("2"), copies.len());
+    assert_ne!(copies.len(), 0);
+    assert_eq!(content(&fixture).0, 4);
+    repair(&fixture, "--execute").exits(0).prints("are hidden from search");
+    verified(&fixture, "--tables workflow_runs").0.exits(0);
+}
+
+#[test]
 fn copies_that_cannot_be_told_apart_are_listed() {
     let fixture = sent();
     let doubled = tag(&fixture, 1);

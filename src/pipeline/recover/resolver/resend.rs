@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::dify::conversion::Conversion;
 use crate::dify::eligibility::Bounds;
 use crate::ledger::hold::NewHold;
-use crate::ledger::in_doubt::{InDoubtBatch, Reason, Replacement};
+use crate::ledger::in_doubt::{Absence, InDoubtBatch, Reason, Replacement};
 use crate::ledger::intent::{NewBatch, Sending};
 use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed, missed};
@@ -65,9 +65,11 @@ impl Resolver {
                 look_again: HoldReason::Refused.look_again(),
             })
             .collect();
-        self.resolved.refused_rows += refused.len() as u64;
+        let refused_rows = refused.len() as u64;
         replacement.holds.extend(refused);
-        self.replace(batch, Reason::Split, &replacement).await?;
+        if self.replace(batch, Reason::Split, &replacement).await? {
+            self.resolved.refused_rows += refused_rows;
+        }
         anyhow::ensure!(
             self.resolved.refused_rows < REFUSED_ROWS_MAX,
             "SLS refused {REFUSED_ROWS_MAX} rows one by one: {detail}\n\
@@ -176,7 +178,7 @@ impl Resolver {
         let is_same =
             assembled.digest == batch.wanted.digest && assembled.rows.len() == batch.row_ids.len();
         let sending = sending_of(batch, resend);
-        let name = BatchName { ledger_id: self.parts.ledger.id, batch_id: batch.id, sending };
+        let name = BatchName { seal: self.parts.ledger.seal, batch_id: batch.id, sending };
         Ok(is_same.then(|| assembler.pack(name, &assembled)))
     }
 
@@ -208,8 +210,8 @@ impl Resolver {
         Ok(Some((slot, sent.signed_at)))
     }
 
-    /// Gives the batch a new number, in the ledger first. `None`: it is stored, or somebody asks to
-    /// stop.
+    /// Gives the batch a new number, in the ledger first. `None`: it is stored, must be looked for
+    /// once more, or somebody asks to stop.
     async fn sign_anew(&mut self, batch: &InDoubtBatch) -> anyhow::Result<Option<(LaneSlot, i64)>> {
         let Some(slot) = self.lane.next_slot(&mut self.shutdown).await? else {
             return Ok(None);
@@ -227,8 +229,8 @@ impl Resolver {
             signed_at,
             cursors: slot.cursors.clone(),
         };
-        if !ledger.renumbered(batch.id, &sending).await? {
-            self.resolved.found += 1;
+        let absence = ledger.renumbered(batch.id, &sending).await?;
+        if !self.is_absent(batch, absence) {
             return Ok(None);
         }
         self.lane.used(&slot);
@@ -287,7 +289,7 @@ impl Resolver {
             }
             let id = Uuid::now_v7();
             // It will be sent from what is read then; only its size is asked for.
-            let name = BatchName { ledger_id: ledger.id, batch_id: id, sending: 1 };
+            let name = BatchName { seal: ledger.seal, batch_id: id, sending: 1 };
             let raw_bytes = self.assembler.finish(name, &assembled) as u64;
             let Assembled { rows, digest, not_json, .. } = assembled;
             replacement.batches.push(NewBatch {
@@ -304,14 +306,29 @@ impl Resolver {
         Ok(())
     }
 
+    /// Puts others in the place of the batch. `false`: it is stored, or must be looked for once more.
     async fn replace(
-        &self,
+        &mut self,
         batch: &InDoubtBatch,
         reason: Reason,
         replacement: &Replacement,
     ) -> anyhow::Result<bool> {
         let ResolverParts { ledger, process, .. } = &self.parts;
-        ledger.replace(process, batch, reason, replacement).await
+        let absence = ledger.replace(process, batch, reason, replacement).await?;
+        Ok(self.is_absent(batch, absence))
+    }
+
+    /// Whether a write that rests on nothing of the batch being in SLS was done; if not, the batch is
+    /// ended, or put back.
+    fn is_absent(&mut self, batch: &InDoubtBatch, absence: Absence) -> bool {
+        match absence {
+            Absence::Held => {}
+            Absence::Stored => self.resolved.found += 1,
+            Absence::Seen => {
+                self.open.insert(batch.id, batch.clone());
+            }
+        }
+        absence == Absence::Held
     }
 }
 

@@ -96,7 +96,7 @@ async fn pull(reader: &ReaderParts, batch: &BatchToCompare) -> anyhow::Result<Re
         stretches = spans.into_iter().map(stretch).collect();
     }
     let logstore = verification.table.logstore();
-    refetch(&reader.client, logstore, (name, batch.wanted.rows), &stretches).await
+    refetch(&reader.client, (&ledger.seal, logstore), (name, batch.wanted.rows), &stretches).await
 }
 
 /// Which rows a finding about SLS is about, and in words.

@@ -10,6 +10,7 @@ use crate::ledger::verification::{FoundIn, Verification, total};
 use crate::ledger::verified_batches::BatchToJudge;
 use crate::pipeline::verify::content::verdict::{BatchFacts, Judged, Look, Verdict, copies, judge};
 use crate::record::digest::Sum;
+use crate::sls::tag_sums::NOT_SEALED;
 
 /// Batches that are judged at once.
 const PAGE_BATCHES: u32 = 1000;
@@ -90,9 +91,10 @@ impl Judge<'_> {
                 let tally = self.verdicts.entry(Verdict::Foreign).or_default();
                 tally.batches += 1;
                 tally.found += found;
-                let detail = match ledger_id == ledger.id {
-                    true => "this ledger has no such batch in this logstore",
-                    false => "another ledger has sent it",
+                let detail = match ledger_id {
+                    NOT_SEALED => "somebody else has written it under this ledger's name",
+                    id if id == ledger.id => "this ledger has no such batch in this logstore",
+                    _ => "another ledger has sent it",
                 };
                 findings.push(Finding {
                     kind: Verdict::Foreign.name().to_owned(),

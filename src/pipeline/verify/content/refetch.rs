@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::verify::content::shard_reader::page_groups;
 use crate::record::digest::{Digest, Sum};
+use crate::record::seal::Seal;
 use crate::sls::client::Client;
 use crate::sls::tag_logs::{TagLog, logs_of};
 use crate::sls::tag_sums::BatchName;
@@ -65,10 +66,10 @@ impl Refetched {
     }
 }
 
-/// Pulls what `name` names, a batch of `rows` rows, out of `stretches`.
+/// Pulls what `name` names, a batch of `rows` rows, out of `stretches`, seen from the ledger of `seal`.
 pub async fn refetch(
     client: &Client,
-    logstore: &str,
+    (seal, logstore): (&Seal, &str),
     (name, rows): (BatchName, u64),
     stretches: &[Stretch],
 ) -> anyhow::Result<Refetched> {
@@ -93,7 +94,7 @@ pub async fn refetch(
             if pulled.next_cursor == cursor {
                 break;
             }
-            let logs = logs_of(&pulled.raw, name)
+            let logs = logs_of(&pulled.raw, seal, name)
                 .with_context(|| format!("read shard {shard} of {logstore} at {cursor}"))?;
             refetched.logs.extend(logs);
             groups_max = page_groups(&pulled, groups_max);

@@ -84,7 +84,9 @@ async fn look_at(
     let name = BatchName { ledger_id: batch.ledger_id, batch_id: batch.id };
     let logstore = reader.verification.table.logstore();
     let wanted = &batch.wanted;
-    let refetched = refetch(&reader.client, logstore, (name, wanted.rows), &stretches).await?;
+    let refetched =
+        refetch(&reader.client, (&reader.ledger.seal, logstore), (name, wanted.rows), &stretches)
+            .await?;
     let sum = refetched.sum();
     report.batches += 1;
     report.rows += wanted.rows;

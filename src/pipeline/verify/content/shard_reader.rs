@@ -102,7 +102,7 @@ async fn read_shard(
         groups_max = page_groups(&pulled, groups_max);
         next = fetch(&parts, &span, pulled.next_cursor.clone(), groups_max);
         let shard = span.shard;
-        let sums = sum_up_tags(&pulled.raw, &mut hasher)
+        let sums = sum_up_tags(&pulled.raw, &parts.ledger.seal, &mut hasher)
             .with_context(|| format!("read shard {shard} at {cursor}"))?;
         anyhow::ensure!(
             sums.groups == pulled.groups,

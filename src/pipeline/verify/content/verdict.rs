@@ -133,12 +133,17 @@ pub fn judge(batch: &BatchFacts, found: &Sum, look: &Look) -> Judged {
         _ if has > wanted => Verdict::Doubled,
         Standing::Open => Verdict::Open,
         Standing::Lost => Verdict::Lost,
-        Standing::Stored if has == wanted && !batch.has_digest => Verdict::Unprovable,
-        Standing::Stored if is_whole => Verdict::Proved,
-        Standing::Stored if has == wanted => Verdict::Changed,
-        Standing::Stored if !batch.is_noted => Verdict::Open,
-        Standing::Stored if is_over(batch.received_by, look) => Verdict::Expired,
-        Standing::Stored => Verdict::Missing,
+        Standing::Earlier if has == 0 => Verdict::Expired,
+        Standing::Stored | Standing::Earlier if has == wanted && !batch.has_digest => {
+            Verdict::Unprovable
+        }
+        Standing::Stored | Standing::Earlier if is_whole => Verdict::Proved,
+        Standing::Stored | Standing::Earlier if has == wanted => Verdict::Changed,
+        Standing::Stored | Standing::Earlier if !batch.is_noted => Verdict::Open,
+        Standing::Stored | Standing::Earlier if is_over(batch.received_by, look) => {
+            Verdict::Expired
+        }
+        Standing::Stored | Standing::Earlier => Verdict::Missing,
     };
     let settles_s = look.timings.storable_s() + look.timings.look_after_s();
     let may_still_come =
@@ -193,6 +198,15 @@ mod tests {
 
     fn verdict(batch: &BatchFacts, found: &[u8]) -> Verdict {
         judge(batch, &sum(found), &LOOK).verdict
+    }
+
+    #[test]
+    fn what_went_with_an_earlier_logstore_is_expired_not_missing() {
+        let earlier = BatchFacts { standing: Standing::Earlier, ..stored(b"abc") };
+        assert_eq!(verdict(&earlier, b""), Verdict::Expired);
+        assert_eq!(verdict(&earlier, b"ab"), Verdict::Missing);
+        assert_eq!(verdict(&earlier, b"abc"), Verdict::Proved);
+        assert_eq!(verdict(&stored(b"abc"), b""), Verdict::Missing);
     }
 
     #[test]

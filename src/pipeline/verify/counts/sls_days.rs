@@ -12,7 +12,6 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
 use crate::pipeline::progress::Progress;
-use crate::pipeline::read::assemble::LOG_SOURCE;
 use crate::pipeline::retry::with_retries;
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::verify::counts::day::SlsCounts;
@@ -20,6 +19,7 @@ use crate::pipeline::verify::counts::window::{Window, days, halves};
 use crate::record::day::Day;
 use crate::sls::client::Client;
 use crate::sls::sql::is_too_much;
+use crate::sls::tags::LOG_SOURCE;
 
 /// Queries in flight; a project has 15 for all its users.
 const QUERIES_MAX: usize = 4;
