@@ -65,6 +65,8 @@ pub struct Means {
     pub shard_writes_per_s: f64,
     pub rates: Rates,
     pub workers: f64,
+    /// Workers when SLS's answers are what is waited for.
+    pub senders: f64,
     /// Processors that convert.
     pub processors: f64,
     /// Raw bytes a second of one worker: read from Postgres, converted; measured.
@@ -97,7 +99,7 @@ pub fn forecast(load: &Load, means: &Means) -> Forecast {
         (Limit::RowsPerS, rows / rate(means.rates.rows_per_s, 1.0)),
         (Limit::Reading, raw_bytes / (readers * means.read_bytes_per_s)),
         (Limit::ThisMachine, raw_bytes / (readers * means.convert_bytes_per_s)),
-        (Limit::RoundTrips, batches * (means.round_trip_s + LEDGER_S) / means.workers.max(1.0)),
+        (Limit::RoundTrips, batches * (means.round_trip_s + LEDGER_S) / means.senders.max(1.0)),
     ];
     let slowest = parts.into_iter().filter(|(_, seconds)| seconds.is_finite());
     let slowest = slowest.max_by(|one, other| one.1.total_cmp(&other.1));
@@ -128,6 +130,7 @@ mod tests {
             shard_writes_per_s: SHARD_WRITES_PER_S,
             rates: Rates::default(),
             workers: 8.0,
+            senders: 8.0,
             processors: 2.0,
             read_bytes_per_s: 100e6,
             convert_bytes_per_s: 200e6,
