@@ -136,10 +136,7 @@ fn who_repairs_a_batch_that_sls_does_not_give_back_has_decided_about_it() {
     fixture.sls.switch(&json!({"log_time": "drop"}));
     fixture.tool(IMPATIENT).run().exits(4).tells("SLS has acknowledged batch ");
     fixture.sls.switch(&json!({"log_time": "accept"}));
-    fixture.database.psql(
-        "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '1 hour', \
-         stored_at = stored_at - interval '1 hour', intended_at = intended_at - interval '1 hour'",
-    );
+    fixture.sent_an_hour_ago();
     fixture
         .tool("verify --level content --signature-life-s 1 --late-s 0 --visible-s 0")
         .run()

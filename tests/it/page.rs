@@ -78,6 +78,7 @@ fn differences_are_on_the_page_with_their_ids() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(200, 40);
     fixture.tool("run --batch-kib 64").run().exits(0);
+    fixture.sent_an_hour_ago();
     let id = fixture
         .database
         .psql("SELECT id FROM workflow_runs WHERE finished_at IS NOT NULL ORDER BY 1 LIMIT 1");

@@ -30,11 +30,7 @@ fn sent() -> Fixture {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(120, 20);
     fixture.tool(RUN).run().exits(0);
-    // Nothing of it is on its way any more.
-    fixture.database.psql(
-        "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '1 hour', \
-         stored_at = stored_at - interval '1 hour', intended_at = intended_at - interval '1 hour'",
-    );
+    fixture.sent_an_hour_ago();
     fixture
 }
 

@@ -133,6 +133,14 @@ impl Fixture {
         ));
     }
 
+    /// As if whatever was sent had been sent an hour ago: nothing of it is on its way any more.
+    pub(crate) fn sent_an_hour_ago(&self) {
+        self.database.psql(
+            "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '1 hour', \
+             stored_at = stored_at - interval '1 hour', intended_at = intended_at - interval '1 hour'",
+        );
+    }
+
     /// Why rows of `table` are held now, by id.
     pub(crate) fn held(&self, table: &str) -> BTreeMap<String, String> {
         let sql = format!(

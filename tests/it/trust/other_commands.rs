@@ -29,11 +29,7 @@ fn verified() -> Fixture {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(120, 20);
     fixture.tool(SHORT).run().exits(0);
-    // Nothing of it is on its way any more.
-    fixture.database.psql(
-        "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '1 hour', \
-         stored_at = stored_at - interval '1 hour', intended_at = intended_at - interval '1 hour'",
-    );
+    fixture.sent_an_hour_ago();
     fixture.tool(VERIFY).run().exits(0);
     fixture
 }
@@ -96,10 +92,7 @@ fn a_proof_of_an_earlier_logstore_lets_nothing_go_and_a_new_one_names_the_new_lo
               WHERE status = 'running'";
     fixture.database.psql(id);
     fixture.tool(SHORT).run().exits(0);
-    fixture.database.psql(
-        "UPDATE sls_backfill.batch SET signed_at = signed_at - interval '1 hour', \
-         stored_at = stored_at - interval '1 hour'",
-    );
+    fixture.sent_an_hour_ago();
     fixture.tool(VERIFY).run().exits(0);
     let proofs = "SELECT p.generation FROM sls_backfill.proof p \
                   JOIN sls_backfill.batch b ON b.id = p.batch_id AND b.generation = 2";
