@@ -51,10 +51,16 @@ pub fn promise(shards: usize) -> (String, String) {
     (found, how(2 * shards))
 }
 
+/// What to type to get so many shards.
+pub fn command(shards: u64) -> String {
+    format!("dify-sls-backfill run --split-shards {shards}")
+}
+
 fn how(shards: usize) -> String {
     format!(
-        "`dify-sls-backfill run --split-shards {shards}` splits them, also while another run is \
-         active; each is paid for as long as it is there, and nothing merges them by itself"
+        "`{}` splits them, also while another run is active; each is paid for as long as it is \
+         there, and nothing merges them by itself",
+        command(shards as u64)
     )
 }
 

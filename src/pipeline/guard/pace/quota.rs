@@ -22,7 +22,7 @@ use std::time::Duration;
 pub const SHARD_BYTES: f64 = 5_000_000.0;
 
 /// Writes that SLS documents a shard to take in a second, and a project (600,000 a minute).
-const SHARD_WRITES: u32 = 500;
+pub const SHARD_WRITES: u32 = 500;
 const PROJECT_WRITES: u32 = 10_000;
 
 /// A cycle; a bit longer than SLS's second, so that two cycles do not begin in one of its seconds.
