@@ -4,9 +4,9 @@ use serde::Serialize;
 
 use crate::pipeline::guard::pace::Rates;
 
-/// How much of a quota a run uses that learns it from its answers: the least that is asked of it in
-/// virtual time with few shards. Of 64 it uses less.
-const QUOTA_SHARE: f64 = 0.95;
+/// How much of a quota a run uses that learns it from its answers: so much was measured on a machine
+/// that was busy; in virtual time it is 95 % and more, and of 64 shards 85 %.
+const QUOTA_SHARE: f64 = 0.85;
 
 /// A commit of the ledger for every batch.
 const LEDGER_S: f64 = 0.005;
@@ -142,7 +142,7 @@ mod tests {
             let told = forecast(&load, means);
             (told.limit, told.seconds.round() as u64)
         };
-        assert_eq!(of(&means()), (Limit::ShardBytes, 105));
+        assert_eq!(of(&means()), (Limit::ShardBytes, 118));
         assert_eq!(of(&Means { shards: 200.0, ..means() }), (Limit::Reading, 5));
         let rates = Rates { rows_per_s: NonZeroU32::new(1000), ..Rates::default() };
         assert_eq!(of(&Means { rates, ..means() }), (Limit::RowsPerS, 1000));
