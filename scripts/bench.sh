@@ -8,17 +8,24 @@
 # DELETE of the same rows by their ids, 1,000 a transaction. Each is measured three times, in turn;
 # the median counts. The rows are copied back in between.
 #
+# PART=quota measures something else: which part of the quotas of 2 and of 8 shards (QUOTA_SHARDS) a run
+# uses, and which part of its requests is refused. A shard takes QUOTA_KIB (5120) KiB a second and 500
+# writes. A run is stopped after QUOTA_S (40) seconds, and for 8 shards needs more ROWS than usual: 500000.
+#
 # ROWS (300000) is the size of the table, SDK_ROWS (60000) what the slow loop gets of it, PART (all)
-# `all`, or `verify-purge` for the second half alone, TOOL a binary that is built already. MB are those
-# of COPY's binary output, for everybody. Takes about fifteen minutes and 6 GB of disk. The last line is
-# all of it as JSON.
+# `all`, `verify-purge` for the second half alone, or `quota`, TIMES (3) how often to measure, TOOL a
+# binary that is built already. MB are those of COPY's binary output, for everybody. All takes about
+# fifteen minutes and 6 GB of disk. The last line is all of it as JSON.
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 ROWS=${ROWS:-300000}
 SDK_ROWS=${SDK_ROWS:-60000}
 PART=${PART:-all}
-TIMES=3
+TIMES=${TIMES:-3}
+QUOTA_KIB=${QUOTA_KIB:-5120}
+QUOTA_S=${QUOTA_S:-40}
+QUOTA_SHARDS=${QUOTA_SHARDS:-2 8}
 need_packages postgres cc python time
 need_cargo
 tool=${TOOL:-$(build_release)}
@@ -255,6 +262,37 @@ measure_verify_and_purge() {
         }')")
 }
 
+quotas=()
+
+# measure_quota SHARDS: the medians of the parts of the quota that are used, and of the requests that are
+# refused.
+measure_quota() {
+    local shards=$1 bytes_per_s=$((QUOTA_KIB * 1024)) turn figures used_now refused_now
+    local used=() refused=()
+    for ((turn = 1; turn <= TIMES; turn++)); do
+        say "quota of $shards shards, turn $turn of $TIMES"
+        start_simulator --count-only --shards "$shards" --switch "shard_bytes_per_s=$bytes_per_s" \
+            --switch shard_writes_per_s=500
+        figures=$(python3 "$ROOT/scripts/bench/quota.py" "$shards" "$bytes_per_s" "$QUOTA_S" "$tool" \
+            run --tables workflow_node_executions --verify none -v 2>>"$work/log")
+        say "part of the quota used, part of the requests refused: $figures"
+        read -r used_now refused_now <<<"$figures"
+        used+=("$used_now") refused+=("$refused_now")
+        stop_simulator
+    done
+    used_now=$(median "${used[@]}") refused_now=$(median "${refused[@]}")
+    quotas+=("$(awk -v shards="$shards" -v used="$used_now" -v refused="$refused_now" \
+        'BEGIN { printf "%-8s %10.1f %12.2f", shards, 100 * used, 100 * refused }')")
+    as_json+=("\"shards_$shards\":{\"used\":$used_now,\"refused\":$refused_now}")
+}
+
+measure_quotas() {
+    local shards
+    for shards in $QUOTA_SHARDS; do
+        measure_quota "$shards"
+    done
+}
+
 port=$(start_postgres "$dir" fsync=on shared_buffers=1GB max_wal_size=8GB \
     checkpoint_timeout=30min)
 use_postgres "$port" postgres
@@ -269,7 +307,11 @@ if [[ $PART == all ]]; then
     measure by-run
     measure walk
 fi
-measure_verify_and_purge
+if [[ $PART == quota ]]; then
+    measure_quotas
+else
+    measure_verify_and_purge
+fi
 if [[ $PART == all ]]; then
     say "CREATE INDEX ON workflow_node_executions (created_at, id)"
     sql "CREATE INDEX ON workflow_node_executions (created_at, id)"
@@ -299,6 +341,11 @@ print_orders() {
 if [[ $PART == all ]]; then
     print_orders
 fi
-printf '\n%s\n' "$verified"
+if [[ $PART == quota ]]; then
+    printf '%-8s %10s %12s\n' shards 'used %' 'refused %'
+    printf '%s\n' "${quotas[@]}"
+else
+    printf '\n%s\n' "$verified"
+fi
 json=$(printf ',%s' "${as_json[@]}")
 printf '\n{"schema_version":1,"rows":%s%s}\n' "$ROWS" "$json"

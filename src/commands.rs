@@ -22,6 +22,7 @@ pub mod run;
 pub mod run_and_purge;
 pub mod run_settings;
 pub mod setup;
+pub mod shards;
 #[cfg(feature = "simulator")]
 pub mod simulate;
 pub mod status;

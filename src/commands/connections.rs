@@ -1,6 +1,7 @@
 //! How many connections to Postgres a process opens: few for the ledger, whose statements are a matter
 //! of milliseconds, the others for reading, and together never more than the operator allows.
 
+use crate::commands::run_settings::Workers;
 use crate::commands::setup::PostgresSettings;
 use crate::pg::pool::{Bound, PoolSize};
 
@@ -29,13 +30,15 @@ impl Demand {
     pub const VERIFY: Self = Self { readers: 6, source: 6, writers: 8, ledger: 4 };
 
     /// `run` with so many workers. Two stages of each read; they, the watch, the tail reader, the
-    /// resolver and the heartbeat write. Most of the time a worker waits for SLS.
-    pub fn run(workers: u32) -> Self {
+    /// resolver and the heartbeat write. Most of the time a worker waits for SLS, and one that is
+    /// added later all the more: it brings no connection of its own.
+    pub fn run(workers: Workers) -> Self {
+        let Workers { at_first, at_most } = workers;
         Self {
-            readers: 2 * workers + 2,
-            source: workers + 2,
-            writers: 2 * workers + 4,
-            ledger: 2 + workers / 4,
+            readers: 2 * at_most + 2,
+            source: at_first + 2,
+            writers: 2 * at_most + 4,
+            ledger: 2 + at_first / 4,
         }
     }
 
@@ -99,7 +102,8 @@ mod tests {
         let apart = PostgresSettings { source: at(1), ledger: at(2) };
         for workers in [1, 8, 64] {
             for asked in 2..200 {
-                let Pools { source, ledger } = Demand::run(workers).pools(&together, Some(asked));
+                let Pools { source, ledger } =
+                    Demand::run(Workers::exactly(workers)).pools(&together, Some(asked));
                 let (Bound::Asked { connections, beside }, Bound::Asked { connections: own, .. }) =
                     (source.bound, ledger.bound)
                 else {
@@ -111,16 +115,17 @@ mod tests {
                 assert!(connections <= source.users, "nobody would use them");
             }
         }
-        let Pools { source, .. } = Demand::run(8).pools(&apart, Some(8));
+        let Pools { source, .. } = Demand::run(Workers::exactly(8)).pools(&apart, Some(8));
         assert_eq!(source.bound, Bound::Asked { connections: 6, beside: 0 });
     }
 
     #[test]
-    fn a_process_with_eight_workers_takes_fourteen() {
-        assert_eq!(Demand::run(8).connections(), 14);
+    fn a_process_takes_fourteen_however_many_workers_are_added() {
+        assert_eq!(Demand::run(Workers::BY_NEED).connections(), 14);
         let postgres = PostgresSettings { source: at(1), ledger: at(1) };
-        let pools = Demand::run(8).pools(&postgres, None);
+        let pools = Demand::run(Workers::BY_NEED).pools(&postgres, None);
         assert_eq!(pools.source.bound, Bound::Share { wanted: 10 });
         assert_eq!(pools.ledger.bound, Bound::Share { wanted: 4 });
+        assert_eq!((pools.source.users, pools.ledger.users), (130, 132), "all stand in line");
     }
 }

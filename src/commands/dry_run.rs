@@ -27,7 +27,7 @@ pub async fn dry_run(
     screen: &Screen,
     shutdown: &Shutdown,
 ) -> Result<Exit, Ended> {
-    let workers = settings.workers;
+    let workers = settings.workers.at_first;
     let pools = Demand::dry_run(workers).pools(&settings.postgres, settings.connections);
     let source = setup::source(&settings.postgres, pools.source).await?;
     let shapes = setup::shapes(&source, &settings.tables).await?;

@@ -159,7 +159,7 @@ fn outlook(
     let ranges = Ranges {
         order: table.scope.order,
         range_rows: run.range_rows,
-        workers: run.workers,
+        workers: run.workers.at_first,
         nodes_per_run,
         table_rows: seen.tally.seen,
     };
@@ -171,7 +171,8 @@ fn outlook(
         shard_bytes_per_s: settings.shard_bytes_per_s,
         shard_writes_per_s: settings.shard_writes_per_s,
         rates: run.rates,
-        workers: f64::from(run.workers),
+        workers: f64::from(run.workers.at_first),
+        senders: f64::from(run.workers.at_most),
         processors: std::thread::available_parallelism().map_or(1.0, |n| n.get() as f64),
         read_bytes_per_s: per_s(seen.converted.read),
         convert_bytes_per_s: per_s(seen.converted.packed),

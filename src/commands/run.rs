@@ -156,7 +156,11 @@ pub async fn run(
         behind_at: BTreeMap::new(),
         live_since: BTreeMap::new(),
         rows: RowBudget::new(settings.rows_max),
-        pace: Arc::new(Pace::new(settings.rates, settings.limits.batch_bytes, settings.workers)),
+        pace: Arc::new(Pace::new(
+            settings.rates,
+            settings.limits.batch_bytes,
+            settings.workers.at_most,
+        )),
         shutdown,
     };
     let epoch = Epoch {

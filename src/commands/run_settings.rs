@@ -14,9 +14,6 @@ use crate::pipeline::recover::rules::Timings;
 use crate::pipeline::send::canary::CanarySettings;
 use crate::record::table::Table;
 
-/// So many batches are prepared and sent at the same time where nobody says how many.
-pub const WORKERS: u32 = 8;
-
 /// How the upload is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verify {
@@ -24,6 +21,24 @@ pub enum Verify {
     None,
     /// Every batch is pulled back, its count and digest compared with the ledger.
     Tags,
+}
+
+/// How many batches are prepared and sent at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workers {
+    pub at_first: u32,
+    /// More are added up to this while SLS's answers are what is waited for.
+    pub at_most: u32,
+}
+
+impl Workers {
+    /// Where nobody says how many.
+    pub const BY_NEED: Self = Self { at_first: 8, at_most: 64 };
+
+    /// Always so many.
+    pub fn exactly(workers: u32) -> Self {
+        Self { at_first: workers, at_most: workers }
+    }
 }
 
 /// What `run` needs to know.
@@ -34,9 +49,11 @@ pub struct RunSettings {
     pub tables: Vec<Table>,
     pub wish: Wish,
     pub rows_max: Option<u64>,
-    pub workers: u32,
+    pub workers: Workers,
     /// At most so many connections to both databases; `None`: by what the servers have left.
     pub connections: Option<u32>,
+    /// Split each logstore into so many shards first.
+    pub split_shards: Option<u32>,
     pub rates: Rates,
     /// How far a replica of the source may be behind; `None`: as far as it likes.
     pub replica_lag_max_s: Option<u32>,

@@ -19,6 +19,9 @@ use crate::record::table::Table;
 /// A reason to wait is logged when it comes up, and again only after so long.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// With fewer rows left no worker is added.
+const ROWS_PER_WORKER: u64 = 10_000;
+
 /// Counters of one table; all workers add to them.
 #[derive(Debug)]
 pub struct Progress {
@@ -102,6 +105,18 @@ impl Progress {
     pub fn rows_left(&self) -> Option<u64> {
         let seen = self.seen.load(Ordering::Relaxed);
         (self.rows_expected > 0).then(|| self.rows_expected.saturating_sub(seen))
+    }
+
+    /// Whether less is left than a worker that is added now would do.
+    pub fn is_ending(&self) -> bool {
+        self.rows_left().is_none_or(|rows| rows < ROWS_PER_WORKER)
+    }
+
+    /// About how many seconds are left at the pace so far; `None`: nobody knows.
+    pub fn rest_s(&self) -> Option<u64> {
+        let seen = self.seen.load(Ordering::Relaxed);
+        let rows_left = self.rows_left().filter(|left| *left > 0 && seen > 0)?;
+        Some((self.elapsed().as_secs_f64() * rows_left as f64 / seen as f64) as u64)
     }
 
     /// Time since the table was begun.

@@ -3,5 +3,6 @@
 pub mod age;
 pub mod canary;
 pub mod lane_keeper;
+pub mod lanes;
 pub mod sender;
 pub mod uploader;

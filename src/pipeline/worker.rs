@@ -53,12 +53,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// The `nth` worker of the pass; workers spread over the shards by their number.
+    /// A worker of the pass.
     pub fn new(
         parts: WorkerParts,
         progress: &Arc<Progress>,
         shutdown: &Shutdown,
-        nth: usize,
     ) -> anyhow::Result<Self> {
         let WorkerParts { scanner, preparer, uploader } = parts;
         let watch = Arc::new(Watch::new(progress));
@@ -67,7 +66,7 @@ impl Worker {
             ledger: uploader.ledger.clone(),
             scanner: Scanner::new(scanner, owned.clone(), shutdown.clone(), Arc::clone(&watch)),
             preparer: Preparer::new(preparer, Arc::clone(&watch))?,
-            uploader: Uploader::new(uploader, shutdown.clone(), Arc::clone(&watch), nth),
+            uploader: Uploader::new(uploader, shutdown.clone(), Arc::clone(&watch)),
             owned,
             shutdown: shutdown.clone(),
             watch,

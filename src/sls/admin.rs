@@ -53,6 +53,15 @@ impl Client {
         self.send(Method::POST, "/logstores", &body).await
     }
 
+    /// Splits a shard in two; it takes no more writes then, its children do. `key`: the first one of
+    /// the second child.
+    pub async fn split_shard(&self, logstore: &str, shard: u32, key: &str) -> Result<(), Failure> {
+        let call = Call::new(Method::POST, format!("/logstores/{logstore}/shards/{shard}"))
+            .query("action", "split")
+            .query("key", key);
+        self.call(call).await.map(|_| ())
+    }
+
     /// Deletes a logstore with all that is in it; one that is not there is deleted.
     pub async fn delete_logstore(&self, logstore: &str) -> Result<(), Failure> {
         let call = Call::new(Method::DELETE, format!("/logstores/{logstore}"));

@@ -57,7 +57,7 @@ fn requests_are_counted_with_their_repetitions() {
 }
 
 #[test]
-fn a_quota_answer_halves_what_is_in_flight_and_is_shown() {
+fn a_refused_batch_waits_for_its_shard_and_is_stored_once() {
     let fixture = Fixture::new("dify-1.12");
     fixture.fill(1000, 10);
     let refuse = json!({"status": 403, "code": "ShardWriteQuotaExceed", "message": "wait"});
@@ -66,10 +66,49 @@ fn a_quota_answer_halves_what_is_in_flight_and_is_shown() {
         .tool("run --batch-kib 64 --workers 8 -v")
         .run()
         .exits(0)
-        .tells("SLS says ShardWriteQuotaExceed: from now on 4 requests at a time")
-        .tells("waiting: SLS says ShardWriteQuotaExceed")
-        // It creeps back.
-        .tells("8 requests at a time again");
+        .tells("waiting: SLS's shards take no more for now")
+        .tells("MiB/s, no more 4.77 MiB/s");
+    fixture.holds_every_finished_row_once();
+}
+
+#[test]
+fn a_small_quota_is_used_and_hardly_a_request_refused() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(8000, 10);
+    fixture.sls.switch(&json!({"shard_bytes_per_s": 512 << 10}));
+    let begun = Instant::now();
+    let before = fixture.sls.stats();
+    fixture
+        .tool("run --tables workflow_node_executions --batch-kib 64 --verify none -v")
+        .run()
+        .exits(0)
+        .tells("its shards are the limit: 2 take")
+        .tells("hint: `dify-sls-backfill run --split-shards 4`");
+    let took_s = begun.elapsed().as_secs_f64();
+    let after = fixture.sls.stats();
+    let grew = |name: &str| after[name].as_f64().unwrap() - before[name].as_f64().unwrap();
+    let quota = 2.0 * f64::from(512 << 10) * took_s;
+    let used = grew("raw_bytes") / quota;
+    // Its beginning and its end count, too, and this machine may be busy.
+    assert!(used > 0.5, "{used} of the quota in {took_s} s, {} bytes", grew("raw_bytes"));
+    let refused = after["errors"]["ShardWriteQuotaExceed"].as_f64().unwrap_or(0.0);
+    let refused = refused / (refused + grew("put_ok"));
+    assert!(refused < 0.1, "{refused} of the requests were refused: {after}");
+}
+
+#[test]
+fn a_run_splits_the_shards_that_it_is_asked_for() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.fill(200, 10);
+    fixture
+        .tool("run --batch-kib 64 --split-shards 5")
+        .run()
+        .exits(0)
+        .tells("workflow_node_execution: 5 shards take writes now");
+    let shards = fixture.sls.call("GET", "/logstores/workflow_execution/shards", &[], "");
+    let shards: serde_json::Value = serde_json::from_str(&shards).unwrap();
+    let writable = shards.as_array().unwrap().iter().filter(|shard| shard["status"] == "readwrite");
+    assert_eq!(writable.count(), 5, "{shards}");
     fixture.holds_every_finished_row_once();
 }
 

@@ -149,6 +149,10 @@ fn a_plan_writes_nothing_needs_no_sls_and_fits_the_terminal() {
     assert_eq!(fixture.database.psql(made).trim(), "t", "a plan made a ledger");
     let outcome = tool("plan").env("ALIYUN_SLS_ENDPOINT", "").run().exits(0);
     outcome.prints("a new logstore of two shards is assumed");
+    let outcome = tool("plan --shard-bytes-per-s 1KiB").run().exits(0);
+    let outcome = outcome.prints("more shards: dify-sls-backfill run --split-shards 4");
+    let widest = outcome.stdout.lines().map(|line| line.chars().count()).max();
+    assert!(widest.is_some_and(|widest| widest <= 80), "{outcome}");
     // Old rows that the logstore would not keep.
     fixture.tool("init --ttl-days 10").run().exits(0);
     let outcome = tool("plan --tables workflow_runs --output json").run().exits(0);

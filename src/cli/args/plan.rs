@@ -11,7 +11,7 @@ use crate::cli::args::run::{RunArgs, parse_kib};
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::plan::settings::PlanSettings;
-use crate::pipeline::plan::forecast::{SHARD_BYTES_PER_S, SHARD_WRITES_PER_S};
+use crate::pipeline::guard::pace::quota::{SHARD_BYTES, SHARD_WRITES};
 use crate::pipeline::plan::prices::Prices;
 
 /// Printed behind the flags.
@@ -69,8 +69,8 @@ impl PlanArgs {
             is_exact: self.exact,
             prices,
             purgeable_after_s: self.purgeable_after,
-            shard_bytes_per_s: shard_kib.map_or(SHARD_BYTES_PER_S, |kib| kib * 1024.0),
-            shard_writes_per_s: self.shard_writes_per_s.map_or(SHARD_WRITES_PER_S, f64::from),
+            shard_bytes_per_s: shard_kib.map_or(SHARD_BYTES, |kib| kib * 1024.0),
+            shard_writes_per_s: f64::from(self.shard_writes_per_s.unwrap_or(SHARD_WRITES)),
         })
     }
 }

@@ -16,7 +16,7 @@ use crate::cli::args::verify::VerifyArgs;
 use crate::cli::environment::Environment;
 use crate::commands::output::Format;
 use crate::commands::run_and_purge::Stages;
-use crate::commands::run_settings::{RunSettings, Verify, WORKERS};
+use crate::commands::run_settings::{RunSettings, Verify, Workers};
 use crate::commands::setup::SlsSettings;
 use crate::dify::conversion::LogTime;
 use crate::pipeline::guard::pace::Rates;
@@ -181,10 +181,16 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u64).range(1..=256))]
     row_mib_max: u64,
 
-    /// Batches that are prepared and sent at the same time
-    #[arg(long, help_heading = SENDING, value_name = "N", default_value_t = WORKERS,
+    /// Batches that are prepared and sent at the same time [default: 8, and up to 64 while SLS's
+    /// answers are what is waited for]
+    #[arg(long, help_heading = SENDING, value_name = "N",
           value_parser = clap::value_parser!(u32).range(1..=64))]
-    workers: u32,
+    workers: Option<u32>,
+    /// First split each logstore that is sent to until so many of its shards take writes; nothing
+    /// merges them again
+    #[arg(long, help_heading = SENDING, value_name = "N", conflicts_with = "dry_run",
+          value_parser = clap::value_parser!(u32).range(1..=256))]
+    split_shards: Option<u32>,
     /// Memory for batches that are being prepared
     #[arg(long, help_heading = SENDING, value_name = "MIB", default_value_t = 64,
           value_parser = clap::value_parser!(u64).range(8..=65_536))]
@@ -321,8 +327,9 @@ impl RunArgs {
             tables: tables(&self.tables),
             wish: self.wish(),
             rows_max: self.max_rows,
-            workers: self.workers,
+            workers: self.workers.map_or(Workers::BY_NEED, Workers::exactly),
             connections: self.connections,
+            split_shards: self.split_shards,
             rates: Rates {
                 requests_per_s: self.requests_per_s,
                 rows_per_s: self.rows_per_s,

@@ -3,7 +3,7 @@
 use crate::commands::connections::Demand;
 use crate::commands::doctor::check::Check;
 use crate::commands::output::count;
-use crate::commands::run_settings::WORKERS;
+use crate::commands::run_settings::Workers;
 use crate::commands::setup::{PostgresSettings, conversion};
 use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
@@ -95,7 +95,8 @@ pub async fn check_connections(postgres: &PostgresSettings, checks: &mut Vec<Che
 
 fn about_room(room: Room) -> Check {
     let name = "connections";
-    let of_process = Demand::run(WORKERS).connections();
+    let workers = Workers::BY_NEED;
+    let of_process = Demand::run(workers).connections();
     let found = format!("{} of {} are free", room.free, room.allowed);
     let hint = "each process with --connections 4 takes four; or raise max_connections, or wait \
                 until others have ended";
@@ -109,8 +110,9 @@ fn about_room(room: Room) -> Check {
         (true, processes) => Check::ok(
             name,
             format!(
-                "{found}: room for {processes} processes of {WORKERS} workers, with {of_process} \
-                 connections each"
+                "{found}: room for {processes} processes of {} workers, with {of_process} \
+                 connections each",
+                workers.at_first
             ),
         ),
     }

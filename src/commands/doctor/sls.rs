@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::commands::doctor::check::Check;
 use crate::commands::setup::{self, SlsSettings, own_now};
+use crate::commands::shards::promise;
 use crate::dify::conversion::LogTime;
 use crate::dify::fields::Fields;
 use crate::dify::index::index;
@@ -121,6 +122,7 @@ async fn check_logstore(
         Ok(None) => return checks.push(Check::fail(&name, "is not there", INIT)),
         Err(failure) => return checks.push(Check::fail(&name, failure.to_string(), RIGHTS)),
     }
+    checks.push(check_shards(client, table).await);
     checks.push(check_index(client, table, shape).await);
     checks.push(check_groups(client, table, standing).await);
 }
@@ -154,6 +156,18 @@ fn check_settings(name: &str, found: &Value) -> Check {
              rows are sent",
         ),
         None => Check::warn(name, "does not say how long it keeps logs", RIGHTS),
+    }
+}
+
+/// How fast its shards can take logs.
+async fn check_shards(client: &Client, table: Table) -> Check {
+    let name = format!("shards {}", table.logstore());
+    match with_retries(|| client.shards(table.logstore())).await {
+        Ok(shards) => {
+            let (found, how) = promise(shards.iter().filter(|shard| shard.is_writable()).count());
+            Check { hint: Some(format!("if that is too long: {how}")), ..Check::ok(&name, found) }
+        }
+        Err(failure) => Check::fail(&name, failure.to_string(), RIGHTS),
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::commands::output::{self, Format, bytes, count};
 use crate::commands::plan::outlook::{Outlook, TableOutlook};
 use crate::commands::plan::settings::PlanSettings;
+use crate::commands::shards;
 use crate::commands::status::held_line;
 use crate::pipeline::plan::forecast::Forecast;
 use crate::pipeline::plan::prices::{Cost, Prices};
@@ -99,11 +100,14 @@ fn table_lines(table: &TableOutlook, prices: &Prices) -> Vec<String> {
         format!("  limited by  {}", forecast.limit.words()),
     ]);
     let more = table.with_more_shards();
-    for (shards, Forecast { seconds, limit }) in &more {
+    for (count, Forecast { seconds, limit }) in &more {
         if more.len() > 1 {
-            let what = format!("{shards} shards");
+            let what = format!("{count} shards");
             lines.push(format!("    {what:<12} {:<14} {}", duration(*seconds), limit.words()));
         }
+    }
+    if let Some((twice, _)) = more.get(1) {
+        lines.push(format!("    more shards: {}", shards::command(*twice)));
     }
     lines.push(format!(
         "  purgeable   {} rows, about {} of {} on disk",

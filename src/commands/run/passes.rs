@@ -13,6 +13,7 @@ use crate::commands::exit::Ended;
 use crate::commands::output::{bytes, count};
 use crate::commands::retention::Kept;
 use crate::commands::setup::{self};
+use crate::commands::shards;
 use crate::dify::conversion::{Conversion, LogTime};
 use crate::dify::eligibility::Bounds;
 use crate::ledger::hold::HoldsToTry;
@@ -26,7 +27,10 @@ use crate::pipeline::read::recount::Recount;
 use crate::pipeline::read::scanner::ScannerParts;
 use crate::pipeline::read::window::{Standing, can_go_on, plan, scope};
 use crate::pipeline::recover::resolver::{BEHIND, Resolved, Resolver, ResolverParts};
+use crate::pipeline::retry::with_retries;
 use crate::pipeline::send::canary::Canaries;
+use crate::pipeline::send::lane_keeper::writable;
+use crate::pipeline::send::lanes::Lanes;
 use crate::pipeline::send::uploader::UploaderParts;
 use crate::pipeline::shutdown::channel;
 use crate::pipeline::verify::tail_reader::TailReader;
@@ -37,6 +41,9 @@ use crate::source::catalog::Shape;
 
 use crate::commands::run::{Outcome, Run};
 use crate::commands::run_settings::Verify;
+
+/// How often it is looked whether more workers would find work.
+const WORKERS_EVERY: Duration = Duration::from_millis(100);
 
 impl Run<'_> {
     /// Sends what is to be sent of one table, and verifies it.
@@ -59,6 +66,11 @@ impl Run<'_> {
         let rows_expected = self.source.rows_expected(&scope(&pass.plan), shape).await?;
         let rows_left = rows_expected.saturating_sub(self.ledger.rows_seen(&pass).await?);
         let progress = Progress::new(table, rows_left);
+        if let Some(shards) = self.settings.split_shards {
+            shards::split(&self.client, table.logstore(), shards, &self.shutdown).await?;
+        }
+        let shards = with_retries(|| self.client.shards(table.logstore())).await;
+        self.pace.begin(&writable(&shards.context("list the shards")?));
         let resolver = self.resolver(shape, &pass, &tail_reader, &progress)?;
         let resolver = tokio::spawn(resolver.resolve(tail_stop));
         let report =
@@ -131,7 +143,7 @@ impl Run<'_> {
             conversion,
             shape: shape.clone(),
             limits: self.settings.limits.clone(),
-            nth: self.settings.workers as usize,
+            nth: self.settings.workers.at_first as usize,
         };
         Resolver::new(parts, self.shutdown.clone())
     }
@@ -141,7 +153,7 @@ impl Run<'_> {
         let seconds = progress.elapsed().as_secs_f64().max(0.001);
         let raw = get(&progress.raw_bytes);
         let ledger = Duration::from_nanos(get(&progress.ledger_ns)).as_secs_f64();
-        let ledger_share = 100.0 * ledger / seconds / f64::from(self.settings.workers);
+        let ledger_share = 100.0 * ledger / seconds / f64::from(self.settings.workers.at_first);
         tracing::info!(
             "{table}: {} rows seen, {} sent ({}, {} compressed) in {seconds:.1} s, {}/s; \
              {ledger_share:.1} % of the time was spent waiting for the ledger",
@@ -306,16 +318,33 @@ impl Run<'_> {
     ) -> anyhow::Result<()> {
         let parts = self.worker_parts(shape, pass, progress).await?;
         let mut workers = tokio::task::JoinSet::new();
-        for nth in 0..self.settings.workers as usize {
-            let worker = Worker::new(parts.clone(), progress, &self.shutdown, nth)?;
-            workers.spawn(worker.work());
+        let work = || anyhow::Ok(Worker::new(parts.clone(), progress, &self.shutdown)?.work());
+        for _ in 0..self.settings.workers.at_first {
+            workers.spawn(work()?);
         }
+        let mut looks = tokio::time::interval(WORKERS_EVERY);
+        let mut is_told = false;
         // The first error ends all: dropping the set aborts the others, and their intents are in
         // the ledger.
-        while let Some(ended) = workers.join_next().await {
-            ended.context("a worker ended badly")??;
+        loop {
+            tokio::select! {
+                ended = workers.join_next() => match ended {
+                    Some(ended) => ended.context("a worker ended badly")??,
+                    None => return Ok(()),
+                },
+                _ = looks.tick() => {
+                    let at_work = u32::try_from(workers.len())?;
+                    let may_more = at_work < self.settings.workers.at_most && !progress.is_ending();
+                    if may_more && self.pace.wants_workers(at_work) {
+                        workers.spawn(work()?);
+                    }
+                    if !is_told && let Some(limit) = self.pace.limit() {
+                        is_told = true;
+                        tracing::info!("{}", shards::limit_text(shape.table, &limit, progress.rest_s()));
+                    }
+                }
+            }
         }
-        Ok(())
     }
 
     async fn worker_parts(
@@ -343,9 +372,10 @@ impl Run<'_> {
                 },
                 scope: scope.clone(),
                 range_rows: settings.range_rows,
-                workers: settings.workers,
+                workers: settings.workers.at_first,
                 rows: self.rows.clone(),
                 health: Arc::clone(&self.health),
+                pace: Arc::clone(&self.pace),
                 progress: Arc::clone(progress),
                 holds: HoldsToTry {
                     kept_since: self.kept(table).since(),
@@ -362,6 +392,7 @@ impl Run<'_> {
                 bounds,
                 client: self.client.clone(),
                 memory: self.memory.clone(),
+                pace: Arc::clone(&self.pace),
             },
             uploader: UploaderParts {
                 table: shape.table,
@@ -371,6 +402,12 @@ impl Run<'_> {
                 signing_lease: Arc::clone(&self.signing_lease),
                 guarantees: self.guarantees,
                 pace: Arc::clone(&self.pace),
+                lanes: Arc::new(Lanes::new(
+                    &self.client,
+                    &self.ledger,
+                    &self.process,
+                    shape.table.logstore(),
+                )),
                 canaries: self.canaries(shape.table).await?,
                 recount: is_verified.then_some(Recount { source, scope }),
                 progress: Arc::clone(progress),

@@ -1,28 +1,33 @@
-//! How fast requests may go out: rates that the operator sets, and as many at once as SLS's quotas
-//! allow.
+//! How fast requests may go out, and to which shard: rates that the operator sets, and what SLS's
+//! quotas have let through so far.
 //!
 //! ```text
 //! rows, bytes   before a batch's intent: what waits here is not in doubt
-//! requests      before every attempt, repetitions too
-//! concurrency   halved by a quota answer; one more after every few successes
+//! room          before the intent, too: the batch goes to the shard with most of it
+//! requests      before every attempt, repetitions too; a repetition stays in its shard
 //! ```
 //!
 //! All workers of the process share one [`Pace`].
 
+pub mod quota;
+pub mod quotas;
+
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::sync::Notify;
 
+use crate::pipeline::guard::pace::quotas::{Answer, Limit, Quotas, Ticket};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::shutdown::Shutdown;
 use crate::sls::answer::{Failure, NextAction};
 
-/// After so many successes in a row one more request may be in flight.
-const SUCCESSES_PER_STEP: u32 = 16;
+/// Who waits for room asks again after so long at the latest: others may have left some.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 
 /// Rates of this process; `None`: no bound.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -46,20 +51,27 @@ pub struct Pace {
     requests: Option<Gate>,
     rows: Option<Gate>,
     kib: Option<Gate>,
-    concurrency: Mutex<Concurrency>,
+    begun: Instant,
+    in_flight_max: u32,
+    quotas: Mutex<Quotas>,
+    /// Who asks for room first gets it first.
+    line: tokio::sync::Mutex<()>,
     freed: Notify,
+    in_flight: AtomicU32,
+    waiting: AtomicU32,
 }
 
-/// The right to make one attempt; the next may begin when it is dropped.
+/// The right to make one attempt, to one shard.
 pub struct Turn<'a> {
     pace: &'a Pace,
-    generation: u64,
+    /// `None`: its end is told.
+    ticket: Option<Ticket>,
 }
 
 impl Pace {
-    /// `burst_bytes`: the largest batch, which goes out in one piece; `workers`: how many may be in
-    /// flight at most.
-    pub fn new(rates: Rates, burst_bytes: u64, workers: u32) -> Self {
+    /// `burst_bytes`: the largest batch, which goes out in one piece; `in_flight_max`: batches that
+    /// can be on their way at the same time.
+    pub fn new(rates: Rates, burst_bytes: u64, in_flight_max: u32) -> Self {
         let burst_kib = u32::try_from(burst_bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         Self {
             requests: rates.requests_per_s.map(|rate| Gate::new(rate, rate, "--requests-per-s")),
@@ -67,9 +79,53 @@ impl Pace {
             kib: rates.kib_per_s.map(|rate| {
                 Gate::new(rate, NonZeroU32::new(burst_kib).unwrap_or(rate), "--bytes-per-s")
             }),
-            concurrency: Mutex::new(Concurrency::new(workers)),
+            begun: Instant::now(),
+            in_flight_max,
+            quotas: Mutex::new(Quotas::new(in_flight_max)),
+            line: tokio::sync::Mutex::default(),
             freed: Notify::new(),
+            in_flight: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
         }
+    }
+
+    /// From now on another logstore is sent to, with these shards that take writes.
+    pub fn begin(&self, shards: &[u32]) {
+        let mut quotas = self.quotas();
+        *quotas = Quotas::new(self.in_flight_max);
+        quotas.set_shards(shards);
+    }
+
+    /// These shards of the logstore take writes now.
+    pub fn set_shards(&self, shards: &[u32]) {
+        self.quotas().set_shards(shards);
+    }
+
+    /// How large batches should be to fill the shards well.
+    pub fn batch_bytes(&self, batch_bytes_max: u64) -> u64 {
+        self.quotas().batch_bytes(batch_bytes_max)
+    }
+
+    /// Whether a shard has refused a batch for its quota, so that it is known what it takes.
+    pub fn is_known(&self) -> bool {
+        self.quotas().is_known()
+    }
+
+    /// A batch that was to have `asked` bytes has `made`.
+    pub fn made(&self, asked: u64, made: u64) {
+        self.quotas().made(asked, made);
+    }
+
+    /// What the shards take, if they are what the run waits for.
+    pub fn limit(&self) -> Option<Limit> {
+        self.quotas().limit()
+    }
+
+    /// Whether more than `workers` would find work: most of these wait for SLS's answer, and none
+    /// for room.
+    pub fn wants_workers(&self, workers: u32) -> bool {
+        let in_flight = self.in_flight.load(Ordering::Relaxed);
+        4 * in_flight >= 3 * workers && self.waiting.load(Ordering::Relaxed) == 0
     }
 
     /// Waits until a batch may go out; `None` when asked to stop meanwhile. Comes before the intent.
@@ -88,64 +144,171 @@ impl Pace {
         Some(())
     }
 
-    /// Waits until one more attempt may be made; `None` when asked to stop meanwhile.
-    pub async fn turn(&self, progress: &Progress, shutdown: &mut Shutdown) -> Option<Turn<'_>> {
-        if let Some(requests) = &self.requests {
-            requests.pass(1, progress, shutdown).await?;
-        }
+    /// Waits for room for a batch of `bytes` in any shard; `None` when asked to stop meanwhile.
+    /// Comes before the intent, which names the shard by its hash key.
+    pub async fn room(
+        &self,
+        bytes: u64,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> Option<Turn<'_>> {
+        self.request(progress, shutdown).await?;
+        let _waits = Count::up(&self.waiting);
         let mut shown = None;
+        let _place = match self.line.try_lock() {
+            Ok(place) => place,
+            Err(_) => {
+                shown = Some(progress.wait(FULL));
+                shutdown.or(self.line.lock()).await?
+            }
+        };
         loop {
-            let freed = self.freed.notified();
-            tokio::pin!(freed);
-            // From here on no turn that is given back is missed.
-            freed.as_mut().enable();
-            let limit = {
-                let mut concurrency = self.concurrency();
-                if let Some(generation) = concurrency.enter() {
-                    return Some(Turn { pace: self, generation });
-                }
-                concurrency.limit
+            let taken = {
+                let mut quotas = self.quotas();
+                quotas.take(self.begun.elapsed(), bytes)
             };
-            shown.get_or_insert_with(|| {
-                progress.wait(format!("SLS's quota: {limit} at a time, for now"))
-            });
-            shutdown.or(freed).await?;
+            match taken {
+                Ok(ticket) => return Some(self.turn(ticket)),
+                Err(at) => {
+                    shown.get_or_insert_with(|| progress.wait(FULL));
+                    self.pause(at, shutdown).await?;
+                }
+            }
         }
     }
 
-    fn concurrency(&self) -> MutexGuard<'_, Concurrency> {
+    /// Waits for room for a batch of `bytes` in `shard`, where it must go; `None` when asked to stop
+    /// meanwhile.
+    pub async fn room_in(
+        &self,
+        shard: u32,
+        bytes: u64,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> Option<Turn<'_>> {
+        self.request(progress, shutdown).await?;
+        let _bound = Bound::to(self, shard);
+        let mut shown = None;
+        loop {
+            let taken = {
+                let mut quotas = self.quotas();
+                quotas.take_on(self.begun.elapsed(), shard, bytes)
+            };
+            match taken {
+                Ok(ticket) => return Some(self.turn(ticket)),
+                Err(at) => {
+                    shown.get_or_insert_with(|| progress.wait(FULL));
+                    self.pause(at, shutdown).await?;
+                }
+            }
+        }
+    }
+
+    async fn request(&self, progress: &Progress, shutdown: &mut Shutdown) -> Option<()> {
+        match &self.requests {
+            Some(requests) => requests.pass(1, progress, shutdown).await,
+            None => Some(()),
+        }
+    }
+
+    /// Until `at`, or until something may have changed.
+    async fn pause(&self, at: Duration, shutdown: &mut Shutdown) -> Option<()> {
+        let pause =
+            at.saturating_sub(self.begun.elapsed()).clamp(Duration::from_millis(1), ASK_EVERY);
+        let freed = self.freed.notified();
+        shutdown.or(tokio::time::timeout(pause, freed)).await.map(drop)
+    }
+
+    fn turn(&self, ticket: Ticket) -> Turn<'_> {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Turn { pace: self, ticket: Some(ticket) }
+    }
+
+    fn quotas(&self) -> MutexGuard<'_, Quotas> {
         // Its numbers are whole whatever panicked.
-        self.concurrency.lock().unwrap_or_else(PoisonError::into_inner)
+        self.quotas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a batch waits for room.
+const FULL: &str = "SLS's shards take no more for now";
+
+/// Counts one more as long as it lives.
+struct Count<'a>(&'a AtomicU32);
+
+impl<'a> Count<'a> {
+    fn up(counter: &'a AtomicU32) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Count<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A batch that must go to a shard, and waits: nothing new goes there before.
+struct Bound<'a> {
+    pace: &'a Pace,
+    shard: u32,
+}
+
+impl<'a> Bound<'a> {
+    fn to(pace: &'a Pace, shard: u32) -> Self {
+        pace.quotas().waits_for(shard, true);
+        Self { pace, shard }
+    }
+}
+
+impl Drop for Bound<'_> {
+    fn drop(&mut self) {
+        self.pace.quotas().waits_for(self.shard, false);
+        self.pace.freed.notify_waiters();
     }
 }
 
 impl Turn<'_> {
-    /// What came of the attempt decides how many may be made at once.
-    pub fn ended<T>(self, answer: &Result<T, Failure>) {
-        let told = {
-            let mut concurrency = self.pace.concurrency();
-            match answer {
-                Ok(_) => concurrency.succeeded(),
-                Err(failure) if failure.next == NextAction::Later => {
-                    concurrency.refused(self.generation)
-                }
-                Err(_) => None,
-            }
+    /// The shard that it is for.
+    pub fn shard(&self) -> Option<u32> {
+        self.ticket.map(|ticket| ticket.shard)
+    }
+
+    /// What came of the attempt decides what may go out next.
+    pub fn ended<T>(mut self, answer: &Result<T, Failure>) {
+        self.tell(match answer {
+            Ok(_) => Answer::Stored,
+            Err(failure) if failure.next != NextAction::Later => Answer::Other,
+            Err(failure) if failure.is("WriteQuotaExceed") => Answer::ProjectRefused,
+            Err(_) => Answer::ShardRefused,
+        });
+    }
+
+    fn tell(&mut self, answer: Answer) {
+        let Some(ticket) = self.ticket.take() else { return };
+        self.pace.in_flight.fetch_sub(1, Ordering::Relaxed);
+        let changed = {
+            let mut quotas = self.pace.quotas();
+            quotas.answered(self.pace.begun.elapsed(), ticket, answer)
         };
-        match (told, answer) {
-            (Some(limit), Err(failure)) => {
-                tracing::info!("SLS says {}: from now on {limit} requests at a time", failure.code)
-            }
-            (Some(limit), Ok(_)) => tracing::debug!("{limit} requests at a time again"),
-            (None, _) => {}
+        if let Some((before, now)) = changed {
+            let mib = |bytes: f64| bytes / f64::from(1 << 20);
+            tracing::debug!(
+                "shard {}: {:.2} MiB/s, no more {:.2} MiB/s",
+                ticket.shard,
+                mib(now),
+                mib(before)
+            );
         }
+        self.pace.freed.notify_waiters();
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.pace.concurrency().leave();
-        self.pace.freed.notify_waiters();
+        // Nothing was sent, or nobody waited for the answer.
+        self.tell(Answer::Other);
     }
 }
 
@@ -190,58 +353,6 @@ impl Gate {
     }
 }
 
-/// How many attempts may be in flight at once. Pure: halves after a refusal, grows with success.
-#[derive(Debug)]
-struct Concurrency {
-    limit: u32,
-    limit_max: u32,
-    in_flight: u32,
-    successes: u32,
-    /// Grows with each halving: what was in flight before has nothing new to say about it.
-    generation: u64,
-}
-
-impl Concurrency {
-    fn new(limit_max: u32) -> Self {
-        let limit_max = limit_max.max(1);
-        Self { limit: limit_max, limit_max, in_flight: 0, successes: 0, generation: 0 }
-    }
-
-    fn enter(&mut self) -> Option<u64> {
-        if self.in_flight >= self.limit {
-            return None;
-        }
-        self.in_flight += 1;
-        Some(self.generation)
-    }
-
-    fn leave(&mut self) {
-        self.in_flight -= 1;
-    }
-
-    /// The new limit, if it has changed.
-    fn succeeded(&mut self) -> Option<u32> {
-        self.successes += 1;
-        if self.successes < SUCCESSES_PER_STEP || self.limit == self.limit_max {
-            return None;
-        }
-        self.successes = 0;
-        self.limit += 1;
-        Some(self.limit)
-    }
-
-    /// The new limit, if it has changed.
-    fn refused(&mut self, generation: u64) -> Option<u32> {
-        self.successes = 0;
-        if generation != self.generation || self.limit == 1 {
-            return None;
-        }
-        self.generation += 1;
-        self.limit /= 2;
-        Some(self.limit)
-    }
-}
-
 /// How long to wait before attempt `attempt` (1 is the first repetition): 0.2 s, doubled each
 /// time, at most 10 s; `jitter` (0 to 1) takes up to half of it away, so that workers that were
 /// refused together do not come back together.
@@ -266,42 +377,31 @@ mod tests {
         assert_eq!(backoff(1000, 0.0), Duration::from_secs(10));
     }
 
-    #[test]
-    fn a_quota_answer_halves_what_may_be_in_flight_and_successes_creep_back() {
-        let mut concurrency = Concurrency::new(8);
-        let generations: Vec<_> = (0..8).map(|_| concurrency.enter()).collect();
-        assert_eq!(generations, [Some(0); 8]);
-        assert_eq!(concurrency.enter(), None);
-        assert_eq!(concurrency.refused(0), Some(4));
-        assert_eq!(concurrency.refused(0), None, "one burst of refusals is one word of SLS's");
-        (0..4).for_each(|_| concurrency.leave());
-        assert_eq!(concurrency.enter(), None, "four are still in flight");
-        concurrency.leave();
-        assert_eq!(concurrency.enter(), Some(1));
-        assert_eq!(concurrency.refused(1), Some(2));
-        assert_eq!(concurrency.refused(2), Some(1));
-        assert_eq!(concurrency.refused(3), None, "one may always go");
-        let steps: Vec<_> = (0..200).filter_map(|_| concurrency.succeeded()).collect();
-        assert_eq!(steps, [2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(concurrency.refused(3), Some(4));
-        (0..SUCCESSES_PER_STEP - 1).for_each(|_| assert_eq!(concurrency.succeeded(), None));
-        assert_eq!(concurrency.refused(0), None);
-        assert_eq!(concurrency.succeeded(), None, "successes are counted in a row");
-    }
-
     #[tokio::test]
-    async fn a_turn_is_waited_for_with_its_reason_shown() {
-        let (pace, progress) = (Pace::new(Rates::default(), 1, 1), Progress::new(Table::Runs, 0));
+    async fn room_is_waited_for_with_its_reason_shown_and_repetitions_come_first() {
+        let (pace, progress) = (Pace::new(Rates::default(), 1, 8), Progress::new(Table::Runs, 0));
+        pace.begin(&[7]);
         let (_stopper, mut shutdown) = channel();
-        let first = pace.turn(&progress, &mut shutdown).await;
+        let first = pace.room(5_000_000, &progress, &mut shutdown).await.unwrap();
+        assert_eq!(first.shard(), Some(7));
         let mut other = shutdown.clone();
-        let second = pace.turn(&progress, &mut other);
+        let second = pace.room(1, &progress, &mut other);
         tokio::pin!(second);
-        assert!((&mut second).now_or_never().is_none());
-        assert_eq!(progress.waiting(), [("SLS's quota: 1 at a time, for now".to_owned(), 1)]);
-        drop(first);
-        assert!(second.await.is_some());
-        assert!(progress.waiting().is_empty());
+        assert!((&mut second).now_or_never().is_none(), "its second is full");
+        assert_eq!(progress.waiting(), [(FULL.to_owned(), 1)]);
+        let quota = Failure {
+            next: NextAction::Later,
+            code: "ShardWriteQuotaExceed".to_owned(),
+            what: String::new(),
+        };
+        first.ended(&Err::<(), _>(quota));
+        let mut other = shutdown.clone();
+        let bound = pace.room_in(7, 1, &progress, &mut other);
+        let first = tokio::select! {
+            turn = bound => turn.map(|_| "bound"),
+            turn = &mut second => turn.map(|_| "new"),
+        };
+        assert_eq!(first, Some("bound"));
     }
 
     #[tokio::test]
@@ -309,7 +409,7 @@ mod tests {
         let one = NonZeroU32::MIN;
         let rates = Rates { kib_per_s: Some(one), ..Rates::default() };
         // Four KiB at once, then one a second.
-        let (pace, progress) = (Pace::new(rates, 4096, 1), Progress::new(Table::Runs, 0));
+        let (pace, progress) = (Pace::new(rates, 4096, 8), Progress::new(Table::Runs, 0));
         let (stopper, mut shutdown) = channel();
         let admit = |raw_bytes| Load { rows: 1, raw_bytes };
         assert!(pace.admit(admit(4096), &progress, &mut shutdown).await.is_some());

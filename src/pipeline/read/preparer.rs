@@ -13,6 +13,7 @@ use crate::dify::eligibility::Bounds;
 use crate::ledger::intent::{NewBatch, Step};
 use crate::ledger::range::Lease;
 use crate::pipeline::guard::budget::{MemoryBudget, TakenMemory, TakenRows};
+use crate::pipeline::guard::pace::Pace;
 use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName, Packed};
 use crate::pipeline::read::scanner::{Rows, Scanned, ScannedWork};
@@ -66,6 +67,8 @@ pub struct PreparerParts {
     /// Knows SLS's clock.
     pub client: Client,
     pub memory: MemoryBudget,
+    /// Asks for sizes of batches, and learns what comes of it.
+    pub pace: Arc<Pace>,
 }
 
 /// The second stage of one worker.
@@ -149,6 +152,10 @@ impl Preparer {
             true => None,
             false => Some(self.pack(assembled, ingest_time).await?),
         };
+        // The last of a range says nothing of the others.
+        if let Some(ready) = ready_batch.as_ref().filter(|_| 2 * rows.bytes > rows.batch_bytes) {
+            self.parts.pace.made(rows.batch_bytes, ready.batch.raw_bytes);
+        }
         // Its rows and its group are not needed any more.
         let kept = ready_batch.as_ref().map_or(0, |ready_batch| ready_batch.packed.body.len());
         Ok(ReadyStep { step, ready_batch, taken, _memory: memory.split_off(kept) })

@@ -89,6 +89,11 @@ impl RangeScan {
         Self { settings, rows, pending: VecDeque::new(), after, is_exhausted: false, watch }
     }
 
+    /// From now on batches are cut before they have more.
+    pub fn set_batch_bytes(&mut self, batch_bytes: u64) {
+        self.settings.limits.batch_bytes = batch_bytes;
+    }
+
     /// The next step, with at most `rows_max` (at least 1) rows to read; `None` at the end.
     pub async fn next(&mut self, rows_max: u64) -> anyhow::Result<Option<Cut>> {
         while !self.is_exhausted

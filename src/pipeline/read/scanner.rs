@@ -14,6 +14,7 @@ use crate::ledger::process::Process;
 use crate::ledger::range::{Lease, RangeKind, Work};
 use crate::pipeline::guard::budget::{RowBudget, TakenRows};
 use crate::pipeline::guard::health_gate::HealthGate;
+use crate::pipeline::guard::pace::Pace;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::watch::Watch;
 use crate::pipeline::read::batching::Sought;
@@ -24,6 +25,9 @@ use crate::source::scope::Scope;
 
 /// How long a worker without work waits before it asks again.
 const IDLE: Duration = Duration::from_millis(100);
+
+/// With more than that to do, batches are made to fit into the shards.
+const MANY_ROWS: u64 = 50_000;
 
 /// What is next in a range.
 pub struct Scanned {
@@ -45,6 +49,8 @@ pub struct Rows {
     pub take: Vec<Sought>,
     /// No more bytes than that come of them, unless they change.
     pub bytes: u64,
+    /// What a batch could have.
+    pub batch_bytes: u64,
     /// To be spent when they are in the ledger.
     pub taken: TakenRows,
 }
@@ -70,6 +76,8 @@ pub struct ScannerParts {
     pub workers: u32,
     pub rows: RowBudget,
     pub health: Arc<HealthGate>,
+    /// Knows which size of batches fills the shards.
+    pub pace: Arc<Pace>,
     pub progress: Arc<Progress>,
     /// Which held rows are tried again when the pass's key space is cut.
     pub holds: HoldsToTry,
@@ -212,12 +220,25 @@ impl Scanner {
         Range { lease, scan }
     }
 
+    /// A few rows go in batches as large as may be.
+    fn batch_bytes(&self) -> u64 {
+        let ScannerParts { pace, progress, scan, .. } = &self.parts;
+        let batch_bytes_max = scan.limits.batch_bytes;
+        let is_much = progress.rows_left().is_some_and(|rows| rows >= MANY_ROWS);
+        match is_much || pace.is_known() {
+            true => pace.batch_bytes(batch_bytes_max),
+            false => batch_bytes_max,
+        }
+    }
+
     async fn plan(&self, range: &mut Range) -> anyhow::Result<Option<ScannedWork>> {
         let ScannerParts { rows, scan, scope, .. } = &self.parts;
         let mut taken = rows.take(u64::from(scan.limits.batch_logs_max));
         if self.shutdown.is_asked() || taken.rows() == 0 {
             return Ok(None);
         }
+        let batch_bytes = self.batch_bytes();
+        range.scan.set_batch_bytes(batch_bytes);
         let Some(cut) = range.scan.next(taken.rows()).await? else {
             return Ok(Some(ScannedWork::End));
         };
@@ -231,6 +252,6 @@ impl Scanner {
             ..Step::of(scope.table)
         };
         let (take, bytes) = (cut.take, cut.take_bytes);
-        Ok(Some(ScannedWork::Rows(Box::new(Rows { step, take, bytes, taken }))))
+        Ok(Some(ScannedWork::Rows(Box::new(Rows { step, take, bytes, batch_bytes, taken }))))
     }
 }

@@ -31,7 +31,7 @@ use crate::pipeline::recover::absence::Look;
 use crate::pipeline::recover::rules::{
     ArrivalDeadline, Guarantees, arrival_deadline, is_due, is_repeatable,
 };
-use crate::pipeline::send::lane_keeper::LaneKeeper;
+use crate::pipeline::send::lane_keeper::{LaneKeeper, Wanted};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::verify::tail_reader::TailReader;
 use crate::record::table::Table;
@@ -138,7 +138,7 @@ impl Resolver {
     /// `shutdown`: the wish to end the run.
     pub fn new(parts: ResolverParts, shutdown: Shutdown) -> anyhow::Result<Self> {
         let ResolverParts { client, ledger, process, table, nth, .. } = &parts;
-        let lane = LaneKeeper::new(client, ledger, process, table.logstore(), *nth);
+        let lane = LaneKeeper::new(client, ledger, process, table.logstore(), Wanted::Nth(*nth));
         Ok(Self {
             assembler: Assembler::new(parts.conversion.clone(), parts.shape.clone())?,
             lane,

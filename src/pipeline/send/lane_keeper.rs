@@ -1,4 +1,4 @@
-//! A worker's lane: a random hash key with numbers from 1, made when first needed, and cursors in
+//! A lane: a random hash key with numbers from 1, made when first needed, and cursors in
 //! front of what goes out on it. A number that was given up stays behind: the next one goes on, and
 //! once it is stored, SLS would refuse the one before.
 
@@ -22,17 +22,29 @@ const CURSORS_LIFE: Duration = Duration::from_secs(10);
 /// How often a worker that waits for a hash key asks again.
 const KEYS_RETRY: Duration = Duration::from_secs(5);
 
-/// Keeps one worker's lane.
+/// Keeps one lane.
 pub struct LaneKeeper {
     client: Client,
     ledger: Ledger,
     process: Process,
     logstore: &'static str,
-    /// Workers spread over the shards by their number.
-    nth: usize,
+    wanted: Wanted,
     lane: Option<Lane>,
+    /// Which shard takes what goes out on it.
+    home: Option<u32>,
+    /// The shards that took writes when cursors were taken.
+    writable: Vec<u32>,
     cursors: BTreeMap<u32, String>,
     cursors_at: Instant,
+}
+
+/// Where a lane is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// In the nth shard, counted round and round.
+    Nth(usize),
+    /// In this shard, if it still takes writes.
+    Shard(u32),
 }
 
 /// What a batch needs of its lane.
@@ -41,26 +53,30 @@ pub struct LaneSlot {
     pub lane_id: i64,
     pub hash_key: String,
     pub number: u64,
+    /// The shard that takes its hash key; `None`: none did.
+    pub shard: Option<u32>,
     /// Shard → a cursor that no log of the batch can precede.
     pub cursors: BTreeMap<u32, String>,
 }
 
 impl LaneKeeper {
-    /// For the `nth` worker of `process` on `logstore`.
+    /// For a lane of `process` on `logstore`.
     pub fn new(
         client: &Client,
         ledger: &Ledger,
         process: &Process,
         logstore: &'static str,
-        nth: usize,
+        wanted: Wanted,
     ) -> Self {
         Self {
             client: client.clone(),
             ledger: ledger.clone(),
             process: process.clone(),
             logstore,
-            nth,
+            wanted,
             lane: None,
+            home: None,
+            writable: Vec::new(),
             cursors: BTreeMap::new(),
             cursors_at: Instant::now(),
         }
@@ -78,12 +94,16 @@ impl LaneKeeper {
         };
         if self.cursors.is_empty() || self.cursors_at.elapsed() > CURSORS_LIFE {
             self.cursors_at = Instant::now();
-            self.cursors = self.find_cursors(&lane.hash_key).await?;
+            let shards = self.shards().await?;
+            self.home = home(&lane.hash_key, &shards);
+            self.writable = writable(&shards);
+            self.cursors = self.find_cursors(&lane.hash_key, &shards).await?;
         }
         let slot = LaneSlot {
             lane_id: lane.id,
             hash_key: lane.hash_key.clone(),
             number: lane.last_number + 1,
+            shard: self.home,
             cursors: self.cursors.clone(),
         };
         self.lane = Some(lane);
@@ -102,21 +122,22 @@ impl LaneKeeper {
         self.cursors.clear();
     }
 
+    /// The shards that took writes when cursors were taken last.
+    pub fn writable(&self) -> &[u32] {
+        &self.writable
+    }
+
+    /// Opens the lane; says whether it did: not when too many were opened lately.
+    pub async fn try_open(&mut self) -> anyhow::Result<bool> {
+        self.lane = self.open().await?;
+        Ok(self.lane.is_some())
+    }
+
     /// Opens a lane; waits where too many were opened lately. `None`: somebody has asked to stop.
     async fn open_lane(&self, shutdown: &mut Shutdown) -> anyhow::Result<Option<Lane>> {
         let mut is_told = false;
         while !shutdown.is_asked() {
-            let shards: Vec<Shard> =
-                self.shards().await?.into_iter().filter(Shard::is_writable).collect();
-            anyhow::ensure!(
-                !shards.is_empty(),
-                "logstore {} has no shard that takes writes",
-                self.logstore
-            );
-            let shard = &shards[self.nth % shards.len()];
-            let key = random_key(shard)
-                .with_context(|| format!("read the key range of shard {}", shard.id))?;
-            let lane = self.ledger.open_lane(&self.process, self.logstore, &key).await?;
+            let lane = self.open().await?;
             if lane.is_some() {
                 return Ok(lane);
             }
@@ -132,9 +153,30 @@ impl LaneKeeper {
         Ok(None)
     }
 
-    async fn find_cursors(&self, hash_key: &str) -> anyhow::Result<BTreeMap<u32, String>> {
+    async fn open(&self) -> anyhow::Result<Option<Lane>> {
+        let mut shards = self.shards().await?;
+        shards.retain(Shard::is_writable);
+        anyhow::ensure!(
+            !shards.is_empty(),
+            "logstore {} has no shard that takes writes",
+            self.logstore
+        );
+        let shard = match self.wanted {
+            Wanted::Nth(nth) => &shards[nth % shards.len()],
+            Wanted::Shard(id) => shards.iter().find(|shard| shard.id == id).unwrap_or(&shards[0]),
+        };
+        let key = random_key(shard)
+            .with_context(|| format!("read the key range of shard {}", shard.id))?;
+        self.ledger.open_lane(&self.process, self.logstore, &key).await
+    }
+
+    async fn find_cursors(
+        &self,
+        hash_key: &str,
+        shards: &[Shard],
+    ) -> anyhow::Result<BTreeMap<u32, String>> {
         let mut cursors = BTreeMap::new();
-        for shard in self.shards().await?.iter().filter(|shard| owns(shard, hash_key)) {
+        for shard in shards.iter().filter(|shard| owns(shard, hash_key)) {
             let cursor = with_retries(|| self.client.cursor(self.logstore, shard.id, "end"))
                 .await
                 .with_context(|| format!("find the end of shard {}", shard.id))?;
@@ -150,12 +192,22 @@ impl LaneKeeper {
     }
 }
 
+/// The shards that take writes.
+pub fn writable(shards: &[Shard]) -> Vec<u32> {
+    shards.iter().filter(|shard| shard.is_writable()).map(|shard| shard.id).collect()
+}
+
+/// The shard that takes writes for `hash_key`.
+pub fn home(hash_key: &str, shards: &[Shard]) -> Option<u32> {
+    let home = shards.iter().find(|shard| shard.is_writable() && owns(shard, hash_key));
+    home.map(|shard| shard.id)
+}
+
 /// Whether the shard that now takes writes for `hash_key` did so when `cursors` were taken. If not,
 /// it was split or merged, and the new one may not know the numbers of the old.
 pub fn is_at_home(hash_key: &str, cursors: &BTreeMap<u32, String>, shards: &[Shard]) -> bool {
     // Read-only shards take no writes ever again, so a writable one of then was writable then.
-    let home = shards.iter().find(|shard| shard.is_writable() && owns(shard, hash_key));
-    home.is_some_and(|shard| cursors.contains_key(&shard.id))
+    home(hash_key, shards).is_some_and(|shard| cursors.contains_key(&shard))
 }
 
 /// The shards in which a batch with this key may be, if those of `sent_to` owned the key when it was

@@ -9,7 +9,7 @@ use crate::ledger::Ledger;
 use crate::ledger::acknowledge::Acknowledgement;
 use crate::ledger::in_doubt::AttemptReport;
 use crate::ledger::process::Process;
-use crate::pipeline::guard::pace::{Pace, backoff};
+use crate::pipeline::guard::pace::{Pace, Turn, backoff};
 use crate::pipeline::guard::signing_lease::SigningLease;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::watch::Watch;
@@ -97,11 +97,13 @@ pub enum Reaction {
 }
 
 impl Sender<'_> {
-    /// Sends the batch. After an unknown answer the same number goes out again where SLS is proven
-    /// to store a number once; elsewhere the batch is given up. Fails when no repetition can help.
+    /// Sends the batch; `first` is the right to the first attempt, if there is one already. After an
+    /// unknown answer the same number goes out again where SLS is proven to store a number once;
+    /// elsewhere the batch is given up. Fails when no repetition can help.
     pub async fn send(
         &self,
         intended: &IntendedBatch<'_>,
+        mut first: Option<Turn<'_>>,
         shutdown: &mut Shutdown,
     ) -> anyhow::Result<SendOutcome> {
         let mut signed_at = intended.signed_at;
@@ -115,7 +117,11 @@ impl Sender<'_> {
             {
                 return self.give_up(intended, &report, flow).await;
             }
-            let Some(turn) = self.pace.turn(self.progress, shutdown).await else {
+            let turn = match first.take() {
+                Some(turn) => Some(turn),
+                None => self.turn(intended, shutdown).await,
+            };
+            let Some(turn) = turn else {
                 return self.give_up(intended, &report, ControlFlow::Break(())).await;
             };
             // A repeated number keeps its date: so no request of it lives longer than the number is
@@ -167,11 +173,28 @@ impl Sender<'_> {
                     return Err(refused(intended, &failure));
                 }
             }
+            // The pace knows when there is room again.
+            if failure.next == NextAction::Later {
+                continue;
+            }
             let _shown = self.progress.wait(reason(&failure));
             let pause = tokio::time::sleep(backoff(attempt, rand::random()));
             if shutdown.or(pause).await.is_none() {
                 return self.give_up(intended, &report, ControlFlow::Break(())).await;
             }
+        }
+    }
+
+    /// The right to one more attempt, in the shard that its hash key is for.
+    async fn turn(
+        &self,
+        intended: &IntendedBatch<'_>,
+        shutdown: &mut Shutdown,
+    ) -> Option<Turn<'_>> {
+        let bytes = intended.packed.raw_size as u64;
+        match intended.slot.shard {
+            Some(shard) => self.pace.room_in(shard, bytes, self.progress, shutdown).await,
+            None => self.pace.room(bytes, self.progress, shutdown).await,
         }
     }
 

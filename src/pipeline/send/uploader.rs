@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Context as _;
 
-use crate::ledger::Ledger;
 use crate::ledger::acknowledge::Acknowledgement;
 use crate::ledger::intent::{Sending, Step};
+use crate::ledger::live_rows::RowsTaken;
 use crate::ledger::process::Process;
 use crate::ledger::range::{Lease, RangeKind};
+use crate::ledger::{LeaseLost, Ledger};
 use crate::pipeline::guard::budget::TakenRows;
 use crate::pipeline::guard::pace::{Load, Pace};
 use crate::pipeline::guard::signing_lease::SigningLease;
@@ -21,7 +22,7 @@ use crate::pipeline::read::preparer::{Prepared, ReadyBatch, ReadyStep, ReadyWork
 use crate::pipeline::read::recount::Recount;
 use crate::pipeline::recover::rules::Guarantees;
 use crate::pipeline::send::canary::{Canaries, Clearance, Sent};
-use crate::pipeline::send::lane_keeper::LaneKeeper;
+use crate::pipeline::send::lanes::{Lanes, TakenLane};
 use crate::pipeline::send::sender::{IntendedBatch, SendOutcome, Sender};
 use crate::pipeline::shutdown::Shutdown;
 use crate::record::table::Table;
@@ -48,6 +49,7 @@ pub struct UploaderParts {
     pub signing_lease: Arc<SigningLease>,
     pub guarantees: Guarantees,
     pub pace: Arc<Pace>,
+    pub lanes: Arc<Lanes>,
     /// `None`: nothing is checked, canaries neither.
     pub canaries: Option<Arc<Canaries>>,
     /// Counts each range when it is done; `None`: nothing is checked.
@@ -60,18 +62,15 @@ pub struct Uploader {
     parts: UploaderParts,
     shutdown: Shutdown,
     watch: Arc<Watch>,
-    lane: LaneKeeper,
     /// What SLS has stored, unknown to the ledger yet: it goes with the next step, which saves
     /// a transaction a batch. Lost with a crash, it is found out again.
     stored: Vec<Acknowledgement>,
 }
 
 impl Uploader {
-    /// For the `nth` worker; workers spread over the shards by their number.
-    pub fn new(parts: UploaderParts, shutdown: Shutdown, watch: Arc<Watch>, nth: usize) -> Self {
-        let UploaderParts { client, ledger, process, table, .. } = &parts;
-        let lane = LaneKeeper::new(client, ledger, process, table.logstore(), nth);
-        Self { parts, shutdown, watch, lane, stored: Vec::new() }
+    /// For one worker.
+    pub fn new(parts: UploaderParts, shutdown: Shutdown, watch: Arc<Watch>) -> Self {
+        Self { parts, shutdown, watch, stored: Vec::new() }
     }
 
     /// Tells the ledger what is stored.
@@ -142,23 +141,30 @@ impl Uploader {
         if parts.pace.admit(load, progress, &mut self.shutdown).await.is_none() {
             return Ok(Progressed::Halted);
         }
-        let Some(slot) = self.lane.next_slot(&mut self.shutdown).await? else {
-            return Ok(Progressed::Halted);
-        };
+        let bytes = batch.raw_bytes;
+        let lane = parts.lanes.take(&parts.pace, bytes, progress, &mut self.shutdown).await?;
+        let Some(mut lane) = lane else { return Ok(Progressed::Halted) };
         let date = parts.signing_lease.sign_date(&parts.client, progress, &mut self.shutdown);
         let Some(signed_at) = date.await else { return Ok(Progressed::Halted) };
         batch.sending = Some(Sending {
             owner: parts.process.id,
-            lane_id: slot.lane_id,
-            number: slot.number,
+            lane_id: lane.slot.lane_id,
+            number: lane.slot.number,
             // The group was packed as such.
             nth: 1,
             signed_at,
-            cursors: slot.cursors.clone(),
+            cursors: lane.slot.cursors.clone(),
         });
         step.batch = Some(batch);
-        self.record(lease, &mut step, taken).await?;
-        self.lane.used(&slot);
+        if let Err(error) = self.record(lease, &mut step, taken).await {
+            // Nothing was recorded, so its number is free.
+            if error.is::<RowsTaken>() || error.is::<LeaseLost>() {
+                parts.lanes.give_back(lane.keeper, &lane.slot, false);
+            }
+            return Err(error);
+        }
+        lane.used();
+        let TakenLane { slot, turn, keeper } = lane;
         let batch = step.batch.as_ref().context("a step keeps its batch")?;
 
         let sender = Sender {
@@ -179,7 +185,7 @@ impl Uploader {
             unknown_since: None,
             packed: &packed,
         };
-        let mut outcome = sender.send(&intended, &mut self.shutdown).await;
+        let mut outcome = sender.send(&intended, Some(turn), &mut self.shutdown).await;
         if let Ok(SendOutcome::Stored(request_id)) = &outcome {
             let (batch_id, request_id) = (batch.id, request_id.clone());
             self.stored.push(Acknowledgement { batch_id, request_id });
@@ -190,10 +196,12 @@ impl Uploader {
             let sent = Sent { batch_id: batch.id, span, rows, digest, cursors };
             outcome = canaries.after(clearance, outcome, &sent, progress, &mut self.shutdown).await;
         }
-        match outcome? {
+        let outcome = outcome?;
+        let is_moved = matches!(outcome, SendOutcome::GivenUp(_));
+        parts.lanes.give_back(keeper, &slot, is_moved);
+        match outcome {
             SendOutcome::Stored(_) | SendOutcome::Found => {}
             SendOutcome::GivenUp(flow) => {
-                self.lane.forget_cursors();
                 return Ok(match flow {
                     ControlFlow::Continue(()) => Progressed::Done,
                     ControlFlow::Break(()) => Progressed::Halted,

@@ -9,17 +9,41 @@ use crate::harness::fixture::Fixture;
 use crate::harness::simulator::Simulator;
 use crate::harness::{DEADLINE, at_once, poll};
 
-#[test]
-fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
-    let case = Case {
+/// The first batch is stored without an answer, and its second half shows after nine seconds: it is
+/// looked for after seven.
+fn halved() -> Case {
+    Case {
         switches: json!({"split_groups_ms": 9000}),
         faults: vec![fault("put", 1, 1, json!("cut_after"))],
         ..Case::of(Unproven)
-    };
-    let fixture = case.fixture();
+    }
+}
+
+/// All batches go to one shard.
+fn in_one_shard() -> Fixture {
+    let fixture = Fixture { database: Database::of_shape("dify-1.12"), sls: Simulator::start() };
+    fixture.tool("init --shards 1").run().exits(0);
+    fixture
+}
+
+#[test]
+fn a_half_that_appears_after_it_was_looked_for_is_told_and_found_later() {
+    // The last row is a batch of its own behind that half, whose reading back keeps the run at work
+    // until the half is there.
+    let fixture = halved().world_of(in_one_shard());
     let run = format!("{SHORT} --tables workflow_runs --max-rows 30");
     let outcome = fixture.tool(&run).run().exits(75);
     outcome.tells("nothing of it is sent again").tells("1 found in SLS, 0 sent again");
+    fixture.sls.switch(&json!({"split_groups_ms": null}));
+    ends_well(&fixture);
+}
+
+#[test]
+fn a_half_that_appears_after_the_end_of_a_run_is_told_and_found_by_the_next_one() {
+    let fixture = halved().fixture();
+    let run = format!("{SHORT} --tables workflow_runs --max-rows 20");
+    let outcome = fixture.tool(&run).run().exits(4);
+    outcome.tells("nothing of it is sent again").tells("1 still in doubt");
     fixture.sls.switch(&json!({"split_groups_ms": null}));
     ends_well(&fixture);
 }
@@ -93,8 +117,7 @@ fn who_waits_for_readers_that_lag_says_so_and_ends_with_75() {
 
 #[test]
 fn a_batch_that_sls_has_lost_does_not_keep_others_in_doubt() {
-    let fixture = Fixture { database: Database::of_shape("dify-1.12"), sls: Simulator::start() };
-    fixture.tool("init --shards 1").run().exits(0);
+    let fixture = in_one_shard();
     fixture.fill(200, 20);
     fixture.set_proven(false);
     fixture.sls.switch(&json!({"signature_life_s": 3}));

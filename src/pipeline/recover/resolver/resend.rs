@@ -17,7 +17,7 @@ use crate::pipeline::read::batching::{Candidate, Cut, Sought, cut, fate};
 use crate::pipeline::recover::resolver::{Resend, Resolver, ResolverParts};
 use crate::pipeline::recover::rules::is_suspect;
 use crate::pipeline::retry::with_retries;
-use crate::pipeline::send::lane_keeper::{LaneSlot, is_at_home};
+use crate::pipeline::send::lane_keeper::{LaneSlot, home, is_at_home};
 use crate::pipeline::send::sender::{IntendedBatch, SendOutcome, Sender};
 use crate::record::hold::HoldReason;
 use crate::source::page::Head;
@@ -146,7 +146,7 @@ impl Resolver {
             let (row, tries) = (batch.row_ids[0], batch.report.unknowns);
             tracing::warn!("row {row} alone: SLS has not answered {tries} attempts to store it");
         }
-        match sender.send(&intended, &mut self.shutdown).await? {
+        match sender.send(&intended, None, &mut self.shutdown).await? {
             SendOutcome::Stored(request_id) => {
                 sender.acknowledge(batch.id, request_id).await?;
                 self.resolved.sent += 1;
@@ -212,7 +212,9 @@ impl Resolver {
             return Ok(None);
         }
         let (hash_key, cursors) = (sent.hash_key.clone(), sent.cursors.clone());
-        let slot = LaneSlot { lane_id: sent.lane_id, hash_key, number: sent.number, cursors };
+        let shard = home(&hash_key, &shards);
+        let slot =
+            LaneSlot { lane_id: sent.lane_id, hash_key, number: sent.number, shard, cursors };
         Ok(Some((slot, sent.signed_at)))
     }
 
