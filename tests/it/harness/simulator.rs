@@ -2,12 +2,13 @@
 
 #![allow(dead_code, reason = "the tests that use it come with the subcommand `simulate`")]
 
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
 use crate::harness::tool::{Running, Tool};
-use crate::harness::{DEADLINE, http, signed};
+use crate::harness::{DEADLINE, http, poll, signed};
 
 pub(crate) const PROJECT: &str = "dify-logs";
 pub(crate) const ACCESS_KEY_ID: &str = "simulator";
@@ -44,6 +45,8 @@ impl Simulator {
 
     /// On that port; 0 is a free one.
     pub(crate) fn start_on(port: u16, arguments: &[&str]) -> Self {
+        // Any connection of another test may have it for its own end, for as long as it lasts.
+        poll("the port to be free", DEADLINE, || TcpListener::bind(("127.0.0.1", port)).ok());
         let mut tool = Tool::new(["simulate", "--listen", &format!("127.0.0.1:{port}")])
             .env("ALIYUN_SLS_ACCESS_KEY_ID", ACCESS_KEY_ID)
             .env("ALIYUN_SLS_ACCESS_KEY_SECRET", ACCESS_KEY_SECRET);
