@@ -44,7 +44,7 @@ use sqlx::{PgPool, Row as _};
 use uuid::Uuid;
 
 use crate::error_text::error_text;
-use crate::ledger::migrate::migrate;
+use crate::ledger::migrate::{Schema, migrate, schema};
 use crate::pg::identity::timeline;
 use crate::pg::pool::{PoolSize, connect};
 use crate::pg::{self, Address, Tx};
@@ -86,36 +86,8 @@ impl Ledger {
         size: PoolSize,
         allow_fsync_off: bool,
     ) -> anyhow::Result<Self> {
-        let pool = connect(address, size).await.map_err(|error| {
-            let hint = error.hint(address);
-            let error = anyhow::Error::from(error);
-            let error = error.context(format!("connect to the ledger at {address}"));
-            hinted(
-                &error,
-                &format!(
-                    "{hint}; the ledger is where --ledger-url says, else beside Dify's tables"
-                ),
-            )
-        })?;
-        let begin = format!("BEGIN; {}", pg::OWN_NAMES_ONLY);
-        let tx = pool.begin_with(sqlx::AssertSqlSafe(begin)).await;
-        let mut tx = tx.context("begin a transaction in the ledger")?;
-        let server = pg::statement(
-            "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica",
-        )
-        .fetch_one(&mut *tx)
-        .await?;
-        anyhow::ensure!(
-            !server.try_get::<bool, _>("replica")?,
-            "the ledger's Postgres at {address} is a replica, which takes no writes\n\
-             hint: keep the ledger on the primary, or elsewhere: --ledger-url"
-        );
-        anyhow::ensure!(
-            server.try_get::<bool, _>("fsync")? || allow_fsync_off,
-            "the ledger's Postgres runs with fsync = off, so a crash could lose what was sent\n\
-             hint: set fsync = on, or keep the ledger elsewhere with --ledger-url"
-        );
-        let migrated = migrate(&mut tx).await.context("make the schema sls_backfill");
+        let mut opening = Opening::begin(address, size, allow_fsync_off).await?;
+        let migrated = migrate(&mut opening.tx).await.context("make the schema sls_backfill");
         migrated.map_err(|error| match lacks_a_right(&error) {
             true => hinted(
                 &error,
@@ -127,19 +99,37 @@ impl Ledger {
             ),
             false => error,
         })?;
-        let row = pg::statement(
+        pg::statement(
             "INSERT INTO sls_backfill.ledger (id, seal_key) VALUES ($1, $2) \
-             ON CONFLICT (singleton) DO UPDATE SET singleton = true RETURNING id, seal_key",
+             ON CONFLICT (singleton) DO NOTHING",
         )
         .bind(Uuid::new_v4())
         .bind(rand::random::<[u8; 32]>().to_vec())
-        .fetch_one(&mut *tx)
+        .execute(&mut *opening.tx)
         .await?;
-        let (id, key): (_, &[u8]) = (row.try_get("id")?, row.try_get("seal_key")?);
-        let key = key.try_into().context("the key of the ledger's seal has 32 bytes")?;
-        let timeline = timeline(&mut tx).await?;
-        tx.commit().await.context("make the schema sls_backfill")?;
-        Ok(Self { pool, id, timeline, seal: Seal::new(id, key) })
+        opening.end().await
+    }
+
+    /// As [`Ledger::open`], but for those who ask what was done: refuses to make a ledger where there
+    /// is none, and to upgrade one.
+    pub async fn open_existing(
+        address: &Address,
+        size: PoolSize,
+        allow_fsync_off: bool,
+    ) -> anyhow::Result<Self> {
+        let mut opening = Opening::begin(address, size, allow_fsync_off).await?;
+        match schema(&mut opening.tx).await? {
+            Schema::Current => opening.end().await,
+            Schema::Older => anyhow::bail!(
+                "an older version of this program has made the ledger at {address}\n\
+                 nothing was done\nhint: `dify-sls-backfill init` upgrades it, and changes no row"
+            ),
+            Schema::Absent => anyhow::bail!(
+                "there is no ledger at {address}, so nothing is known to be in SLS\n\
+                 nothing was done\nhint: `dify-sls-backfill run` migrates first; --ledger-url says \
+                 where its ledger is"
+            ),
+        }
     }
 
     /// A transaction whose commit is on disk when it is answered.
@@ -188,6 +178,65 @@ impl Ledger {
             .begin_with(sqlx::AssertSqlSafe(begin))
             .await
             .context("begin a transaction in the ledger")
+    }
+}
+
+/// A connection whose first transaction finds out what it is connected to.
+struct Opening {
+    pool: PgPool,
+    tx: Tx,
+}
+
+impl Opening {
+    /// Refuses a replica, and a server with `fsync = off` unless that is allowed.
+    async fn begin(
+        address: &Address,
+        size: PoolSize,
+        allow_fsync_off: bool,
+    ) -> anyhow::Result<Self> {
+        let pool = connect(address, size).await.map_err(|error| {
+            let hint = error.hint(address);
+            let error = anyhow::Error::from(error);
+            let error = error.context(format!("connect to the ledger at {address}"));
+            hinted(
+                &error,
+                &format!(
+                    "{hint}; the ledger is where --ledger-url says, else beside Dify's tables"
+                ),
+            )
+        })?;
+        let begin = format!("BEGIN; {}", pg::OWN_NAMES_ONLY);
+        let tx = pool.begin_with(sqlx::AssertSqlSafe(begin)).await;
+        let mut tx = tx.context("begin a transaction in the ledger")?;
+        let server = pg::statement(
+            "SELECT current_setting('fsync') = 'on' AS fsync, pg_is_in_recovery() AS replica",
+        )
+        .fetch_one(&mut *tx)
+        .await?;
+        anyhow::ensure!(
+            !server.try_get::<bool, _>("replica")?,
+            "the ledger's Postgres at {address} is a replica, which takes no writes\n\
+             hint: keep the ledger on the primary, or elsewhere: --ledger-url"
+        );
+        anyhow::ensure!(
+            server.try_get::<bool, _>("fsync")? || allow_fsync_off,
+            "the ledger's Postgres runs with fsync = off, so a crash could lose what was sent\n\
+             hint: set fsync = on, or keep the ledger elsewhere with --ledger-url"
+        );
+        Ok(Self { pool, tx })
+    }
+
+    /// Reads who the ledger is, and commits what was made.
+    async fn end(mut self) -> anyhow::Result<Ledger> {
+        let row = pg::statement("SELECT id, seal_key FROM sls_backfill.ledger")
+            .fetch_one(&mut *self.tx)
+            .await
+            .context("read who the ledger is")?;
+        let (id, key): (_, &[u8]) = (row.try_get("id")?, row.try_get("seal_key")?);
+        let key = key.try_into().context("the key of the ledger's seal has 32 bytes")?;
+        let timeline = timeline(&mut self.tx).await?;
+        self.tx.commit().await.context("open the ledger")?;
+        Ok(Ledger { pool: self.pool, id, timeline, seal: Seal::new(id, key) })
     }
 }
 

@@ -86,7 +86,8 @@ async fn ledger(run: &RunSettings) -> Result<Option<Ledger>, Ended> {
     if found.standing.is_none() {
         return Ok(None);
     }
-    let ledger = Ledger::open(&run.postgres.ledger, PoolSize::few(1), run.allow_fsync_off).await;
+    let ledger =
+        Ledger::open_existing(&run.postgres.ledger, PoolSize::few(1), run.allow_fsync_off).await;
     Ok(Some(ledger.or_exit(Exit::Preflight)?))
 }
 

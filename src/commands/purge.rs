@@ -15,7 +15,6 @@ use crate::commands::purge::plan::TablePlan;
 use crate::commands::purge::settings::PurgeSettings;
 use crate::commands::setup;
 use crate::ledger::Ledger;
-use crate::ledger::inspection::inspect;
 use crate::ledger::purge::PurgeWindow;
 use crate::pg::pool::PoolSize;
 use crate::pipeline::progress::screen::Screen;
@@ -74,15 +73,7 @@ pub async fn purge(
 /// The ledger; fails if there is none, or if it does not know what SLS holds.
 async fn open_ledger(settings: &PurgeSettings) -> Result<Ledger, Ended> {
     let address = &settings.postgres.ledger;
-    let inspection = inspect(address).await.or_exit(Exit::Preflight)?;
-    if inspection.standing.is_none() {
-        let error = anyhow::anyhow!(
-            "there is no ledger at {address}, so nothing is known to be in SLS\nnothing was done\n\
-             hint: `dify-sls-backfill run` migrates first; --ledger-url says where its ledger is"
-        );
-        return Err(Ended { exit: Exit::Preflight, error });
-    }
-    let ledger = Ledger::open(address, PoolSize::few(3), settings.allow_fsync_off)
+    let ledger = Ledger::open_existing(address, PoolSize::few(3), settings.allow_fsync_off)
         .await
         .or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;

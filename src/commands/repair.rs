@@ -47,10 +47,13 @@ const FRESH: Duration = Duration::from_secs(24 * 3600);
 pub async fn run(settings: &RepairSettings) -> Result<Exit, Ended> {
     let source = setup::source(&settings.postgres, PoolSize::few(2)).await?;
     let client = setup::client(&settings.sls)?;
-    let ledger =
-        Ledger::open(&settings.postgres.ledger, PoolSize::few(2), settings.allow_fsync_off)
-            .await
-            .or_exit(Exit::Preflight)?;
+    let ledger = Ledger::open_existing(
+        &settings.postgres.ledger,
+        PoolSize::few(2),
+        settings.allow_fsync_off,
+    )
+    .await
+    .or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
     let mut logstores = Vec::new();
     for table in &settings.tables {

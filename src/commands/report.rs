@@ -33,8 +33,12 @@ pub struct ReportSettings {
 
 /// Prints the report, and writes its page.
 pub async fn report(settings: &ReportSettings) -> Result<Exit, Ended> {
-    let ledger =
-        Ledger::open(&settings.postgres.ledger, PoolSize::few(1), settings.allow_fsync_off).await;
+    let ledger = Ledger::open_existing(
+        &settings.postgres.ledger,
+        PoolSize::few(1),
+        settings.allow_fsync_off,
+    )
+    .await;
     let ledger = ledger.or_exit(Exit::Preflight)?;
     let (mut tables, mut accounts) = (Map::new(), Vec::new());
     for table in &settings.tables {

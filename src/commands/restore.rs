@@ -61,8 +61,12 @@ pub async fn restore(settings: &RestoreSettings, shutdown: Shutdown) -> Result<E
     let client = setup::client(&settings.sls)?;
     let logstores =
         setup::check_logstores(&client, &settings.sls.project, &settings.tables).await?;
-    let ledger =
-        Ledger::open(&settings.postgres.ledger, PoolSize::few(3), settings.allow_fsync_off).await;
+    let ledger = Ledger::open_existing(
+        &settings.postgres.ledger,
+        PoolSize::few(3),
+        settings.allow_fsync_off,
+    )
+    .await;
     let ledger = ledger.or_exit(Exit::Preflight)?;
     ledger.check_stop().await?;
     setup::bind(&ledger, &settings.sls, &logstores).await?;

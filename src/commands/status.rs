@@ -31,10 +31,13 @@ pub struct StatusSettings {
 
 /// Prints the account of each table.
 pub async fn status(settings: &StatusSettings) -> Result<Exit, Ended> {
-    let ledger =
-        Ledger::open(&settings.postgres.ledger, PoolSize::few(1), settings.allow_fsync_off)
-            .await
-            .or_exit(Exit::Preflight)?;
+    let ledger = Ledger::open_existing(
+        &settings.postgres.ledger,
+        PoolSize::few(1),
+        settings.allow_fsync_off,
+    )
+    .await
+    .or_exit(Exit::Preflight)?;
     let mut accounts = Vec::new();
     for table in &settings.tables {
         accounts.push((*table, ledger.account(*table).await.context("read the ledger")?));

@@ -130,7 +130,8 @@ pub async fn run(
     let client = setup::client(&settings.sls)?;
     let logstores = check_logstores(settings, &client).await?;
     let ledger =
-        Ledger::open(&settings.postgres.ledger, pools.ledger, settings.allow_fsync_off).await;
+        Ledger::open_existing(&settings.postgres.ledger, pools.ledger, settings.allow_fsync_off)
+            .await;
     let ledger = ledger.or_exit(Exit::Preflight)?;
     setup::bind(&ledger, &settings.sls, &logstores).await?;
     let mut verify = Verify { settings, screen, source, ledger, client, shutdown };

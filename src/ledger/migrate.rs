@@ -18,6 +18,28 @@ static MIGRATIONS: Migrator = sqlx::migrate!("./migrations");
 /// Any number that no other tool is likely to take for its own advisory locks.
 const MIGRATION_LOCK: i64 = 0x5153_1DBA_CF11;
 
+/// What is there of the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::ledger) enum Schema {
+    Absent,
+    /// It lacks a migration of this program.
+    Older,
+    Current,
+}
+
+/// Looks what is there of the schema; writes nothing.
+///
+/// Fails when another version of this program has been at work here that is not just older.
+pub(in crate::ledger) async fn schema(tx: &mut Tx) -> anyhow::Result<Schema> {
+    let there =
+        pg::statement("SELECT to_regclass('sls_backfill._sqlx_migrations') IS NOT NULL AS book");
+    if !there.fetch_one(&mut **tx).await?.try_get::<bool, _>("book")? {
+        return Ok(Schema::Absent);
+    }
+    let missing = missing(tx).await?;
+    Ok(if missing.is_empty() { Schema::Current } else { Schema::Older })
+}
+
 /// Makes or upgrades the schema inside `tx`, one process at a time; all of it or nothing.
 ///
 /// Fails when a newer version of this program has been at work here.
@@ -27,10 +49,21 @@ pub(in crate::ledger) async fn migrate(tx: &mut Tx) -> anyhow::Result<()> {
         .execute(&mut **tx)
         .await?;
     make_book(tx).await?;
+    for migration in missing(tx).await? {
+        apply(tx, migration).await?;
+    }
+    Ok(())
+}
+
+/// The migrations that were not applied yet.
+///
+/// Fails when a newer version of this program, or another, has been at work here.
+async fn missing(tx: &mut Tx) -> anyhow::Result<Vec<&'static Migration>> {
     let mut applied = applied(tx).await?;
+    let mut missing = Vec::new();
     for migration in MIGRATIONS.iter() {
         match applied.remove(&migration.version) {
-            None => apply(tx, migration).await?,
+            None => missing.push(migration),
             Some(checksum) => anyhow::ensure!(
                 checksum == *migration.checksum,
                 "its migration {} is not the one of this program",
@@ -42,7 +75,7 @@ pub(in crate::ledger) async fn migrate(tx: &mut Tx) -> anyhow::Result<()> {
         applied.is_empty(),
         "a newer version of this program has upgraded it\nhint: use that version"
     );
-    Ok(())
+    Ok(missing)
 }
 
 /// Looks before it makes: `IF NOT EXISTS` asks for the right to make even what is there.

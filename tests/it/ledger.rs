@@ -57,3 +57,39 @@ fn every_table_and_column_of_the_ledger_is_explained() {
     );
     assert_eq!(fixture.database.psql(UNEXPLAINED), "batch.x\nids\ny");
 }
+
+/// What asks what was done, and never makes a ledger.
+const QUESTIONS: [&str; 8] = [
+    "status",
+    "report",
+    "verify --level counts",
+    "verify --level content",
+    "verify --level parity",
+    "repair",
+    "purge --older-than 0h",
+    "restore --since 2000-01-01",
+];
+
+#[test]
+fn a_question_makes_no_ledger_and_upgrades_none() {
+    let fixture = Fixture::new("dify-1.12");
+    fixture.database.psql("DELETE FROM sls_backfill._sqlx_migrations");
+    for question in QUESTIONS {
+        let outcome = fixture.tool(question).run().exits(3);
+        outcome.tells("an older version of this program").tells("hint: `dify-sls-backfill init`");
+    }
+    let migrations = "SELECT count(*) FROM sls_backfill._sqlx_migrations";
+    assert_eq!(fixture.database.psql(migrations).trim(), "0");
+    fixture.database.psql("DROP SCHEMA sls_backfill CASCADE");
+    for question in QUESTIONS {
+        let outcome = fixture.tool(question).run().exits(3);
+        outcome
+            .tells("there is no ledger at")
+            .tells("hint: `dify-sls-backfill run` migrates first");
+    }
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'sls_backfill'";
+    assert_eq!(fixture.database.psql(schemas).trim(), "0");
+    // A plan needs none.
+    fixture.tool("plan").run().exits(0);
+    assert_eq!(fixture.database.psql(schemas).trim(), "0");
+}

@@ -44,8 +44,8 @@ fn the_ledger_is_made_through_a_pgbouncer_by_many_at_once() {
     let bouncer = Bouncer::start(&cluster, 2);
     for _ in 0..3 {
         let fixture = untouched(&cluster);
-        let status = || fixture.tool("status").env("DB_PORT", bouncer.port.to_string()).spawn();
-        let all = [status(), status(), status(), status()];
+        let init = || fixture.tool("init").env("DB_PORT", bouncer.port.to_string()).spawn();
+        let all = [init(), init(), init(), init()];
         for running in all {
             running.wait().exits(0);
         }

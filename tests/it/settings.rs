@@ -18,7 +18,7 @@ use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 use crate::harness::poll;
 use crate::harness::simulator::Simulator;
-use crate::harness::tool::{Running, Tool};
+use crate::harness::tool::{Outcome, Running, Tool};
 
 /// Fewer rows than any limit, more than one.
 fn small_world() -> Fixture {
@@ -77,6 +77,12 @@ fn an_env_file_is_all_that_is_needed() {
         .tells("password authentication failed");
 }
 
+/// `status` was let in, and has found that nothing was ever sent from there.
+#[track_caller]
+fn connects(status: Outcome) -> Outcome {
+    status.exits(3).tells("there is no ledger at ")
+}
+
 #[test]
 fn any_password_works_from_the_environment_a_url_or_a_file() {
     let fixture = small_world();
@@ -87,25 +93,22 @@ fn any_password_works_from_the_environment_a_url_or_a_file() {
         .database
         .psql(&format!("CREATE ROLE \"{role}\" SUPERUSER LOGIN PASSWORD $pw${password}$pw$"));
     let by_parts = || fixture.tool("status").env("DB_USERNAME", role.as_str());
-    by_parts().env("DB_PASSWORD", password).run().exits(0);
+    connects(by_parts().env("DB_PASSWORD", password).run());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("password");
     fs::write(&file, format!("{password}\n")).unwrap();
-    by_parts().env("DB_PASSWORD", "").env("DB_PASSWORD_FILE", &file).run().exits(0);
+    connects(by_parts().env("DB_PASSWORD", "").env("DB_PASSWORD_FILE", &file).run());
     by_parts().env("DB_PASSWORD_FILE", &file).run().exits(2).tells("both DB_PASSWORD and ");
     let url = fixture.database.url();
     let (_, host) = url.split_once('@').unwrap();
     let url = format!("postgresql://{}:{encoded}@{host}", role.replace('@', "%40"));
-    by_parts().env("DATABASE_URL", &url).run().exits(0);
+    connects(by_parts().env("DATABASE_URL", &url).run());
     fs::write(&file, &url).unwrap();
-    by_parts().env("DATABASE_URL_FILE", &file).run().exits(0);
-    by_parts()
-        .env("SLS_BACKFILL_LEDGER_URL_FILE", &file)
-        .env("DB_USERNAME", "postgres")
-        .run()
-        .exits(0);
+    connects(by_parts().env("DATABASE_URL_FILE", &file).run());
+    let by_file = by_parts().env("SLS_BACKFILL_LEDGER_URL_FILE", &file);
+    connects(by_file.env("DB_USERNAME", "postgres").run());
     // A flag is seen by everybody.
-    let flag = fixture.tool("status").arg("--ledger-url").arg(&url).run().exits(0);
+    let flag = connects(fixture.tool("status").arg("--ledger-url").arg(&url).run());
     flag.tells("everybody on this machine can see the password in --ledger-url");
     fixture.database.psql(&format!("DROP OWNED BY \"{role}\"; DROP ROLE \"{role}\""));
 }
@@ -117,7 +120,7 @@ fn options_reach_the_server_and_a_pgbouncer_takes_none() {
         let extras = format!("options={options}");
         Tool::new(["status"]).envs(database.env()).env("DB_EXTRAS", extras)
     };
-    status("-c%20mine.text=a%5C%20b").run().exits(0);
+    connects(status("-c%20mine.text=a%5C%20b").run());
     let unknown = status("-c%20mine.text=a%5C%20b%20--no-such-setting=1").run().exits(3);
     unknown.tells("unrecognized configuration parameter \"no_such_setting\"");
     let bouncer = Bouncer::start(&Cluster::shared(), 2);
@@ -256,11 +259,11 @@ fn tls_with_postgres_is_as_strict_as_libpq_would_be() {
         &[("PGSSLMODE", "verify-full"), ("SSL_CERT_FILE", ca)],
     ] {
         let (outcome, encrypted) = status(settings);
-        outcome.exits(0);
+        connects(outcome);
         assert!(!encrypted.is_empty() && encrypted.iter().all(|is| *is), "{settings:?}");
     }
     let (outcome, encrypted) = status(&[("PGSSLMODE", "disable")]);
-    outcome.exits(0);
+    connects(outcome);
     assert!(!encrypted.is_empty() && encrypted.iter().all(|is| !*is));
     for settings in [
         &[("PGSSLMODE", "verify-full")][..],
@@ -282,7 +285,7 @@ fn a_name_that_is_not_the_servers_is_refused_by_verify_full_alone() {
         let tool = Tool::new(["status"]).envs(database.env()).env("PGSSLMODE", mode);
         tool.env("PGSSLROOTCERT", certificates.path("ca.crt")).run()
     };
-    status("verify-ca").exits(0);
+    connects(status("verify-ca"));
     status("verify-full").exits(3).tells("not valid for name").tells("hint: check PGSSLMODE");
 }
 
@@ -294,7 +297,7 @@ fn a_server_without_fitting_tls_is_preferred_to_none() {
     for cluster in [old, Cluster::shared()] {
         let database = Database::fresh_in(&cluster).shape("dify-1.12");
         let status = |mode| Tool::new(["status"]).envs(database.env()).env("PGSSLMODE", mode).run();
-        status("prefer").exits(0);
+        connects(status("prefer"));
         status("require").exits(3).tells("hint: check PGSSLMODE");
     }
 }

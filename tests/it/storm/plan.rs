@@ -110,7 +110,7 @@ fn act(dice: &mut Dice, nth: u64, restarts: bool) -> Act {
 fn run(dice: &mut Dice) -> String {
     let mut run = format!(
         "run {SHORT} --batch-kib {} --workers {} --range-rows {}",
-        dice.up_to(16, 96),
+        dice.up_to(64, 128),
         dice.up_to(1, 4),
         dice.up_to(20, 400)
     );

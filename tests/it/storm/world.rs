@@ -77,7 +77,7 @@ impl World {
         outcome
     }
 
-    /// Does what an act says. Its commands may end as they like, but not with a panic.
+    /// Does what an act says. Its commands may end as they like, but not with a panic, nor unread.
     pub(crate) fn act(&mut self, act: &Act) {
         self.note(&format!("act: {:?}", act.commands));
         let spawn = |command: &String| self.fixture.tool(command).deadline(DEADLINE).spawn();
@@ -101,6 +101,10 @@ impl World {
         for outcome in &ended {
             self.tell(outcome);
             assert!(!outcome.stderr.contains("panicked at"), "{outcome}");
+            assert!(
+                outcome.status.code() != Some(2),
+                "the storm cannot say what it wants: {outcome}"
+            );
         }
     }
 
@@ -153,7 +157,12 @@ impl World {
                      WHERE datname = current_database() AND pid <> pg_backend_pid()",
                 );
             }
-            Disturbance::Split => fixture.split_shards(),
+            Disturbance::Split => {
+                // Else the faults that are meant for the tool would meet the storm's own requests.
+                fixture.sls.forget_faults();
+                fixture.sls.release();
+                fixture.split_shards();
+            }
             Disturbance::Fault(fault) => fixture.sls.order(fault),
             Disturbance::RowsChange { one_in } => self.rows_change(*one_in),
             Disturbance::RowsVanish { one_in } => self.rows_vanish(*one_in),
