@@ -22,7 +22,7 @@
 //! both; only those not found there are looked for everywhere.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -90,7 +90,7 @@ pub struct LiveLookParts {
 pub struct LiveLook {
     parts: LiveLookParts,
     queries: Semaphore,
-    unclear: Mutex<InARow>,
+    in_a_row: Mutex<InARow>,
 }
 
 /// Looks that told nothing, one after the other.
@@ -98,6 +98,20 @@ pub struct LiveLook {
 struct InARow {
     looks: u32,
     left_alone_until: Option<Instant>,
+}
+
+impl InARow {
+    fn note(&mut self, is_clear: bool, now: Instant) {
+        self.looks = if is_clear { 0 } else { self.looks + 1 };
+        if self.looks >= UNCLEAR_MAX {
+            self.left_alone_until = Some(now + LEFT_ALONE);
+        }
+    }
+
+    /// Whether SLS is not asked now.
+    fn is_left_alone(&self, now: Instant) -> bool {
+        self.left_alone_until.is_some_and(|until| now < until)
+    }
 }
 
 /// A row that is looked up.
@@ -120,7 +134,7 @@ struct Answered {
 
 impl LiveLook {
     pub fn new(parts: LiveLookParts) -> Self {
-        Self { parts, queries: Semaphore::new(QUERIES_MAX), unclear: Mutex::default() }
+        Self { parts, queries: Semaphore::new(QUERIES_MAX), in_a_row: Mutex::default() }
     }
 
     /// Changes the fates of those of `heads`, just read, that another writer has stored or may have.
@@ -210,7 +224,7 @@ impl LiveLook {
         let asked = shutdown.or(self.ask_windows(rows, window, &mut answered.there)).await;
         // Who was asked to stop records nothing more.
         let asked = asked.unwrap_or_else(|| Err("the run was asked to stop".to_owned()));
-        self.note(asked.is_ok());
+        self.in_a_row().note(asked.is_ok(), Instant::now());
         answered.unclear = asked.err();
         answered
     }
@@ -268,17 +282,12 @@ impl LiveLook {
         if !self.parts.period.is_searchable {
             return Some("logs of another writer were read that SLS's search does not find".into());
         }
-        let in_a_row = self.unclear.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_left_alone = in_a_row.left_alone_until.is_some_and(|until| Instant::now() < until);
+        let is_left_alone = self.in_a_row().is_left_alone(Instant::now());
         is_left_alone.then(|| "SLS could not tell of the rows before it, either".to_owned())
     }
 
-    fn note(&self, is_clear: bool) {
-        let mut in_a_row = self.unclear.lock().unwrap_or_else(PoisonError::into_inner);
-        in_a_row.looks = if is_clear { 0 } else { in_a_row.looks + 1 };
-        if in_a_row.looks >= UNCLEAR_MAX {
-            in_a_row.left_alone_until = Some(Instant::now() + LEFT_ALONE);
-        }
+    fn in_a_row(&self) -> MutexGuard<'_, InARow> {
+        self.in_a_row.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -377,6 +386,18 @@ mod tests {
             let row = row.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
             assert!(add_found(Table::Runs, &[], &[row], &mut there).is_err());
         }
+    }
+
+    #[test]
+    fn sls_is_left_alone_for_a_while_after_looks_that_told_nothing() {
+        let (mut in_a_row, now) = (InARow::default(), Instant::now());
+        for is_clear in [false, false, true, false, false] {
+            in_a_row.note(is_clear, now);
+            assert!(!in_a_row.is_left_alone(now));
+        }
+        in_a_row.note(false, now);
+        assert!(in_a_row.is_left_alone(now + LEFT_ALONE - Duration::from_millis(1)));
+        assert!(!in_a_row.is_left_alone(now + LEFT_ALONE));
     }
 
     #[test]
