@@ -50,6 +50,8 @@ pub async fn dry_run(
                     row_bytes_max: settings.row_bytes_max,
                     ..Bounds::NONE
                 },
+                // It has no client with which it could look.
+                live_look: None,
                 missed_before: settled_before,
                 shape,
             },

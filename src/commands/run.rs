@@ -28,6 +28,7 @@ use crate::pg;
 use crate::pipeline::guard::budget::{MemoryBudget, RowBudget};
 use crate::pipeline::guard::epoch::Epoch;
 use crate::pipeline::guard::health_gate::HealthGate;
+use crate::pipeline::guard::live_writer::LivePeriod;
 use crate::pipeline::guard::pace::Pace;
 use crate::pipeline::guard::probe::{self, Probed, probe};
 use crate::pipeline::guard::signing_lease::SigningLease;
@@ -63,8 +64,8 @@ struct Run<'a> {
     /// When this run has read for the first time what SLS had acknowledged before (Unix seconds,
     /// SLS's clock).
     behind_at: BTreeMap<Table, i64>,
-    /// Since when rows may have been stored by another writer when they finished.
-    live_since: BTreeMap<Table, Timestamp>,
+    /// When other writers may have stored rows; nothing where there is none.
+    live: BTreeMap<Table, LivePeriod>,
     rows: RowBudget,
     pace: Arc<Pace>,
     health: Arc<HealthGate>,
@@ -154,7 +155,7 @@ pub async fn run(
         now,
         kept,
         behind_at: BTreeMap::new(),
-        live_since: BTreeMap::new(),
+        live: BTreeMap::new(),
         rows: RowBudget::new(settings.rows_max),
         pace: Arc::new(Pace::new(
             settings.rates,

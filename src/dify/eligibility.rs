@@ -27,7 +27,8 @@ pub struct Bounds {
     pub settled_before: Timestamp,
     /// What finished earlier is `expired`; `None`: nothing is too old.
     pub kept_since: Option<Timestamp>,
-    /// What has finished since is `live?`: another writer may have stored it; `None`: there is none.
+    /// What has finished since is `live?` unless it was looked up: another writer may have stored it;
+    /// `None`: there is none.
     pub live_since: Option<Timestamp>,
     /// What runs and was created earlier is looked at again only in turn: its worker was killed, or
     /// it waits for a person.
@@ -45,6 +46,22 @@ impl Bounds {
         abandoned_before: Timestamp::NEG_INFINITY,
         row_bytes_max: u64::MAX,
     };
+
+    /// The same for rows that were looked up in SLS, or that are about to be.
+    #[must_use]
+    pub fn of_looked_up(self) -> Self {
+        Self { live_since: None, ..self }
+    }
+
+    /// Why a row that finished then is held if nobody has looked it up in SLS.
+    pub fn held_unless_looked_up(&self, finished_at: Timestamp) -> Option<Held> {
+        let since = self.live_since.filter(|since| finished_at >= *since)?;
+        let detail = format!(
+            "it finished at {finished_at}; another writer may have stored what has finished since \
+             {since}"
+        );
+        Some((HoldReason::LiveUnclear, detail))
+    }
 
     /// When a row with these times, which is held for that reason, is looked at again.
     pub fn look_again(
@@ -115,14 +132,7 @@ pub fn hold_reason(table: Table, facts: &Facts<'_>, bounds: &Bounds) -> Option<H
     if text_bytes > bounds.row_bytes_max {
         return Some((HoldReason::TooLarge, format!("its text has {text_bytes} bytes")));
     }
-    if let Some(since) = bounds.live_since.filter(|since| finished_at >= *since) {
-        let detail = format!(
-            "it finished at {finished_at}; another writer may have stored what has finished since \
-             {since}"
-        );
-        return Some((HoldReason::LiveUnclear, detail));
-    }
-    None
+    bounds.held_unless_looked_up(finished_at)
 }
 
 /// Whether a row with this status has ended for good.

@@ -3,6 +3,7 @@
 pub mod assemble;
 pub mod batching;
 pub mod dry;
+pub mod live_look;
 pub mod preparer;
 pub mod range_scan;
 pub mod range_size;

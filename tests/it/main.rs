@@ -31,6 +31,8 @@ mod layers;
 #[cfg(feature = "simulator")]
 mod ledger;
 #[cfg(feature = "simulator")]
+mod live_writer;
+#[cfg(feature = "simulator")]
 mod moved;
 #[cfg(feature = "simulator")]
 mod odd_rows;

@@ -13,7 +13,6 @@ use crate::harness::database::Database;
 use crate::harness::fixture::Fixture;
 
 mod generations;
-mod live_writer;
 mod other_commands;
 mod tags;
 

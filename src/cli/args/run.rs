@@ -84,8 +84,8 @@ pub struct RunArgs {
     /// have changed; batches from now on are converted the new way
     #[arg(long)]
     new_conversion: bool,
-    /// Send rows although the logstore holds logs of another writer, such as Dify's own, which may
-    /// have stored them already: they would be there twice
+    /// Do not look up which rows Dify's own writer has stored already: the other logs in the logstore
+    /// are of none of Dify's rows. If they are, these rows will be there twice
     #[arg(long, conflicts_with = "dry_run")]
     beside_live_writer: bool,
     /// Send again what was in SLS and an audit did not find there any more

@@ -1,67 +1,107 @@
-//! Stops a run that would send rows which Dify's own writer has stored already.
+//! Which rows of a run another writer, Dify's own, may have stored, and what it costs to look.
 
-use crate::commands::exit::Ended;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::commands::exit::{Ended, Exit};
+use crate::commands::output::count;
 use crate::commands::run::Run;
-use crate::pipeline::guard::live_writer::{LiveWriter, look, safe_before};
-use crate::pipeline::read::window::Refusal;
+use crate::ledger::pass::Pass;
+use crate::pipeline::guard::live_writer::{LiveWriter, look};
+use crate::pipeline::progress::Progress;
+use crate::pipeline::read::live_look::{
+    LiveLook, LiveLookParts, QUERIES_MAX, SEARCHABLE_AFTER, queries_expected,
+};
+use crate::pipeline::read::window::scope;
 use crate::record::table::Table;
-use crate::record::timestamp::Timestamp;
+use crate::source::catalog::Shape;
+use crate::source::scope::Scope;
 
-/// The word by which a run sends what it would not.
+/// The word by which a run does not look.
 const WORD: &str = "--beside-live-writer";
 
+/// A query takes about a second, with those beside it (s).
+const QUERY_S: u64 = 1;
+
 impl Run<'_> {
-    /// Looks for other writers in the logstores; refuses to go on where rows of their time are asked
-    /// for. Where only older ones are, those that finished in their time all the same are held.
+    /// Looks for other writers in the logstores. Ends the run where nobody knows of one: it would hold
+    /// all rows.
     pub(in crate::commands::run) async fn check_live_writers(&mut self) -> Result<(), Ended> {
         if self.settings.beside_live_writer {
             return Ok(());
         }
-        let mut refused: Option<(Table, Timestamp)> = None;
         for table in &self.settings.tables {
-            match look(&self.client, &self.ledger, *table).await? {
+            let kept_since = self.kept(*table).bound();
+            match look(&self.client, &self.ledger, *table, kept_since).await? {
                 LiveWriter::None => {}
-                LiveWriter::Unclear(why) => return Err(unclear(*table, &why).into()),
-                LiveWriter::Since(since) => {
-                    self.live_since.insert(*table, safe_before(since));
-                    let is_earlier = refused.is_none_or(|(_, earliest)| since < earliest);
-                    if is_earlier && !self.is_before(*table, since).await? {
-                        refused = Some((*table, since));
-                    }
+                LiveWriter::Unclear(why) => return Err(unclear(*table, &why)),
+                LiveWriter::Writes(period) => {
+                    self.live.insert(*table, period);
                 }
             }
         }
-        refused.map_or(Ok(()), |(table, since)| Err(too_late(table, since).into()))
+        Ok(())
     }
 
-    /// Whether all rows that are asked for are older than a writer whose oldest log is of `since`.
-    async fn is_before(&self, table: Table, since: Timestamp) -> anyhow::Result<bool> {
-        let open = self.ledger.open_pass(table).await?;
-        // One that has begun can end only where it was to end; what finished in the writer's time is
-        // held.
-        if let Some(open) = open.filter(|open| open.begun) {
-            return Ok(open.plan.until <= since);
+    /// The look of a table; `None`: nobody else writes.
+    pub(in crate::commands::run) fn live_look(
+        &self,
+        table: Table,
+        progress: &Arc<Progress>,
+    ) -> Option<Arc<LiveLook>> {
+        let period = *self.live.get(&table)?;
+        let visible_s = self.settings.timings.visible_s.unsigned_abs();
+        Some(Arc::new(LiveLook::new(LiveLookParts {
+            client: self.client.clone(),
+            table,
+            period,
+            searchable_after: SEARCHABLE_AFTER.min(Duration::from_secs(visible_s)),
+            progress: Arc::clone(progress),
+            shutdown: self.shutdown.clone(),
+        })))
+    }
+
+    /// Says which rows of the pass are looked up, and about how long that takes.
+    pub(in crate::commands::run) async fn tell_live_look(
+        &self,
+        shape: &Shape,
+        pass: &Pass,
+    ) -> anyhow::Result<()> {
+        let table = shape.table;
+        let Some(period) = self.live.get(&table) else { return Ok(()) };
+        let (logstore, oldest, since) = (table.logstore(), period.oldest, period.since());
+        if !period.is_searchable {
+            tracing::warn!(
+                "logs of another writer, from {oldest} on, were read in logstore {logstore}, and SLS's \
+                 search does not find them: rows of {table} that finished since {since} are held \
+                 `live?`, and looked up by the next run\n\
+                 hint: if that writer stores none of Dify's rows, say {WORD}"
+            );
+            return Ok(());
         }
-        Ok(self.settings.wish.until.is_some_and(|until| until <= safe_before(since)))
+        let of_pass = scope(&pass.plan);
+        let in_period = Scope { since: of_pass.since.max(Some(since)), ..of_pass };
+        let rows = self.source.rows_expected(&in_period, shape).await?;
+        let (least, most) = queries_expected(rows);
+        tracing::info!(
+            "logstore {logstore} holds logs of another writer, from {oldest} on: Dify's own, it seems. \
+             Rows of {table} that finished since {since} are looked up there by id before they are \
+             sent: about {} rows, {} to {} queries, {} min at most",
+            count(rows),
+            count(least),
+            count(most),
+            count((most * QUERY_S).div_ceil(60 * QUERIES_MAX as u64)),
+        );
+        Ok(())
     }
 }
 
-fn too_late(table: Table, since: Timestamp) -> Refusal {
-    Refusal(format!(
-        "logstore {} holds logs of another writer, from {since} on: Dify's own, it seems, which has \
-         stored the rows of that time; they would be there twice\nno log was sent\n\
-         hint: move the rows from before it: --until {}\n\
-         hint: if that writer has stored none of Dify's rows, say {WORD}",
-        table.logstore(),
-        safe_before(since),
-    ))
-}
-
-fn unclear(table: Table, why: &str) -> Refusal {
-    Refusal(format!(
+fn unclear(table: Table, why: &str) -> Ended {
+    let error = anyhow::anyhow!(
         "nobody knows whether another writer, such as Dify's own, has stored rows in logstore {}: \
          {why}\nno log was sent\n\
-         hint: try again later, or, if there is no such writer, say {WORD}",
+         hint: run the same command again later, or, if there is no such writer, say {WORD}",
         table.logstore(),
-    ))
+    );
+    Ended { exit: Exit::Unfinished, error }
 }

@@ -20,6 +20,7 @@ use crate::ledger::hold::HoldsToTry;
 use crate::ledger::lost::Reheld;
 use crate::ledger::pass::{LOOK_BACK_S, Pass};
 use crate::ledger::sighting::{Comparison, DifferingBatch};
+use crate::pipeline::guard::live_writer::LivePeriod;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::read::preparer::PreparerParts;
 use crate::pipeline::read::range_scan::ScanSettings;
@@ -54,6 +55,7 @@ impl Run<'_> {
         let table = shape.table;
         let pass = self.pass(shape).await?;
         self.resend_lost(table, &pass).await?;
+        self.tell_live_look(shape, &pass).await?;
         if !self.settings.join && !pass.is_read_again {
             self.ledger.forget_cut_holds(pass.id).await?;
         }
@@ -285,7 +287,7 @@ impl Run<'_> {
     }
 
     /// Which rows' logs the table's logstore keeps.
-    fn kept(&self, table: Table) -> Kept {
+    pub(in crate::commands::run) fn kept(&self, table: Table) -> Kept {
         self.kept.get(&table).copied().unwrap_or(Kept::Unknown)
     }
 
@@ -295,7 +297,7 @@ impl Run<'_> {
         Bounds {
             settled_before: self.now.plus_s(-self.settings.settle_s),
             kept_since: kept_since.filter(|_| conversion.log_time == LogTime::FinishedAt),
-            live_since: self.live_since.get(&table).copied(),
+            live_since: self.live.get(&table).map(LivePeriod::since),
             abandoned_before: self.now.plus_s(-self.settings.abandoned_after_s),
             row_bytes_max: self.settings.row_bytes_max,
         }
@@ -367,7 +369,8 @@ impl Run<'_> {
                     ledger: Some(self.ledger.clone()),
                     shape: shape.clone(),
                     limits: settings.limits.clone(),
-                    bounds,
+                    bounds: bounds.of_looked_up(),
+                    live_look: self.live_look(table, progress),
                     missed_before: self.now.plus_s(-LOOK_BACK_S),
                 },
                 scope: scope.clone(),

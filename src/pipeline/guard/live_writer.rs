@@ -2,7 +2,8 @@
 //!
 //! What it has written from a row, nobody may send again: Dify's readers add up what is there. Search
 //! finds its logs by their source, but only what is indexed; the tail reader meets every group that
-//! was written since it began. So both are asked.
+//! was written since it began. So both are asked. Rows of its time are then looked up one by one
+//! ([`crate::pipeline::read::live_look`]).
 
 use std::time::Duration;
 
@@ -20,10 +21,9 @@ const SEARCHES_MAX: u32 = 10;
 const SEARCH_EVERY: Duration = Duration::from_millis(500);
 
 /// Clocks of writers may be ahead; SLS itself takes logs up to so far in the future (s).
-const AHEAD_S: i64 = 900;
+pub const AHEAD_S: i64 = 900;
 
-/// A row's log comes to SLS when it finishes, from servers that are switched over one after the
-/// other, and a run takes a while.
+/// A row's log comes to SLS when it finishes, from servers whose clocks differ.
 const MARGIN_S: i64 = 86_400;
 
 /// What was found of other writers.
@@ -31,33 +31,56 @@ const MARGIN_S: i64 = 86_400;
 pub enum LiveWriter {
     /// Nothing.
     None,
-    /// Logs from that time on.
-    Since(Timestamp),
+    /// Logs, so that rows of this period may be among them.
+    Writes(LivePeriod),
     /// Nobody knows, for this reason.
     Unclear(String),
 }
 
-/// Rows that finished earlier were certainly not written by a writer whose oldest log is of `since`.
-pub fn safe_before(since: Timestamp) -> Timestamp {
-    since.plus_s(-MARGIN_S)
+/// The time in which another writer may have stored rows when they finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LivePeriod {
+    /// The log time of the oldest log that is not ours.
+    pub oldest: Timestamp,
+    /// Whether search finds any of these logs. What the reader alone has met cannot be asked for.
+    pub is_searchable: bool,
 }
 
-/// Looks for logs of other writers in the logstore of `table`.
-pub async fn look(client: &Client, ledger: &Ledger, table: Table) -> anyhow::Result<LiveWriter> {
-    let read = ledger.other_writer_since(table.logstore()).await?;
+impl LivePeriod {
+    /// Rows that finished earlier were certainly not written by that writer.
+    pub fn since(&self) -> Timestamp {
+        self.oldest.plus_s(-MARGIN_S)
+    }
+}
+
+/// Looks for logs of other writers in the logstore of `table`, which keeps logs since `kept_since`
+/// (`None`: for ever, for all that is known).
+pub async fn look(
+    client: &Client,
+    ledger: &Ledger,
+    table: Table,
+    kept_since: Option<Timestamp>,
+) -> anyhow::Result<LiveWriter> {
+    let read = ledger.other_writer_since(table.logstore()).await?.map(Timestamp::from_unix_s);
+    // What the TTL is over for is not found any more, and need not be.
+    let read = read.filter(|read| kept_since.is_none_or(|since| *read >= since));
     let searched = match search(client, table).await {
-        Ok(searched) => searched,
+        Ok(searched) => searched.map(Timestamp::from_unix_s),
         Err(why) => return Ok(LiveWriter::Unclear(why)),
     };
-    let since = [read, searched].into_iter().flatten().min();
-    Ok(since.map_or(LiveWriter::None, |since| LiveWriter::Since(Timestamp::from_unix_s(since))))
+    let oldest = [read, searched].into_iter().flatten().min();
+    let is_searchable = searched.is_some();
+    Ok(oldest.map_or(LiveWriter::None, |oldest| {
+        LiveWriter::Writes(LivePeriod { oldest, is_searchable })
+    }))
 }
 
 /// The log time of the oldest log with another source that search finds, Unix seconds.
 async fn search(client: &Client, table: Table) -> Result<Option<i64>, String> {
     let query = format!("not __source__: \"{LOG_SOURCE}\"");
+    // The same question each time: SLS goes on with it where it has stopped.
+    let to = client.now() + AHEAD_S;
     for _ in 0..SEARCHES_MAX {
-        let to = client.now() + AHEAD_S;
         let oldest = with_retries(|| client.oldest(table.logstore(), to, &query)).await;
         let oldest = oldest.map_err(|failure| failure.to_string())?;
         if oldest.is_complete {

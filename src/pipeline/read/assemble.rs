@@ -95,7 +95,8 @@ impl Assembler {
     }
 
     /// Reads `rows` and fills the group with their logs. What a row's head told may not be true any
-    /// more, so each is judged by its bounds as it is now.
+    /// more, so each is judged by its bounds as it is now. What finished in the time of another writer
+    /// was looked up by the finish time that its head told; with another one it is held.
     pub async fn fill(
         &mut self,
         source: &Source,
@@ -108,10 +109,11 @@ impl Assembler {
         let Self { conversion, shape, converter, group, .. } = self;
         let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
         let mut missing: HashMap<Uuid, Sought> = rows.iter().map(|row| (row.id, *row)).collect();
+        let looked_up = bounds.of_looked_up();
         source
             .read(shape, &conversion.columns, &ids, |cells, is_offloaded| {
                 let row = ReadRow { cells, is_offloaded };
-                let verdict = converter.convert(row, bounds, ingest_time, group);
+                let verdict = converter.convert(row, &looked_up, ingest_time, group);
                 place(verdict, bounds, group, &mut missing, &mut assembled);
             })
             .await?;
@@ -187,6 +189,21 @@ fn place(
         }
     };
     let sought = missing.remove(&converted.row_id);
+    let is_looked_up =
+        sought.as_ref().is_some_and(|sought| sought.finished_at == Some(converted.finished_at));
+    let unclear = bounds.held_unless_looked_up(converted.finished_at).filter(|_| !is_looked_up);
+    if let Some((reason, detail)) = unclear {
+        group.pop_log(converted.size);
+        assembled.holds.push(NewHold {
+            row_id: converted.row_id,
+            created_at: converted.created_at,
+            finished_at: Some(converted.finished_at),
+            reason,
+            detail,
+            look_again: reason.look_again(),
+        });
+        return;
+    }
     if group.bytes().len() <= GROUP_BYTES_MAX {
         assembled.rows.push(BatchRow {
             id: converted.row_id,

@@ -14,6 +14,7 @@ use crate::pipeline::read::assemble::missed;
 use crate::pipeline::read::batching::{
     BatchLimits, Candidate, Cut, Fate, Sought, cut, fate, is_enough,
 };
+use crate::pipeline::read::live_look::LiveLook;
 use crate::record::hold::{HoldReason, LookAgain};
 use crate::record::key::{Key, KeyOrder};
 use crate::record::timestamp::Timestamp;
@@ -41,6 +42,8 @@ pub struct ScanSettings {
     pub shape: Shape,
     pub limits: BatchLimits,
     pub bounds: Bounds,
+    /// Looks up what another writer may have stored; `None`: there is none.
+    pub live_look: Option<Arc<LiveLook>>,
     /// A held row that has been missing for longer is gone.
     pub missed_before: Timestamp,
 }
@@ -169,20 +172,25 @@ impl RangeScan {
 
     /// Decides the rows' fates. Held rows count as known, unless it is them that are tried again.
     async fn classify(&self, heads: Vec<Head>, know_held: bool) -> anyhow::Result<Vec<Candidate>> {
-        let ScanSettings { ledger, shape, bounds, .. } = &self.settings;
+        let ScanSettings { ledger, shape, bounds, live_look, .. } = &self.settings;
         let ids: Vec<_> = heads.iter().map(|head| head.row_id).collect();
         let known = match ledger {
             Some(ledger) => self.watch.ledger(ledger.known(shape.table, &ids, know_held)).await?,
             None => HashSet::new(),
         };
-        let candidate = |head: Head| Candidate {
-            fate: fate(shape.table, &head, &known, bounds),
+        let fate = |head: &Head| fate(shape.table, head, &known, bounds);
+        let mut fates: Vec<Fate> = heads.iter().map(fate).collect();
+        if let Some(live_look) = live_look {
+            live_look.judge(&heads, &mut fates).await;
+        }
+        let candidate = |(head, fate): (Head, Fate)| Candidate {
+            fate,
             key: head.key,
             row_id: head.row_id,
             created_at: head.created_at,
             finished_at: head.finished_at,
         };
-        Ok(heads.into_iter().map(candidate).collect())
+        Ok(heads.into_iter().zip(fates).map(candidate).collect())
     }
 }
 

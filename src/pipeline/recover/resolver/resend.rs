@@ -41,8 +41,9 @@ impl Resolver {
             (Resend::Anew, _, 2..) if is_suspect(&batch) => {
                 let (first, second) = batch.row_ids.split_at(batch.row_ids.len() / 2);
                 let mut replacement = Replacement::default();
-                self.make_anew(&batch, first, &mut replacement).await?;
-                self.make_anew(&batch, second, &mut replacement).await?;
+                let bounds = self.parts.bounds.of_looked_up();
+                self.make_anew(&batch, first, bounds, &mut replacement).await?;
+                self.make_anew(&batch, second, bounds, &mut replacement).await?;
                 let is_split = self.replace(&batch, Reason::Split, &replacement).await?;
                 self.resolved.halved += u64::from(is_split);
                 Ok(())
@@ -53,7 +54,8 @@ impl Resolver {
 
     async fn hold_refused(&mut self, batch: &InDoubtBatch, detail: String) -> anyhow::Result<()> {
         let mut replacement = Replacement::default();
-        self.make_anew(batch, &batch.row_ids, &mut replacement).await?;
+        let bounds = self.parts.bounds.of_looked_up();
+        self.make_anew(batch, &batch.row_ids, bounds, &mut replacement).await?;
         let rows = replacement.batches.drain(..).flat_map(|batch| batch.rows);
         let refused: Vec<_> = rows
             .map(|row| NewHold {
@@ -99,7 +101,9 @@ impl Resolver {
                     batch.row_ids[0]
                 );
             } else {
-                self.make_anew(&batch, &batch.row_ids, &mut replacement).await?;
+                // A run looks up again what has changed in the time of another writer.
+                let bounds = self.parts.bounds;
+                self.make_anew(&batch, &batch.row_ids, bounds, &mut replacement).await?;
             }
             let is_abandoned = self.replace(&batch, Reason::Abandoned, &replacement).await?;
             self.resolved.abandoned += u64::from(is_abandoned);
@@ -251,21 +255,22 @@ impl Resolver {
         self.open.insert(batch.id, batch);
     }
 
-    /// Makes batches and holds of rows of `old` as they are now.
+    /// Makes batches and holds of rows of `old` as they are now, judged by `bounds`.
     async fn make_anew(
         &mut self,
         old: &InDoubtBatch,
         row_ids: &[Uuid],
+        bounds: Bounds,
         replacement: &mut Replacement,
     ) -> anyhow::Result<()> {
-        let ResolverParts { source, shape, bounds, limits, .. } = &self.parts;
+        let ResolverParts { source, shape, limits, .. } = &self.parts;
         // Their sizes first: what has grown over the limits is not read.
         let heads = source.page_of(shape, row_ids).await?;
         let found: HashSet<Uuid> = heads.iter().map(|head| head.row_id).collect();
         let missing = row_ids.iter().filter(|id| !found.contains(id));
         replacement.holds.extend(missing.map(|id| missed(&sought(*id, old))));
         let candidate = |head: Head| {
-            let fate = fate(shape.table, &head, &HashSet::new(), bounds);
+            let fate = fate(shape.table, &head, &HashSet::new(), &bounds);
             let Head { key, row_id, created_at, finished_at, .. } = head;
             Candidate { key, row_id, created_at, finished_at, fate }
         };
@@ -273,7 +278,7 @@ impl Resolver {
         loop {
             let Cut { take, mut holds, position, .. } = cut(&mut pending, &limits, u64::MAX);
             replacement.holds.append(&mut holds);
-            self.make_batches(take, replacement).await?;
+            self.make_batches(take, bounds, replacement).await?;
             if position.is_none() {
                 return Ok(());
             }
@@ -284,12 +289,13 @@ impl Resolver {
     async fn make_batches(
         &mut self,
         mut rest: Vec<Sought>,
+        bounds: Bounds,
         replacement: &mut Replacement,
     ) -> anyhow::Result<()> {
-        let ResolverParts { source, ledger, client, bounds, conversion_id, .. } = &self.parts;
+        let ResolverParts { source, ledger, client, conversion_id, .. } = &self.parts;
         let ingest_time = u32::try_from(client.now()).unwrap_or(u32::MAX);
         while !rest.is_empty() {
-            let mut assembled = self.assembler.fill(source, &rest, bounds, ingest_time).await?;
+            let mut assembled = self.assembler.fill(source, &rest, &bounds, ingest_time).await?;
             rest = std::mem::take(&mut assembled.left_over);
             replacement.holds.append(&mut assembled.holds);
             if assembled.rows.is_empty() {
