@@ -53,6 +53,7 @@ pub async fn purge(
             days: ledger.purge_plan(&window, keeping.since()).await?,
             batches: converted.iter().map(|converted| converted.batches).sum(),
             columns: column_notes(&converted, &shape.columns)?,
+            rows_per_s: ledger.purge_rows_per_s(table).await?,
             footprint: source.footprint(table).await?,
             shape,
             window,

@@ -16,9 +16,9 @@ use crate::source::footprint::Footprint;
 /// So many days are shown, the oldest first.
 const DAYS_SHOWN: usize = 40;
 
-/// Rows a second that a small server deletes, proof included: for an idea of the time, not a
-/// promise (`scripts/bench.sh` measures).
-const ROWS_PER_S: u64 = 2_000;
+/// Rows a second that a small server deletes, proof included, where no purge has measured it: for an
+/// idea of the time, not a promise (`scripts/bench.sh` measures).
+const ROWS_PER_S_GUESSED: u64 = 2_000;
 
 /// What is to be done with a table.
 pub struct TablePlan {
@@ -30,6 +30,8 @@ pub struct TablePlan {
     pub batches: u64,
     /// Which columns keep rows from being purged, one sentence each.
     pub columns: Vec<String>,
+    /// How fast this ledger's latest purge of the table was; `None`: nobody knows.
+    pub rows_per_s: Option<u64>,
     pub footprint: Footprint,
 }
 
@@ -122,6 +124,8 @@ fn as_json(plan: &TablePlan) -> serde_json::Value {
         "total": day(&plan.total()), "days": days,
         "table_bytes": plan.footprint.total_bytes.to_string(),
         "freed_bytes_estimated": plan.freed_bytes().to_string(),
+        "rows_per_s_estimated": plan.rows_per_s.unwrap_or(ROWS_PER_S_GUESSED).to_string(),
+        "rows_per_s_is_measured": plan.rows_per_s.is_some(),
         "columns": plan.columns,
         "missing_indexes": plan.footprint.missing_indexes,
         "referring_tables": referring,
@@ -178,7 +182,7 @@ fn print_notes(plan: &TablePlan, total: &DayPlan) {
         ));
     }
     if total.purged > 0 {
-        note(format!("{} rows are in batches that were purged before", count(total.purged)));
+        note(format!("{} rows were purged before, or found gone or changed", count(total.purged)));
     }
     for columns in &plan.columns {
         note(columns.clone());
@@ -207,6 +211,10 @@ fn print_notes(plan: &TablePlan, total: &DayPlan) {
     if table == Table::NodeExecutions && !plan.shape.has("workflow_run_id") {
         note("its rows name no run".to_owned());
     }
-    let minutes = total.proved / ROWS_PER_S / 60 + 1;
-    note(format!("about {} min at {} rows/s", count(minutes), count(ROWS_PER_S)));
+    let (rows_per_s, source) = match plan.rows_per_s {
+        Some(rows_per_s) => (rows_per_s, "as the latest purge"),
+        None => (ROWS_PER_S_GUESSED, "a guess: nothing was purged yet"),
+    };
+    let minutes = total.proved / rows_per_s / 60 + 1;
+    note(format!("about {} min at {} rows/s ({source})", count(minutes), count(rows_per_s)));
 }
