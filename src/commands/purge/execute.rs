@@ -178,8 +178,7 @@ impl Execution<'_> {
     /// Has a person type the table's name, unless `--yes` was said.
     fn confirm(&self, plan: &TablePlan) -> Result<(), Ended> {
         let (table, rows) = (plan.shape.table, plan.total().proved);
-        // Shares of a batch's days are rounded: none may be left of a row.
-        if self.settings.yes || rows == 0 && plan.batches == 0 {
+        if self.settings.yes || rows == 0 {
             return Ok(());
         }
         let refuse = |hint: &str| {

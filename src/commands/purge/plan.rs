@@ -26,6 +26,8 @@ pub struct TablePlan {
     pub window: PurgeWindow,
     pub keeping: Keeping,
     pub days: BTreeMap<String, DayPlan>,
+    /// Rows that may go: those of a day are shares, and rounded.
+    pub rows: u64,
     /// Batches with rows that may go; one that is of several days is one.
     pub batches: u64,
     /// Which columns keep rows from being purged, one sentence each.
@@ -38,9 +40,9 @@ pub struct TablePlan {
 impl TablePlan {
     /// All days together.
     pub fn total(&self) -> DayPlan {
-        let mut total = DayPlan { proved_batches: self.batches, ..DayPlan::default() };
+        let mut total =
+            DayPlan { proved: self.rows, proved_batches: self.batches, ..DayPlan::default() };
         for day in self.days.values() {
-            total.proved += day.proved;
             total.proved_bytes += day.proved_bytes;
             total.not_proved += day.not_proved;
             total.not_kept += day.not_kept;

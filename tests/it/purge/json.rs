@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::purge::{migrated, purge};
 
@@ -47,11 +47,10 @@ fn names(stdout: &str, maps: &[&str]) -> BTreeSet<String> {
 fn a_program_finds_the_fields_that_the_page_names() {
     let fixture = migrated();
     let id = fixture.finished("workflow_runs")[1].clone();
-    fixture.insert(
-        "workflow_pauses",
-        json!({"workflow_id": id, "workflow_run_id": id,
-        "state_object_key": "k", "id": id}),
-    );
+    fixture.database.psql(&format!(
+        "INSERT INTO workflow_pauses (workflow_id, workflow_run_id, state_object_key, id) \
+         VALUES ('{id}', '{id}', 'k', '{id}')"
+    ));
     let plan = fixture.tool("purge --older-than 0h --output json").run().exits(0);
     let maps = ["plan", "days", "referring_tables", "purged", "restored", "rows_kept"];
     // A day's fields are those of the total.
