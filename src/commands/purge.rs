@@ -50,8 +50,10 @@ pub async fn purge(
         let converted = ledger.purge_conversions(&window, keeping.since()).await?;
         plans.push(TablePlan {
             days: ledger.purge_plan(&window, keeping.since()).await?,
+            rows: converted.iter().map(|converted| converted.rows).sum(),
             batches: converted.iter().map(|converted| converted.batches).sum(),
             columns: column_notes(&converted, &shape.columns)?,
+            rows_per_s: ledger.purge_rows_per_s(table).await?,
             footprint: source.footprint(table).await?,
             shape,
             window,

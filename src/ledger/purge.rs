@@ -111,6 +111,12 @@ const PROVED_BATCH: &str = "b.id, b.table_name, b.logstore, \
       WHERE v.revises = b.id AND v.state NOT IN ('split', 'abandoned')) AS revised, \
     ARRAY(SELECT (d - DATE '2000-01-01')::int4 FROM unnest(r.finished_days) d) AS days";
 
+/// SQL that says whether batch `b` is one whose rows may be purged: seen whole and equal in the
+/// logstore that is there now, some of its rows perhaps purged already.
+pub(in crate::ledger) fn is_proved_sql() -> String {
+    format!("b.state IN ('proved', 'purging') AND b.generation = {}", current_sql("b.logstore"))
+}
+
 impl Ledger {
     /// The next batches behind batch `after` whose rows may be purged, at most `limit`, in the
     /// order of their ids. Batches that another ledger's audit adopted without a known conversion
@@ -127,10 +133,10 @@ impl Ledger {
             "SELECT {PROVED_BATCH} FROM sls_backfill.batch b \
              JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
              LEFT JOIN sls_backfill.conversion c ON c.id = b.conversion_id \
-             WHERE b.table_name = $1 AND b.state IN ('proved', 'purging') AND b.id > $2 \
+             WHERE b.table_name = $1 AND {} AND b.id > $2 \
              AND b.finished_first < $3 AND ($4::timestamp IS NULL OR b.finished_last >= $4) \
-             AND b.generation = {} ORDER BY b.id LIMIT $5",
-            current_sql("b.logstore")
+             ORDER BY b.id LIMIT $5",
+            is_proved_sql()
         ))
         .bind(window.table.name())
         .bind(after)
@@ -218,9 +224,8 @@ pub async fn lock_for_purge(tx: &mut Tx, batch: &ProvedBatch) -> anyhow::Result<
     let row = pg::made_statement(&format!(
         "SELECT r.purged, r.gone, r.changed FROM sls_backfill.batch b \
          JOIN sls_backfill.batch_rows r ON r.batch_id = b.id \
-         WHERE b.id = $1 AND b.state IN ('proved', 'purging') AND b.generation = {} \
-         FOR UPDATE SKIP LOCKED",
-        current_sql("b.logstore")
+         WHERE b.id = $1 AND {} FOR UPDATE SKIP LOCKED",
+        is_proved_sql()
     ))
     .bind(batch.id)
     .fetch_optional(&mut **tx)

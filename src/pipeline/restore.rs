@@ -16,7 +16,7 @@ use crate::ledger::Ledger;
 use crate::ledger::purge::ProvedBatch;
 use crate::ledger::restore::note_restored;
 use crate::pg::Tx;
-use crate::pipeline::verify::fresh_proof::{NotProved, pull, row_id};
+use crate::pipeline::verify::fresh_proof::{FRESH_FOR, NotProved, pull, row_id};
 use crate::record::digest::Digest;
 use crate::record::table::Column;
 use crate::record::timestamp::Timestamp;
@@ -135,7 +135,7 @@ impl Restoration {
             batch.marks.purged.places().map(|place| (batch.row_ids[place], place)).collect();
         let mut restorer = Restorer::new(&conversion)?;
         let (mut list, mut odd) = (Vec::new(), None);
-        let pulled = pull(&self.client, &self.ledger.seal, batch, |log| {
+        let pulled = pull(&self.client, &self.ledger.seal, batch, FRESH_FOR, |log| {
             let Some(id) = row_id(log).filter(|_| self.wanted.has(log)) else { return };
             let Some(place) = places.get(&id) else { return };
             match restorer.row(&log.contents) {

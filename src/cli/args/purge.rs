@@ -98,6 +98,10 @@ pub struct PurgeArgs {
     #[arg(long, help_heading = "Kindness", value_name = "MS", default_value_t = 10_000,
           value_parser = clap::value_parser!(u64).range(100..=600_000))]
     statement_timeout_ms: u64,
+    /// How old the proof may be by which a row goes; an older one is renewed (seconds)
+    #[arg(long, help_heading = "Kindness", value_name = "SECONDS", default_value_t = 300,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    proof_age_max_s: u64,
     /// Delete although the table is partitioned, or has triggers or foreign keys that Dify's has not
     #[arg(long, help_heading = "Kindness")]
     despite_oddities: bool,
@@ -146,6 +150,7 @@ impl PurgeArgs {
                 statement_timeout: Duration::from_millis(self.statement_timeout_ms),
                 lock_timeout: Duration::from_millis(self.lock_timeout_ms),
             },
+            proof_age_max: Duration::from_secs(self.proof_age_max_s),
             vacuum: self.vacuum,
             execute: self.execute,
             yes: self.yes,

@@ -14,16 +14,17 @@ use crate::commands::output::{self, Format, count};
 use crate::commands::purge::plan::TablePlan;
 use crate::commands::purge::settings::PurgeSettings;
 use crate::ledger::Ledger;
-use crate::ledger::purge::ProvedBatch;
 use crate::pipeline::guard::pace::{Load, Pace};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::progress::screen::Screen;
 use crate::pipeline::purge::chunk_size::ChunkSize;
-use crate::pipeline::purge::deleter::{Deleted, Deleter, Step};
-use crate::pipeline::purge::gate;
+use crate::pipeline::purge::comparison::Comparing;
+use crate::pipeline::purge::deleter::{Deleted, Deleter, Piece, Step};
+use crate::pipeline::purge::gate::Gate;
+use crate::pipeline::purge::prover::{Candidate, Proved, Prover};
 use crate::pipeline::shutdown::Shutdown;
 use crate::pipeline::verify::counts::{CountsParts, equal_days};
-use crate::pipeline::verify::fresh_proof::pull;
+use crate::pipeline::verify::fresh_proof::NotProved;
 use crate::record::day::Day;
 use crate::record::key::KeyOrder;
 use crate::record::table::Table;
@@ -31,11 +32,8 @@ use crate::sls::client::Client;
 use crate::source::Source;
 use crate::source::writable::Writable;
 
-/// Batches looked up at a time.
-const BATCHES_A_PAGE: u32 = 32;
-
-/// After so many time-outs in a row a batch is left for another time.
-const TIMED_OUT_MAX: u32 = 8;
+/// After so many time-outs, or proofs that became too old, in a row a batch is left for another time.
+const IN_VAIN_MAX: u32 = 8;
 
 /// So many changed rows are listed.
 const LISTED_ROWS_MAX: usize = 20;
@@ -66,6 +64,74 @@ struct Outcome {
     not_found: u64,
     /// Batches left for another time: locks, time-outs, somebody else at work.
     left: u64,
+}
+
+impl Outcome {
+    fn is_not_proved(&mut self, batch_id: Uuid, why: &NotProved) {
+        tracing::error!("batch {batch_id} stays in Postgres: {why}");
+        self.not_proved += 1;
+    }
+}
+
+/// What the rows of proved batches are deleted with.
+struct Deletion<'a> {
+    deleter: &'a mut Deleter,
+    prover: &'a Prover,
+    gate: Gate,
+    pace: Pace,
+    progress: &'a Progress,
+}
+
+impl Deletion<'_> {
+    /// Deletes what may go of a batch; returns early when asked to stop.
+    async fn batch(
+        &mut self,
+        proved: Proved,
+        shutdown: &mut Shutdown,
+        outcome: &mut Outcome,
+    ) -> anyhow::Result<()> {
+        let Proved { batch, mut proof, mut comparison, places } = proved;
+        let (mut next, mut in_vain) = (0, 0);
+        while next < places.len() {
+            let end = places.len().min(next + self.deleter.chunk_size.rows());
+            let load = Load { rows: (end - next) as u64, raw_bytes: 0 };
+            if self.gate.pass(self.progress, shutdown).await?.is_none()
+                || self.pace.admit(load, self.progress, shutdown).await.is_none()
+            {
+                return Ok(());
+            }
+            if !proof.is_fresh() {
+                proof = match self.prover.renew(&batch).await? {
+                    Ok(proof) => proof,
+                    Err(why) => {
+                        outcome.is_not_proved(batch.id, &why);
+                        return Ok(());
+                    }
+                };
+            }
+            let piece = Piece { batch: &batch, proof: &proof, places: &places[next..end] };
+            match self.deleter.step(piece, &mut comparison).await? {
+                Step::Done(deleted) => {
+                    self.progress.seen.fetch_add((end - next) as u64, Ordering::Relaxed);
+                    self.progress.sent.fetch_add(deleted.purged, Ordering::Relaxed);
+                    outcome.deleted.add(deleted);
+                    (next, in_vain) = (end, 0);
+                }
+                Step::TimedOut | Step::ProofTooOld if in_vain < IN_VAIN_MAX => in_vain += 1,
+                Step::TimedOut | Step::ProofTooOld | Step::NotOurs => {
+                    tracing::warn!(
+                        "batch {}: somebody else holds its rows or its place in the ledger; it is \
+                         left for another time",
+                        batch.id
+                    );
+                    outcome.left += 1;
+                    return Ok(());
+                }
+            }
+        }
+        outcome.batches += 1;
+        Ok(())
+    }
 }
 
 impl Execution<'_> {
@@ -149,12 +215,6 @@ impl Execution<'_> {
             ledger: self.ledger.clone(),
             target: target.clone(),
             is_one_database,
-            columns: plan.shape.columns.clone(),
-            has_offload: plan.shape.has_offload,
-            has_pauses: plan.footprint.has_pauses,
-            tenant_id: self.settings.tenant_id,
-            app_id: self.settings.app_id,
-            window: plan.window.clone(),
             rules: self.settings.rules,
             chunk_size: ChunkSize::default(),
         };
@@ -171,30 +231,60 @@ impl Execution<'_> {
         deleter: &mut Deleter,
         progress: &Progress,
     ) -> anyhow::Result<Outcome> {
-        let pace = Pace::new(self.settings.rates, 1, 1);
         let mut outcome = Outcome::default();
         let Some(equal_days) = self.equal_days(plan).await? else { return Ok(outcome) };
-        let mut after = Uuid::nil();
-        loop {
-            let page = self.ledger.proved_batches(&plan.window, after, BATCHES_A_PAGE).await?;
-            let Some(last) = page.last() else { return Ok(outcome) };
-            after = last.id;
-            for batch in &page {
-                if self.shutdown.is_asked() {
-                    return Ok(outcome);
+        let prover = self.prover(plan, equal_days);
+        let mut deletion = Deletion {
+            gate: Gate::new(deleter.target.clone(), plan.shape.table, self.settings.gate),
+            pace: Pace::new(self.settings.rates, 1, 1),
+            deleter,
+            prover: &prover,
+            progress,
+        };
+        let mut candidates = prover.clone().start();
+        while let Some(candidate) = self.shutdown.or(candidates.next()).await {
+            let Some(candidate) = candidate? else { break };
+            match candidate {
+                Candidate::Proved(proved) => {
+                    let id = proved.batch.id;
+                    deletion
+                        .batch(*proved, &mut self.shutdown, &mut outcome)
+                        .await
+                        .with_context(|| format!("purge batch {id}"))?;
                 }
-                if !plan.keeping.keeps(batch.finished_first, batch.received_first) {
+                Candidate::NotKept => {
                     outcome.not_kept += 1;
-                    continue;
                 }
-                if !batch.days.iter().all(|day| equal_days.contains(day)) {
+                Candidate::NotFound => {
                     outcome.not_found += 1;
-                    continue;
                 }
-                self.batch(batch, deleter, &pace, progress, &mut outcome)
-                    .await
-                    .with_context(|| format!("purge batch {}", batch.id))?;
+                Candidate::NotComparable(id, why) => {
+                    tracing::warn!("batch {id} stays in Postgres: {why}");
+                    outcome.not_comparable += 1;
+                }
+                Candidate::NotProved(id, why) => {
+                    outcome.is_not_proved(id, &why);
+                }
             }
+        }
+        Ok(outcome)
+    }
+
+    fn prover(&self, plan: &TablePlan, equal_days: BTreeSet<Day>) -> Prover {
+        Prover {
+            ledger: self.ledger.clone(),
+            client: self.client.clone(),
+            keeping: plan.keeping,
+            equal_days,
+            fresh_for: self.settings.proof_age_max,
+            comparing: Comparing {
+                columns: plan.shape.columns.clone(),
+                has_offload: plan.shape.has_offload,
+                has_pauses: plan.footprint.has_pauses,
+                tenant_id: self.settings.tenant_id,
+                app_id: self.settings.app_id,
+                window: plan.window.clone(),
+            },
         }
     }
 
@@ -212,76 +302,6 @@ impl Execution<'_> {
             until: None,
         };
         equal_days(&parts, &mut self.shutdown).await
-    }
-
-    async fn batch(
-        &mut self,
-        batch: &ProvedBatch,
-        deleter: &mut Deleter,
-        pace: &Pace,
-        progress: &Progress,
-        outcome: &mut Outcome,
-    ) -> anyhow::Result<()> {
-        let done = |place: &usize| {
-            let marks = &batch.marks;
-            // What was marked and perhaps not deleted is looked at again.
-            (marks.purged.contains(*place) && !batch.is_purging)
-                || marks.gone.contains(*place)
-                || batch.revised.contains(*place)
-        };
-        let places: Vec<_> = (0..batch.row_ids.len()).filter(|place| !done(place)).collect();
-        if places.is_empty() {
-            return Ok(());
-        }
-        let mut comparison = match deleter.comparison(batch) {
-            Ok(comparison) => comparison,
-            Err(why) => {
-                tracing::warn!("batch {} stays in Postgres: {why}", batch.id);
-                outcome.not_comparable += 1;
-                return Ok(());
-            }
-        };
-        let proof = match pull(&self.client, &self.ledger.seal, batch, |_| ()).await? {
-            Ok(proof) => proof,
-            Err(why) => {
-                tracing::error!("batch {} stays in Postgres: {why}", batch.id);
-                outcome.not_proved += 1;
-                return Ok(());
-            }
-        };
-        let (mut next, mut timed_out) = (0, 0);
-        while next < places.len() {
-            let (limits, table) = (&self.settings.gate, batch.table);
-            let passed = gate::pass(&deleter.target, table, limits, progress, &mut self.shutdown);
-            if passed.await?.is_none() {
-                return Ok(());
-            }
-            let end = places.len().min(next + deleter.chunk_size.rows());
-            let load = Load { rows: (end - next) as u64, raw_bytes: 0 };
-            if pace.admit(load, progress, &mut self.shutdown).await.is_none() {
-                return Ok(());
-            }
-            match deleter.step(batch, &proof, &mut comparison, &places[next..end]).await? {
-                Step::Done(deleted) => {
-                    progress.seen.fetch_add((end - next) as u64, Ordering::Relaxed);
-                    progress.sent.fetch_add(deleted.purged, Ordering::Relaxed);
-                    outcome.deleted.add(deleted);
-                    (next, timed_out) = (end, 0);
-                }
-                Step::TimedOut if timed_out < TIMED_OUT_MAX => timed_out += 1,
-                Step::TimedOut | Step::NotOurs => {
-                    tracing::warn!(
-                        "batch {}: somebody else holds its rows or its place in the ledger; it is \
-                         left for another time",
-                        batch.id
-                    );
-                    outcome.left += 1;
-                    return Ok(());
-                }
-            }
-        }
-        outcome.batches += 1;
-        Ok(())
     }
 
     fn print(&self, outcomes: &[(Table, Outcome)]) {

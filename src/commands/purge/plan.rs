@@ -16,9 +16,9 @@ use crate::source::footprint::Footprint;
 /// So many days are shown, the oldest first.
 const DAYS_SHOWN: usize = 40;
 
-/// Rows a second that a small server deletes, proof included: for an idea of the time, not a
-/// promise (`scripts/bench.sh` measures).
-const ROWS_PER_S: u64 = 2_000;
+/// Rows a second that a small server deletes, proof included, where no purge has measured it: for an
+/// idea of the time, not a promise (`scripts/bench.sh` measures).
+const ROWS_PER_S_GUESSED: u64 = 2_000;
 
 /// What is to be done with a table.
 pub struct TablePlan {
@@ -26,19 +26,23 @@ pub struct TablePlan {
     pub window: PurgeWindow,
     pub keeping: Keeping,
     pub days: BTreeMap<String, DayPlan>,
+    /// Rows that may go: those of a day are shares, and rounded.
+    pub rows: u64,
     /// Batches with rows that may go; one that is of several days is one.
     pub batches: u64,
     /// Which columns keep rows from being purged, one sentence each.
     pub columns: Vec<String>,
+    /// How fast this ledger's latest purge of the table was; `None`: nobody knows.
+    pub rows_per_s: Option<u64>,
     pub footprint: Footprint,
 }
 
 impl TablePlan {
     /// All days together.
     pub fn total(&self) -> DayPlan {
-        let mut total = DayPlan { proved_batches: self.batches, ..DayPlan::default() };
+        let mut total =
+            DayPlan { proved: self.rows, proved_batches: self.batches, ..DayPlan::default() };
         for day in self.days.values() {
-            total.proved += day.proved;
             total.proved_bytes += day.proved_bytes;
             total.not_proved += day.not_proved;
             total.not_kept += day.not_kept;
@@ -122,6 +126,8 @@ fn as_json(plan: &TablePlan) -> serde_json::Value {
         "total": day(&plan.total()), "days": days,
         "table_bytes": plan.footprint.total_bytes.to_string(),
         "freed_bytes_estimated": plan.freed_bytes().to_string(),
+        "rows_per_s_estimated": plan.rows_per_s.unwrap_or(ROWS_PER_S_GUESSED).to_string(),
+        "rows_per_s_is_measured": plan.rows_per_s.is_some(),
         "columns": plan.columns,
         "missing_indexes": plan.footprint.missing_indexes,
         "referring_tables": referring,
@@ -178,7 +184,7 @@ fn print_notes(plan: &TablePlan, total: &DayPlan) {
         ));
     }
     if total.purged > 0 {
-        note(format!("{} rows are in batches that were purged before", count(total.purged)));
+        note(format!("{} rows were purged before, or found gone or changed", count(total.purged)));
     }
     for columns in &plan.columns {
         note(columns.clone());
@@ -207,6 +213,10 @@ fn print_notes(plan: &TablePlan, total: &DayPlan) {
     if table == Table::NodeExecutions && !plan.shape.has("workflow_run_id") {
         note("its rows name no run".to_owned());
     }
-    let minutes = total.proved / ROWS_PER_S / 60 + 1;
-    note(format!("about {} min at {} rows/s", count(minutes), count(ROWS_PER_S)));
+    let (rows_per_s, source) = match plan.rows_per_s {
+        Some(rows_per_s) => (rows_per_s, "as the latest purge"),
+        None => (ROWS_PER_S_GUESSED, "a guess: nothing was purged yet"),
+    };
+    let minutes = total.proved / rows_per_s / 60 + 1;
+    note(format!("about {} min at {} rows/s ({source})", count(minutes), count(rows_per_s)));
 }

@@ -36,6 +36,8 @@ pub struct PurgeSettings {
     pub rates: Rates,
     pub gate: GateLimits,
     pub write_limits: WriteLimits,
+    /// How old a proof may be when a row goes by it.
+    pub proof_age_max: Duration,
     pub vacuum: bool,
     pub execute: bool,
     /// Do not ask.

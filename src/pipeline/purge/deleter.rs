@@ -5,31 +5,21 @@
 //! that are equal are deleted, and the ledger's marks change. Where the ledger is in another
 //! database its marks are written before and made true afterwards.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::Context as _;
 use uuid::Uuid;
 
-use crate::dify::conversion::Conversion;
-use crate::dify::converter::{Converter, ReadRow, Verdict};
-use crate::dify::eligibility::Bounds;
 use crate::ledger::Ledger;
-use crate::ledger::purge::{ProvedBatch, PurgeWindow, RowMarks, lock_for_purge, note_purged};
+use crate::ledger::purge::{ProvedBatch, RowMarks, lock_for_purge, note_purged};
 use crate::pg::Tx;
 use crate::pipeline::purge::chunk_size::ChunkSize;
+use crate::pipeline::purge::comparison::Comparison;
 use crate::pipeline::purge::fate::{Fate, Kept, LockedRow, PurgeRules, fate};
 use crate::pipeline::verify::fresh_proof::FreshProof;
-use crate::record::digest::Digest;
 use crate::record::row_set::RowSet;
-use crate::record::table::Column;
-use crate::source::writable::{
-    FactsAsked, Writable, delete_rows, is_timeout, lock_rows, read_locked,
-};
-use crate::wire::log_group::LogGroupWriter;
-
-/// Memory beyond that is given back after a batch.
-const KEEP_BYTES: usize = 3 << 20;
+use crate::source::writable::{Writable, delete_rows, is_timeout};
 
 /// What a deletion works with.
 pub struct Deleter {
@@ -37,13 +27,6 @@ pub struct Deleter {
     pub target: Writable,
     /// Whether ledger and source are one database, so that one transaction holds both.
     pub is_one_database: bool,
-    /// The table's columns as they are now.
-    pub columns: Vec<Column>,
-    pub has_offload: bool,
-    pub has_pauses: bool,
-    pub tenant_id: Option<Uuid>,
-    pub app_id: Option<Uuid>,
-    pub window: PurgeWindow,
     pub rules: PurgeRules,
     pub chunk_size: ChunkSize,
 }
@@ -77,93 +60,44 @@ pub enum Step {
     Done(Deleted),
     /// Postgres cancelled it for its time or a lock: nothing was deleted by it.
     TimedOut,
+    /// The proof has become too old meanwhile: nothing was deleted by it.
+    ProofTooOld,
     /// Somebody else purges the batch, or it is not proved any more.
     NotOurs,
 }
 
-/// Why no row of a batch can be compared.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NotComparable(String);
+/// Rows of one batch, and its proof.
+#[derive(Clone, Copy)]
+pub struct Piece<'a> {
+    pub batch: &'a ProvedBatch,
+    pub proof: &'a FreshProof,
+    /// Where the rows are in the batch.
+    pub places: &'a [usize],
+}
 
-/// A batch's rows by the conversion that made its logs.
-pub struct Comparison {
-    conversion: Conversion,
-    converter: Converter,
-    facts: FactsAsked,
-    group: LogGroupWriter,
-    ingest_time: u32,
+/// Rows that are locked, and what becomes of each.
+struct Look {
+    tx: Tx,
+    /// The batch's, which is locked with them; `None`: the ledger is in another database.
+    marks: Option<RowMarks>,
+    fates: BTreeMap<usize, Fate>,
 }
 
 impl Deleter {
-    /// Prepares to compare the rows of `batch`; fails where nobody knows how its logs were made, or
-    /// the table lacks a column that they were made of.
-    pub fn comparison(&self, batch: &ProvedBatch) -> Result<Comparison, NotComparable> {
-        let Some(json) = batch.conversion.clone() else {
-            return Err(NotComparable(
-                "nobody knows by which conversion its logs were made".into(),
-            ));
-        };
-        let conversion: Conversion = serde_json::from_value(json)
-            .map_err(|error| NotComparable(format!("its conversion cannot be read: {error}")))?;
-        let lacking = conversion.columns.iter().find(|column| !self.columns.contains(column));
-        if let Some(column) = lacking {
-            return Err(NotComparable(format!(
-                "the table has no column {} any more, or of another type, of which its logs were made",
-                column.name
-            )));
-        }
-        let converter =
-            Converter::new(&conversion).map_err(|unfit| NotComparable(unfit.to_string()))?;
-        let names = |columns: &[&Column]| columns.iter().map(|c| c.name.clone()).collect();
-        let unknown: Vec<_> = self
-            .columns
-            .iter()
-            .filter(|column| conversion.columns.iter().all(|known| known.name != column.name))
-            .collect();
-        Ok(Comparison {
-            facts: FactsAsked {
-                table: conversion.table,
-                tenant_id: self.tenant_id,
-                app_id: self.app_id,
-                since: self.window.since,
-                until: self.window.until,
-                unknown_columns: names(&unknown),
-                dropped_columns: conversion
-                    .dropped_columns()
-                    .into_iter()
-                    .map(str::to_owned)
-                    .collect(),
-                has_offload: self.has_offload,
-                has_pauses: self.has_pauses,
-            },
-            conversion,
-            converter,
-            group: LogGroupWriter::default(),
-            ingest_time: batch.ingest_time,
-        })
-    }
-
-    /// Deletes what may go of the rows at `places` of the batch: at most [`ChunkSize::rows`] of
-    /// them.
+    /// Deletes what may go of a piece: at most [`ChunkSize::rows`] rows.
     pub async fn step(
         &mut self,
-        batch: &ProvedBatch,
-        proof: &FreshProof,
+        piece: Piece<'_>,
         comparison: &mut Comparison,
-        places: &[usize],
     ) -> anyhow::Result<Step> {
-        assert_eq!(proof.batch_id(), batch.id, "a proof is of its own batch");
+        assert_eq!(piece.proof.batch_id(), piece.batch.id, "a proof is of its own batch");
         let begun = Instant::now();
-        let done = match self.is_one_database {
-            true => self.together(batch, proof, comparison, places).await,
-            false => self.apart(batch, proof, comparison, places).await,
-        };
-        match done {
-            Ok(step) => {
-                self.chunk_size.took(places.len(), begun.elapsed());
-                Ok(step)
+        match self.try_step(piece, comparison).await {
+            Ok(Ok(deleted)) => {
+                self.chunk_size.took(piece.places.len(), begun.elapsed());
+                Ok(Step::Done(deleted))
             }
+            Ok(Err(step)) => Ok(step),
             Err(error) if is_timeout(&error) => {
                 self.chunk_size.timed_out();
                 Ok(Step::TimedOut)
@@ -172,47 +106,80 @@ impl Deleter {
         }
     }
 
+    async fn try_step(
+        &self,
+        piece: Piece<'_>,
+        comparison: &mut Comparison,
+    ) -> anyhow::Result<Result<Deleted, Step>> {
+        let look = match self.look(piece, comparison).await? {
+            Ok(look) => look,
+            Err(step) => return Ok(Err(step)),
+        };
+        match look {
+            Look { tx, marks: Some(marks), fates } => {
+                Ok(Ok(self.together(tx, piece.batch, marks, &fates).await?))
+            }
+            Look { tx, marks: None, fates } => {
+                // A first look without consequences says which rows to mark.
+                tx.rollback().await.context("end a look at rows")?;
+                self.apart(piece, comparison, &fates).await
+            }
+        }
+    }
+
+    /// Locks rows, and their batch where the ledger is in the same database, and decides about each.
+    async fn look(
+        &self,
+        piece: Piece<'_>,
+        comparison: &mut Comparison,
+    ) -> anyhow::Result<Result<Look, Step>> {
+        let mut tx = self.target.begin().await?;
+        let marks = match self.is_one_database {
+            true => match lock_for_purge(&mut tx, piece.batch).await? {
+                Some(marks) => Some(marks),
+                None => return Ok(Err(Step::NotOurs)),
+            },
+            false => None,
+        };
+        Ok(match self.judge(&mut tx, piece, comparison).await? {
+            Some(fates) => Ok(Look { tx, marks, fates }),
+            None => Err(Step::ProofTooOld),
+        })
+    }
+
     /// Rows and marks in one transaction.
     async fn together(
         &self,
+        mut tx: Tx,
         batch: &ProvedBatch,
-        proof: &FreshProof,
-        comparison: &mut Comparison,
-        places: &[usize],
-    ) -> anyhow::Result<Step> {
-        let mut tx = self.target.begin().await?;
-        let Some(mut marks) = lock_for_purge(&mut tx, batch).await? else {
-            return Ok(Step::NotOurs);
-        };
-        let fates = self.judge(&mut tx, batch, proof, comparison, places).await?;
-        let doomed = doomed(batch, &fates);
-        delete_rows(&mut tx, batch.table, &doomed).await?;
-        let deleted = note(&mut marks, batch, &fates);
+        mut marks: RowMarks,
+        fates: &BTreeMap<usize, Fate>,
+    ) -> anyhow::Result<Deleted> {
+        delete_rows(&mut tx, batch.table, &doomed(batch, fates)).await?;
+        let deleted = note(&mut marks, batch, fates);
         note_purged(&mut tx, batch, &marks).await?;
         tx.commit().await.context("commit a deletion")?;
-        Ok(Step::Done(deleted))
+        Ok(deleted)
     }
 
     /// Marks first, then rows, then the marks as they turned out.
     async fn apart(
         &self,
-        batch: &ProvedBatch,
-        proof: &FreshProof,
+        piece: Piece<'_>,
         comparison: &mut Comparison,
-        places: &[usize],
-    ) -> anyhow::Result<Step> {
-        // A first look without consequences says which rows to mark.
-        let mut tx = self.target.begin().await?;
-        let fates = self.judge(&mut tx, batch, proof, comparison, places).await?;
-        tx.rollback().await.context("end a look at rows")?;
+        seen: &BTreeMap<usize, Fate>,
+    ) -> anyhow::Result<Result<Deleted, Step>> {
+        let batch = piece.batch;
         let mut planned = RowSet::empty(batch.row_ids.len());
-        let to_delete = fates.iter().filter(|(_, fate)| **fate == Fate::Delete);
+        let to_delete = seen.iter().filter(|(_, fate)| **fate == Fate::Delete);
         to_delete.for_each(|(place, _)| planned.insert(*place));
         if !self.ledger.begin_purging(batch, &planned).await? {
-            return Ok(Step::NotOurs);
+            return Ok(Err(Step::NotOurs));
         }
-        let mut tx = self.target.begin().await?;
-        let mut fates = self.judge(&mut tx, batch, proof, comparison, places).await?;
+        let Look { mut tx, mut fates, .. } = match self.look(piece, comparison).await? {
+            Ok(look) => look,
+            Err(step) => return Ok(Err(step)),
+        };
         for (place, fate) in &mut fates {
             // What has become fit only now is not marked: it goes another time.
             if *fate == Fate::Delete && !planned.contains(*place) {
@@ -224,7 +191,7 @@ impl Deleter {
         let mut marks = self.marks_now(batch).await?;
         let deleted = note(&mut marks, batch, &fates);
         self.ledger.end_purging(batch, &marks).await?;
-        Ok(Step::Done(deleted))
+        Ok(Ok(deleted))
     }
 
     /// The batch's marks as the ledger has them now.
@@ -234,53 +201,29 @@ impl Deleter {
         Ok(now.marks)
     }
 
-    /// Locks rows and decides about each.
+    /// Locks rows and decides about each; `None`: the proof has become too old while they were
+    /// waited for and read.
     async fn judge(
         &self,
         tx: &mut Tx,
-        batch: &ProvedBatch,
-        proof: &FreshProof,
+        piece: Piece<'_>,
         comparison: &mut Comparison,
-        places: &[usize],
-    ) -> anyhow::Result<BTreeMap<usize, Fate>> {
+    ) -> anyhow::Result<Option<BTreeMap<usize, Fate>>> {
+        let Piece { batch, proof, places } = piece;
         let row_ids: Vec<Uuid> = places.iter().map(|place| batch.row_ids[*place]).collect();
-        let mut facts = lock_rows(tx, &comparison.facts, &row_ids).await?;
+        let mut facts = comparison.lock(tx, &row_ids).await?;
         let digests = comparison.digests(tx, &row_ids).await?;
-        places
-            .iter()
-            .zip(&row_ids)
-            .map(|(place, id)| {
-                let proved = proof.digest_of(*id).context("the proof of a batch has become old")?;
-                let row = facts
-                    .remove(id)
-                    .map(|facts| LockedRow { facts, digest: digests.get(id).copied() });
-                Ok((*place, fate(batch.table, row.as_ref(), proved, self.rules)))
-            })
-            .collect()
-    }
-}
-
-impl Comparison {
-    /// The digests of the logs that rows make now; a row that is not fit to be a log has none.
-    async fn digests(
-        &mut self,
-        tx: &mut Tx,
-        row_ids: &[Uuid],
-    ) -> anyhow::Result<HashMap<Uuid, Digest>> {
-        let Self { conversion, converter, group, ingest_time, .. } = self;
-        let mut digests = HashMap::with_capacity(row_ids.len());
-        read_locked(tx, conversion.table, &conversion.columns, row_ids, |cells| {
-            group.clear(KEEP_BYTES);
-            // It was settled when it was sent; what has changed since shows in the digest.
-            // Whether it is offloaded now was asked with the lock.
-            let row = ReadRow { cells, is_offloaded: false };
-            let verdict = converter.convert(row, &Bounds::NONE, *ingest_time, group);
-            if let Verdict::Log(converted) = verdict {
-                digests.insert(converted.row_id, converted.digest);
-            }
-        })
-        .await?;
-        Ok(digests)
+        let mut fates = BTreeMap::new();
+        for (place, id) in places.iter().zip(&row_ids) {
+            let Some(proved) = proof.digest_of(*id) else {
+                anyhow::ensure!(!proof.is_fresh(), "the proof of a batch lacks row {id}");
+                return Ok(None);
+            };
+            let row =
+                facts.remove(id).map(|facts| LockedRow { facts, digest: digests.get(id).copied() });
+            fates.insert(*place, fate(batch.table, row.as_ref(), proved, self.rules));
+        }
+        Ok(Some(fates))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Keeps a purge away from Postgres while it has better things to do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::pipeline::progress::Progress;
 use crate::pipeline::shutdown::Shutdown;
@@ -8,7 +8,7 @@ use crate::record::table::Table;
 use crate::source::writable::Writable;
 use crate::source::write_health::WriteHealth;
 
-/// How long to wait before Postgres is asked again.
+/// How long what Postgres said holds, and how long to wait before it is asked again.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// How bad Postgres may fare while rows are deleted.
@@ -28,24 +28,42 @@ impl Default for GateLimits {
     }
 }
 
-/// Waits until Postgres fares well, and shows what it waits for. `None`: somebody has asked to stop.
-pub async fn pass(
-    target: &Writable,
+/// Lets deletions pass while Postgres fares well.
+pub struct Gate {
+    target: Writable,
     table: Table,
-    limits: &GateLimits,
-    progress: &Progress,
-    shutdown: &mut Shutdown,
-) -> anyhow::Result<Option<()>> {
-    loop {
-        if shutdown.is_asked() {
-            return Ok(None);
-        }
-        let Some(reason) = reason_to_wait(&target.health(table).await?, limits) else {
-            return Ok(Some(()));
-        };
-        let _shown = progress.wait(reason);
-        if shutdown.or(tokio::time::sleep(ASK_EVERY)).await.is_none() {
-            return Ok(None);
+    limits: GateLimits,
+    passed_at: Option<Instant>,
+}
+
+impl Gate {
+    pub fn new(target: Writable, table: Table, limits: GateLimits) -> Self {
+        Self { target, table, limits, passed_at: None }
+    }
+
+    /// Waits until Postgres fares well, as it did a second ago at the latest, and shows what it
+    /// waits for. `None`: somebody has asked to stop.
+    pub async fn pass(
+        &mut self,
+        progress: &Progress,
+        shutdown: &mut Shutdown,
+    ) -> anyhow::Result<Option<()>> {
+        loop {
+            if shutdown.is_asked() {
+                return Ok(None);
+            }
+            if self.passed_at.is_some_and(|at| at.elapsed() < ASK_EVERY) {
+                return Ok(Some(()));
+            }
+            let health = self.target.health(self.table).await?;
+            let Some(reason) = reason_to_wait(&health, &self.limits) else {
+                self.passed_at = Some(Instant::now());
+                continue;
+            };
+            let _shown = progress.wait(reason);
+            if shutdown.or(tokio::time::sleep(ASK_EVERY)).await.is_none() {
+                return Ok(None);
+            }
         }
     }
 }

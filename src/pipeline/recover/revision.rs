@@ -16,7 +16,7 @@ use crate::ledger::purge::ProvedBatch;
 use crate::ledger::revision::{ChangedBatch, NewRevision};
 use crate::pipeline::read::assemble::{Assembled, Assembler, BatchName};
 use crate::pipeline::read::batching::Sought;
-use crate::pipeline::verify::fresh_proof::{FreshProof, pull, row_id};
+use crate::pipeline::verify::fresh_proof::{FRESH_FOR, FreshProof, pull, row_id};
 use crate::record::day::Day;
 use crate::record::timestamp::Timestamp;
 use crate::sls::client::Client;
@@ -95,7 +95,7 @@ impl Reviser {
             Err(why) => return Ok(Err(why)),
         };
         let mut earlier: HashMap<Uuid, Earlier> = HashMap::new();
-        let pulled = pull(&self.client, &self.ledger.seal, &batch, |log| {
+        let pulled = pull(&self.client, &self.ledger.seal, &batch, FRESH_FOR, |log| {
             if let Some(id) = row_id(log).filter(|id| changed.row_ids.contains(id)) {
                 earlier.insert(id, Earlier::of(log));
             }

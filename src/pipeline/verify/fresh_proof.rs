@@ -1,7 +1,9 @@
 //! A fresh proof: the groups of one batch, pulled back just now, equal what the ledger says.
 //!
-//! Purging takes a [`FreshProof`], and only [`pull`] makes one. It starts where the batch was seen
-//! before, so it reads a few pages, not the shard.
+//! Purging takes a [`FreshProof`], and only what pulls the groups, here and in `neighbours`, makes
+//! one. It starts where the batch was seen before, so it reads a few pages, not the shard.
+
+pub mod neighbours;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,7 +13,7 @@ use uuid::Uuid;
 
 use crate::ledger::purge::{Place, ProvedBatch};
 use crate::pipeline::retry::with_retries;
-use crate::record::digest::{Digest, Sum};
+use crate::record::digest::{Digest, LogHasher, Sum};
 use crate::record::seal::Seal;
 use crate::sls::client::Client;
 use crate::sls::pull::owner_of;
@@ -25,7 +27,7 @@ const PAGE_GROUPS: u32 = 4;
 /// there any more.
 const BYTES_MAX: usize = 128 << 20;
 
-/// How long a proof is good for.
+/// How long a proof is good for, where nothing is deleted by it.
 pub const FRESH_FOR: Duration = Duration::from_secs(3600);
 
 /// That SLS held every log of a batch, once and equal, when it was pulled.
@@ -33,7 +35,9 @@ pub const FRESH_FOR: Duration = Duration::from_secs(3600);
 pub struct FreshProof {
     batch_id: Uuid,
     digests: HashMap<Uuid, Digest>,
+    /// When its first page was asked for.
     pulled_at: Instant,
+    fresh_for: Duration,
 }
 
 impl FreshProof {
@@ -42,11 +46,15 @@ impl FreshProof {
         self.batch_id
     }
 
-    /// The digest of a row's log as SLS holds it; `None` once the proof is an hour old, or if the
-    /// row is none of the batch's.
+    /// Whether it may be gone by still.
+    pub fn is_fresh(&self) -> bool {
+        self.pulled_at.elapsed() < self.fresh_for
+    }
+
+    /// The digest of a row's log as SLS holds it; `None` once the proof is not fresh any more, or
+    /// if the row is none of the batch's.
     pub fn digest_of(&self, row_id: Uuid) -> Option<Digest> {
-        let is_fresh = self.pulled_at.elapsed() < FRESH_FOR;
-        self.digests.get(&row_id).copied().filter(|_| is_fresh)
+        self.digests.get(&row_id).copied().filter(|_| self.is_fresh())
     }
 }
 
@@ -84,31 +92,46 @@ struct Found {
 }
 
 impl Found {
-    fn add(&mut self, group: &LogGroupView<'_>) {
+    fn add(&mut self, group: &LogGroupView<'_>, hasher: &mut LogHasher) {
         self.sum.groups += 1;
         let mut fields = Vec::new();
         for log in &group.logs {
-            let digest = digest_of(log, &mut fields);
+            fields.clear();
+            fields.extend_from_slice(&log.contents);
+            fields.sort_unstable();
+            let time = log.time.unwrap_or(0);
+            let digest = hasher.of_sorted_log(time, fields.len(), fields.iter().copied());
             self.sum.rows += 1;
             self.sum.digest.add(digest);
             let is_new = row_id(log).is_some_and(|id| self.digests.insert(id, digest).is_none());
             self.is_odd |= !is_new;
         }
     }
+
+    /// Adds what was found in another shard.
+    fn join(&mut self, other: Self) {
+        self.sum.add(&other.sum);
+        self.is_odd |= other.is_odd;
+        for (id, digest) in other.digests {
+            self.is_odd |= self.digests.insert(id, digest).is_some();
+        }
+    }
 }
 
-/// Pulls the groups of `batch` back, seen from the ledger of `seal`. `each` sees every log of it.
+/// Pulls the groups of `batch` back, seen from the ledger of `seal`, for a proof that is good for
+/// `fresh_for`. `each` sees every log of it.
 pub async fn pull(
     client: &Client,
     seal: &Seal,
     batch: &ProvedBatch,
+    fresh_for: Duration,
     mut each: impl FnMut(&LogView<'_>),
 ) -> anyhow::Result<Result<FreshProof, NotProved>> {
     if batch.places.is_empty() {
         return Ok(Err(NotProved::NoPlace));
     }
     let pulled_at = Instant::now();
-    let mut found = Found::default();
+    let (mut found, mut hasher) = (Found::default(), LogHasher::default());
     for place in &batch.places {
         let mut cursor = place.first_cursor.clone();
         let (mut bytes, before) = (0, found.sum.rows);
@@ -129,7 +152,7 @@ pub async fn pull(
                     continue;
                 }
                 let group = LogGroupView::parse(bytes).with_context(|| at(batch, place))?;
-                found.add(&group);
+                found.add(&group, &mut hasher);
                 group.logs.iter().for_each(&mut each);
             }
             if page.next_cursor == cursor {
@@ -139,10 +162,16 @@ pub async fn pull(
             cursor = page.next_cursor;
         }
     }
-    Ok(check(batch, found, pulled_at))
+    Ok(check(batch, found).map(|digests| FreshProof {
+        batch_id: batch.id,
+        digests,
+        pulled_at,
+        fresh_for,
+    }))
 }
 
-fn check(batch: &ProvedBatch, found: Found, pulled_at: Instant) -> Result<FreshProof, NotProved> {
+/// Whether what was found is the batch, whole and equal; gives the digests of its rows.
+fn check(batch: &ProvedBatch, found: Found) -> Result<HashMap<Uuid, Digest>, NotProved> {
     if found.sum.rows < batch.wanted.rows {
         return Err(NotProved::Missing { found: found.sum.rows });
     }
@@ -151,17 +180,11 @@ fn check(batch: &ProvedBatch, found: Found, pulled_at: Instant) -> Result<FreshP
     if !is_equal || found.is_odd || !are_its_rows {
         return Err(NotProved::Differs);
     }
-    Ok(FreshProof { batch_id: batch.id, digests: found.digests, pulled_at })
+    Ok(found.digests)
 }
 
 fn at(batch: &ProvedBatch, place: &Place) -> String {
     format!("pull batch {} from shard {} of {}", batch.id, place.shard, batch.logstore)
-}
-
-fn digest_of<'a>(log: &LogView<'a>, fields: &mut Vec<(&'a [u8], &'a [u8])>) -> Digest {
-    fields.clear();
-    fields.extend_from_slice(&log.contents);
-    Digest::of_log(log.time.unwrap_or(0), fields)
 }
 
 /// The id of the row that a log was made of.
