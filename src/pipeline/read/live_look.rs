@@ -49,7 +49,7 @@ use crate::source::page::Head;
 pub const SEARCHABLE_AFTER: Duration = Duration::from_secs(5);
 
 /// Rows that finished more recently wait for a later run (s): some indexes lag for minutes.
-const SETTLED_S: i64 = 600;
+pub const SETTLED_S: i64 = 600;
 
 /// Ids in one query: 20 KB of text. No document names a limit of SQL's length.
 pub const IDS_MAX: usize = 500;
